@@ -1,0 +1,29 @@
+"""The one main of every Bazel test: runs pytest on the files that it is given."""
+
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).absolute().parent.parent
+
+
+def main(paths: list[str]) -> int:
+    """Returns pytest's exit status, which is 5 where no test was collected.
+
+    Args:
+        paths: Test files, relative to the working directory.
+    """
+    if not paths:
+        print("Name at least one test file: runner.py FILE...", file=sys.stderr)
+        return pytest.ExitCode.USAGE_ERROR
+    # Not through resolve(): Bazel's tree holds links to the sources, and the tests must
+    # read the tree that Bazel was told of.
+    settings = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
+    return pytest.main([*settings, "-p", "no:cacheprovider", *paths])
+
+
+if __name__ == "__main__":
+    # The folder of this file stands first, where tests/NAME could hide a package NAME.
+    sys.path.pop(0)
+    sys.exit(main(sys.argv[1:]))
