@@ -14,7 +14,7 @@ PACKAGE = "tflottery"
 # From the lowest to the highest. A file belongs to the layer that names it, or that
 # names the folder of tflottery/ that holds it.
 LAYERS = {
-    "core": ("masks", "criteria", "pruning", "config", "tickets", "runs"),
+    "core": ("masks", "criteria", "pruning", "config", "files", "tickets", "runs"),
     "engines": ("engines",),
     "verbs": ("search", "transfer", "controls", "tflite"),
     "lab": ("lab",),
@@ -28,9 +28,8 @@ FRAMEWORKS = TENSORFLOW | {"keras", "jax", "torch"}
 MAY_LOAD_TENSORFLOW = ("tflottery.tflite", "tflottery.engines.tfmot")
 
 MOST_LINES = 400
-VAGUE = set(
-    "base common helper helpers iteration level manager misc util utils".split()
-)
+VAGUE = {"base", "common", "helper", "helpers", "iteration"}
+VAGUE |= {"level", "manager", "misc", "util", "utils"}
 
 
 def sources(root: pathlib.Path) -> dict[str, pathlib.Path]:
