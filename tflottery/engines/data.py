@@ -1,0 +1,319 @@
+"""Data: what `fit` takes, looked at before a long search starts.
+
+Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs to.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tflottery.engines import network
+
+
+def as_arguments(data: Any) -> tuple[Any, Any, Any]:
+    """Returns `x`, `y`, `sample_weight` as `fit` takes them; a dataset is `x`."""
+    if isinstance(data, (tuple, list)):
+        x, y, *weight = data
+        return x, y, weight[0] if weight else None
+    return data, None, None
+
+
+def check(name: str, data: Any) -> None:
+    """Checks that a dataset is one that `fit` can take again and again, and ends.
+
+    Args:
+        name: the argument's name, for the error.
+        data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, or another object that `fit` can re-iterate.
+
+    Raises:
+        ValueError: where it is empty, endless, can be read only once, or its arrays
+            differ in length.
+    """
+    if isinstance(data, (tuple, list)):
+        if len(data) not in (2, 3):
+            raise ValueError(
+                f"`{name}` must be (x, y) or (x, y, sample_weight) arrays, a dataset "
+                f"or a PyDataset. Received a {type(data).__name__} of {len(data)}."
+            )
+        lengths = [len(leaf) for part in data for leaf in _leaves(part)]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"The arrays in `{name}` must have one length. Received the lengths: "
+                f"{', '.join(map(str, lengths))}."
+            )
+        if lengths[0] == 0:
+            raise ValueError(f"`{name}` is empty: its arrays have the length 0.")
+        return
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            f"`{name}` is a generator or iterator, which can be read only once, but "
+            "every round reads it anew. Make it a tf.data.Dataset, a "
+            f"keras.utils.PyDataset or arrays. Received: {data!r}"
+        )
+    if hasattr(data, "cardinality"):
+        count = int(data.cardinality())
+        if count == -1:
+            raise ValueError(
+                f"`{name}` is endless, so an epoch never ends. Drop its `.repeat()`, "
+                "or end it with `.take(steps_per_epoch)`."
+            )
+    elif hasattr(data, "num_batches") and data.num_batches is None:
+        raise ValueError(
+            f"`{name}` is endless, so an epoch never ends: its `num_batches` is None. "
+            "Give it a `__len__`."
+        )
+    elif not hasattr(data, "__len__") and not hasattr(data, "__iter__"):
+        raise ValueError(
+            f"`{name}` must be (x, y) arrays, a tf.data.Dataset or a "
+            f"keras.utils.PyDataset. Received: {data!r} of type {type(data).__name__}"
+        )
+    if steps_per_epoch(data) == 0:
+        raise ValueError(f"`{name}` is empty: it has no batch.")
+
+
+def steps_per_epoch(data: Any, batch_size: int = 32) -> int | None:
+    """Returns the number of batches in an epoch; `None` where that is not known."""
+    if isinstance(data, (tuple, list)):
+        return math.ceil(len(_leaves(data[0])[0]) / batch_size)
+    if hasattr(data, "cardinality"):
+        count = int(data.cardinality())
+        return count if count >= 0 else None
+    if hasattr(data, "num_batches"):
+        return data.num_batches
+    return len(data) if hasattr(data, "__len__") else None
+
+
+def execution_that_ends_at(step: int, steps: int | None, wanted: int) -> int:
+    """Returns the steps per execution, near `wanted`, after which `step` can be seen.
+
+    >>> execution_that_ends_at(0, 100, 20), execution_that_ends_at(150, 100, 20)
+    (20, 10)
+    """
+    inside = step % steps if steps else step
+    return max(d for d in range(1, wanted + 1) if inside % d == 0)
+
+
+def first_batch(data: Any) -> tuple[Any, Any]:
+    """Returns `(x, y)` of the first batch, or all of arrays, as NumPy arrays."""
+    if not isinstance(data, (tuple, list)):
+        batch = data[0] if hasattr(data, "__getitem__") else next(iter(data))
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise ValueError(
+                "`ds` must yield (x, y) batches: a ticket is judged by how well the "
+                f"model learns y. It yields: {type(batch).__name__}"
+            )
+        data = batch
+    return data[0], data[1]
+
+
+def check_labels(model: Any, data: Any) -> None:
+    """Checks that class labels fit the model's output.
+
+    Raises:
+        ValueError: naming the labels that are out of range.
+    """
+    loss = model.loss
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+    if name != "sparse_categorical_crossentropy":
+        return
+    units = _output_units(model)
+    _, y = first_batch(data)
+    labels = np.asarray(y)
+    if units is None or labels.size == 0:
+        return
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= units:
+        raise ValueError(
+            f"`ds` has labels from {low} to {high}, but the model's output has "
+            f"{units} units, for labels from 0 to {units - 1}. Give the model a head "
+            f"of {high + 1 if low >= 0 else units} units, or map the labels."
+        )
+
+
+def compile_default(model: Any, keras: Any, data: Any) -> str:
+    """Compiles a model with Adam(1.2e-3) and the cross-entropy that fits.
+
+    Returns:
+        One line that says what it was compiled with.
+
+    Raises:
+        ValueError: where the loss cannot be told; it says what to compile.
+    """
+    _, y = first_batch(data)
+    units = _output_units(model)
+    activation = _output_activation(model, keras)
+    loss = None
+    if units is not None and activation is not None and not isinstance(y, dict):
+        loss = _cross_entropy(keras, np.asarray(y), units, activation)
+    if loss is None:
+        raise ValueError(
+            f"`model` {model.name!r} is not compiled, and which loss fits its output "
+            f"(units: {units}, activation: {activation}) and its labels cannot be "
+            "told. Compile it first, as `model.compile(optimizer, loss, "
+            'metrics=["accuracy"])`.'
+        )
+    arguments = {} if _on_accelerator(keras) else {"jit_compile": False}
+    if keras.__name__ == "keras" and keras.backend.backend() == "jax":
+        arguments = {}  # JAX steps are compiled or very slow.
+    model.compile(
+        keras.optimizers.Adam(1.2e-3), loss, metrics=["accuracy"], **arguments
+    )
+    logits = ", from logits" if loss.get_config().get("from_logits") else ""
+    return f"Not compiled: using Adam(1.2e-3) and {loss.name}{logits}, with accuracy."
+
+
+def _cross_entropy(keras: Any, y: np.ndarray, units: int, activation: str) -> Any:
+    logits = activation == "linear"
+    whole = np.issubdtype(y.dtype, np.integer) or (
+        y.dtype.kind == "f" and y.size and np.all(y == np.floor(y))
+    )
+    column = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
+    if units == 1:
+        fits = whole and column and y.min() >= 0 and y.max() <= 1
+        if fits and activation in ("linear", "sigmoid"):
+            return keras.losses.BinaryCrossentropy(from_logits=logits)
+    elif activation in ("linear", "softmax") and whole:
+        if column and np.issubdtype(y.dtype, np.integer):
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+        if y.ndim == 2 and y.shape[1] == units and np.all(y.sum(1) == 1):
+            return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    return None
+
+
+def _output_units(model: Any) -> int | None:
+    try:
+        shape = model.output_shape
+    except (AttributeError, RuntimeError, ValueError):
+        return None
+    if isinstance(shape, (list, dict)) or not isinstance(shape, tuple) or not shape:
+        return None
+    return shape[-1] if isinstance(shape[-1], int) else None
+
+
+def _output_activation(model: Any, keras: Any) -> str | None:
+    """Returns the name of the activation that makes the model's output, if known."""
+    try:
+        history = model.outputs[0]._keras_history
+        layer = getattr(history, "operation", None) or history.layer
+    except (AttributeError, TypeError, IndexError):
+        return None
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", None)
+
+
+def _on_accelerator(keras: Any) -> bool:
+    if keras.__name__ == "keras" and keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _leaves(tree: Any) -> list[Any]:
+    if tree is None:
+        return []
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in _leaves(value)]
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in _leaves(value)]
+    return [tree]
+
+
+def make_callback(
+    keras: Any,
+    *,
+    at_step: int = 0,
+    on_step: Callable[[], Any] | None = None,
+    on_epoch: Callable[[int, dict], Any] | None = None,
+) -> Any:
+    """Returns a callback of `keras` that calls plain functions.
+
+    Args:
+        keras: the module whose `Callback` it is.
+        at_step: the optimizer step after which `on_step()` is called, once.
+        on_step: a function, or `None`.
+        on_epoch: a function of the epoch and its logs, or `None`.
+    """
+
+    class Calls(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            iterations = self.model.optimizer.iterations
+            self._before = int(network.value_of(iterations))
+
+        if on_step is not None:
+
+            def on_train_batch_end(self, batch, logs=None):
+                if self._before + batch + 1 == at_step:
+                    # On JAX this brings the model's variables up to date, which
+                    # otherwise happens only at the end of an epoch.
+                    _ = self.model
+                    on_step()
+
+        if on_epoch is not None:
+
+            def on_epoch_end(self, epoch, logs=None):
+                _ = self.model
+                on_epoch(epoch, {k: float(v) for k, v in (logs or {}).items()})
+
+    return Calls()
+
+
+def better(model: Any, keras: Any, monitor: str) -> Callable[[float, float], bool]:
+    """Returns whether more of a metric is better, told as EarlyStopping tells it."""
+    probe = keras.callbacks.EarlyStopping(monitor=monitor)
+    probe.set_model(model)
+    if probe.monitor_op is None:  # Keras 3 asks the model's metrics, later.
+        probe._set_monitor_op()
+    return lambda a, b: bool(probe.monitor_op(a, b))
+
+
+def describe(model: Any, keras: Any) -> dict[str, Any]:
+    """Returns a model's optimizer and loss as plain data."""
+    optimizer = keras.optimizers.serialize(model.optimizer)
+    loss = model.loss
+    if not isinstance(loss, str | dict | list):
+        loss = getattr(loss, "name", None) or getattr(loss, "__name__", None)
+    return {"optimizer": plain(optimizer), "loss": plain(loss)}
+
+
+def signature(data: Any) -> Any:
+    """Returns plain data that tells one dataset from another: its sizes and types.
+
+    Of arrays it also holds a checksum of some rows.
+    """
+    if data is None:
+        return None
+    if isinstance(data, (tuple, list)):
+        return [_array_signature(np.asarray(leaf)) for leaf in _leaves(list(data))]
+    spec = getattr(data, "element_spec", None)
+    return {
+        "type": type(data).__name__,
+        "batches": steps_per_epoch(data),
+        "elements": None if spec is None else str(spec),
+    }
+
+
+def _array_signature(array: np.ndarray) -> list[Any]:
+    rows = np.ascontiguousarray(array[:: max(1, len(array) // 100)])
+    return [list(array.shape), array.dtype.name, zlib.crc32(rows.tobytes())]
+
+
+def plain(value: Any) -> Any:
+    """Returns `value` as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.floating, np.integer)):
+        return value.item()
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)

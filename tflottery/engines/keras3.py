@@ -1,0 +1,313 @@
+"""Keras 3: masks held by the variables' constraints, on any backend.
+
+An optimizer calls `variable.constraint` after every update. During a search the mask
+is a variable of the optimizer: on JAX it is then part of the step's state, so that a
+new mask takes effect without a new trace.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tflottery.engines import data as data_lib
+from tflottery.engines import network
+from tflottery.masks import Masks
+from tflottery.tickets import Ticket
+
+_STEPS_PER_EXECUTION = 20
+
+
+class Held:
+    """A constraint that keeps a variable's pruned weights at exactly zero.
+
+    Args:
+        mask: a boolean Keras variable of the weight's shape.
+        inner: the constraint that was there before, or `None`; both apply.
+    """
+
+    def __init__(self, mask: Any, inner: Callable | None):
+        self.mask = mask
+        self.inner = inner
+
+    def __call__(self, weight: Any) -> Any:
+        if self.inner is not None:
+            # On the pruned weight, so that a norm does not count what is cut.
+            weight = self._cut(self.inner(self._cut(weight)))
+            return weight
+        return self._cut(weight)
+
+    def _cut(self, weight: Any) -> Any:
+        weight = keras.ops.convert_to_tensor(weight)
+        mask = keras.ops.convert_to_tensor(self.mask)
+        return keras.ops.where(mask, weight, keras.ops.zeros_like(weight))
+
+
+class Keras3Engine:
+    """Trains a Keras 3 model for a search; see `engines.Engine`."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.prunable = network.prunable(model, keras)
+        self._variables = network.variables(model)
+        self._masks: dict[str, Any] = {}
+        self._given_steps_per_execution = 1
+
+    def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
+        told = []
+        if not self.model.compiled:
+            told.append(data_lib.compile_default(self.model, keras, data))
+        data_lib.check_labels(self.model, data)
+        optimizer = self.model.optimizer
+        if not optimizer.built:
+            with _scope(self.model):
+                optimizer.build(self.model.trainable_variables)
+        given = self.model.steps_per_execution
+        self._given_steps_per_execution = given
+        if given == 1 and not self.model.run_eagerly and not _wants_batches(callbacks):
+            self._set_steps_per_execution(_STEPS_PER_EXECUTION)
+        self._later_steps_per_execution = self.model.steps_per_execution
+        steps = data_lib.steps_per_epoch(data)
+        # Step k is seen only where an execution ends at it.
+        first = data_lib.execution_that_ends_at(
+            rewind_step, steps, self._later_steps_per_execution
+        )
+        self._set_steps_per_execution(first)
+        return told
+
+    def _set_steps_per_execution(self, steps: int) -> None:
+        if self.model.steps_per_execution != steps:
+            self.model.steps_per_execution = steps
+            self.model.train_function = None
+            self.model.test_function = None
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return network.read(self._variables)
+
+    def step(self) -> int:
+        return int(network.value_of(self.model.optimizer.iterations))
+
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        masks = {id(mask) for mask in self._masks.values()}
+        optimizer = [v for v in self.model.optimizer.variables if id(v) not in masks]
+        known = {id(v) for v in self._variables.values()}
+        seeds = [v for v in self.model.variables if id(v) not in known]
+        return {
+            "weights": self._variables,
+            "optimizer": {f"{i:05d}": v for i, v in enumerate(optimizer)},
+            "seeds": {f"{i:05d}": v for i, v in enumerate(seeds)},
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            f"{part}/{name}": np.array(network.value_of(variable))
+            for part, variables in self._parts().items()
+            for name, variable in variables.items()
+        }
+
+    def restore(self, state: Any, *, parts: tuple[str, ...]) -> None:
+        for part, variables in self._parts().items():
+            if part in parts:
+                for name, variable in variables.items():
+                    variable.assign(state[f"{part}/{name}"])
+
+    def hold(self, masks: Masks) -> None:
+        inner = _optimizer(self.model)
+        if not self._masks:
+            with _scope(self.model):
+                self._masks = {
+                    path: inner.add_variable(
+                        mask.shape,
+                        initializer="ones",
+                        dtype="bool",
+                        layout=getattr(self._variables[path], "_layout", None),
+                        name=f"{path.replace('/', '_')}_mask",
+                    )
+                    for path, mask in masks.items()
+                }
+            _constrain(
+                {path: self._variables[path] for path in self._masks}, self._masks
+            )
+            _hold_averages(inner)
+            # The step was traced without the masks.
+            self.model.train_function = None
+        for path, mask in masks.items():
+            self._masks[path].assign(mask)
+        _cut_now(self.model, self._variables, masks)
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        validation_data: Any,
+        epochs: int,
+        initial_epoch: int,
+        callbacks: list,
+        verbose: int,
+    ) -> dict[str, list[float]]:
+        x, y, sample_weight = data_lib.as_arguments(data)
+        history = self.model.fit(
+            x,
+            y,
+            sample_weight=sample_weight,
+            validation_data=validation_data,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+        self._set_steps_per_execution(self._later_steps_per_execution)
+        return {
+            name: [float(value) for value in values]
+            for name, values in history.history.items()
+        }
+
+    def evaluate(self, data: Any) -> dict[str, float]:
+        x, y, sample_weight = data_lib.as_arguments(data)
+        logs = self.model.evaluate(
+            x, y, sample_weight=sample_weight, return_dict=True, verbose=0
+        )
+        return {name: float(value) for name, value in logs.items()}
+
+    def callback(self, **calls: Any) -> Any:
+        return data_lib.make_callback(keras, **calls)
+
+    def stop(self) -> None:
+        self.model.stop_training = True
+
+    def stopped(self) -> bool:
+        return bool(self.model.stop_training)
+
+    def better(self, monitor: str) -> Any:
+        return data_lib.better(self.model, keras, monitor)
+
+    def describe(self) -> dict[str, Any]:
+        return data_lib.describe(self.model, keras)
+
+    def finish(self, ticket: Ticket) -> Any:
+        self._set_steps_per_execution(self._given_steps_per_execution)
+        inner = _optimizer(self.model)
+        for mask in self._masks.values():
+            # Held on, but no longer saved as part of the optimizer.
+            inner._untrack_variable(mask)
+        self.model.train_function = None
+        _hold_through_compile(self.model)
+        self.model.ticket = ticket
+        return self.model
+
+
+def hold(model: Any, masks: Masks) -> None:
+    """Holds masks that will not change, in a model that may not be compiled."""
+    variables = network.variables(model)
+    release(model)
+    with _scope(model):
+        constants = {
+            path: keras.Variable(mask, dtype="bool", trainable=False, name="mask")
+            for path, mask in masks.items()
+        }
+    _constrain({path: variables[path] for path in masks}, constants)
+    _cut_now(model, variables, masks)
+    optimizer = _optimizer(model)
+    if optimizer is not None:
+        _hold_averages(optimizer)
+        model.train_function = None
+    _hold_through_compile(model)
+
+
+def release(model: Any) -> None:
+    """Takes the masks' constraints off again; constraints of the user's own stay."""
+    for variable in network.variables(model).values():
+        if isinstance(variable.constraint, Held):
+            variable.constraint = variable.constraint.inner
+    vars(model).pop("compile", None)
+    if model.optimizer is not None:
+        vars(_inner(model.optimizer)).pop(
+            "_update_model_variables_moving_average", None
+        )
+        model.train_function = None
+
+
+def _constrain(variables: dict[str, Any], masks: dict[str, Any]) -> None:
+    for path, variable in variables.items():
+        given = variable.constraint
+        inner = given.inner if isinstance(given, Held) else given
+        variable.constraint = Held(masks[path], inner)
+
+
+def _cut_now(model: Any, variables: dict[str, Any], masks: Masks) -> None:
+    """Zeroes what is pruned in the weights, and in their moving averages."""
+    cut = {id(variables[path]): mask for path, mask in masks.items()}
+    for path in masks:
+        variable = variables[path]
+        value = np.where(masks[path], network.value_of(variable), 0)
+        variable.assign(value.astype(value.dtype))
+    optimizer = _optimizer(model)
+    if getattr(optimizer, "use_ema", False) and optimizer.built:
+        averages = optimizer._model_variables_moving_average
+        for variable, average in zip(
+            optimizer._trainable_variables, averages, strict=True
+        ):
+            if average is not None and id(variable) in cut:
+                value = np.where(cut[id(variable)], network.value_of(average), 0)
+                average.assign(value)
+
+
+def _hold_averages(optimizer: Any) -> None:
+    """Keeps what is pruned out of an optimizer's moving averages (`use_ema`).
+
+    Keras averages the weights before it applies the constraints, and writes the
+    averages over the weights when `fit` ends.
+    """
+    if not getattr(optimizer, "use_ema", False):
+        return
+    update = type(optimizer)._update_model_variables_moving_average
+
+    def update_held(trainable_variables: Any) -> None:
+        for variable in trainable_variables:
+            if isinstance(variable.constraint, Held):
+                variable.assign(variable.constraint(variable))
+        update(optimizer, trainable_variables)
+
+    optimizer._update_model_variables_moving_average = update_held
+
+
+def _hold_through_compile(model: Any) -> None:
+    """Has a later `compile` tell its new optimizer of the masks."""
+    compile_model = type(model).compile
+
+    def compile_and_hold(*args: Any, **kwargs: Any) -> None:
+        compile_model(model, *args, **kwargs)
+        _hold_averages(_optimizer(model))
+
+    object.__setattr__(model, "compile", compile_and_hold)
+
+
+def _optimizer(model: Any) -> Any:
+    """Returns the optimizer that updates the weights, or `None`.
+
+    With mixed precision it is the one inside the LossScaleOptimizer.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _scope(model: Any) -> Any:
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+def _wants_batches(callbacks: Any) -> bool:
+    """Returns whether a callback asks to be called for each single batch."""
+    return any(
+        getattr(type(callback), name, None)
+        is not getattr(keras.callbacks.Callback, name)
+        for callback in callbacks
+        for name in (
+            "on_batch_begin",
+            "on_batch_end",
+            "on_train_batch_begin",
+            "on_train_batch_end",
+        )
+    )

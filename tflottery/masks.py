@@ -1,0 +1,150 @@
+"""Masks: boolean arrays, one per pruned weight; True keeps, False prunes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Weights = Mapping[str, np.ndarray]
+"""Arrays by path, such as `{"dense/kernel": array}`."""
+
+Masks = Mapping[str, np.ndarray]
+"""Boolean arrays by path, each of its weight's shape."""
+
+
+def ones(weights: Weights) -> dict[str, np.ndarray]:
+    """Returns the masks of a dense network: every weight is kept.
+
+    >>> ones({"dense/kernel": np.zeros((1, 2))})
+    {'dense/kernel': array([[ True,  True]])}
+    """
+    return {path: np.ones(w.shape, bool) for path, w in weights.items()}
+
+
+def apply(masks: Masks, weights: Weights) -> dict[str, np.ndarray]:
+    """Returns `weights` with every pruned value at exactly zero.
+
+    Weights without a mask are passed through, not copied.
+
+    >>> apply({"a": np.array([True, False])}, {"a": np.array([3.0, np.inf])})
+    {'a': array([3., 0.])}
+    """
+    check_fit(masks, weights)
+    return {
+        path: np.where(masks[path], w, np.zeros((), w.dtype)) if path in masks else w
+        for path, w in weights.items()
+    }
+
+
+def kept(masks: Masks) -> int:
+    """Returns the number of weights that the masks keep."""
+    return sum(int(np.count_nonzero(m)) for m in masks.values())
+
+
+def size(masks: Masks) -> int:
+    """Returns the number of weights that the masks cover, kept or not."""
+    return sum(m.size for m in masks.values())
+
+
+def density(masks: Masks) -> float:
+    """Returns the share of masked weights that are kept, in [0, 1].
+
+    Masks that cover no weight at all are dense.
+
+    >>> density({"dense/kernel": np.array([[True, False], [False, False]])})
+    0.25
+    """
+    return kept(masks) / size(masks) if size(masks) else 1.0
+
+
+def sparsity(masks: Masks) -> float:
+    """Returns the share of masked weights that are zero, in [0, 1].
+
+    >>> sparsity({"dense/kernel": np.array([[True, False], [False, False]])})
+    0.75
+    """
+    return 1.0 - density(masks)
+
+
+def density_per_layer(masks: Masks) -> dict[str, float]:
+    """Returns the density of each mask by its path.
+
+    >>> density_per_layer({"a": np.array([True, False]), "b": np.array([True])})
+    {'a': 0.5, 'b': 1.0}
+    """
+    return {path: density({path: mask}) for path, mask in masks.items()}
+
+
+def is_nested(inner: Masks, outer: Masks) -> bool:
+    """Returns whether `inner` keeps nothing that `outer` pruned.
+
+    >>> is_nested({"a": np.array([True, False])}, {"a": np.array([True, True])})
+    True
+    """
+    if inner.keys() != outer.keys():
+        return False
+    return all(
+        inner[path].shape == outer[path].shape
+        and not np.any(inner[path] & ~outer[path])
+        for path in inner
+    )
+
+
+def overlap(a: Masks, b: Masks) -> float:
+    """Returns the Jaccard index of the kept weights, in [0, 1]; 1 is identical.
+
+    >>> overlap({"w": np.array([True, True])}, {"w": np.array([True, False])})
+    0.5
+    """
+    check_fit(a, b)
+    check_fit(b, a)
+    both = sum(int(np.count_nonzero(a[path] & b[path])) for path in a)
+    either = sum(int(np.count_nonzero(a[path] | b[path])) for path in a)
+    return both / either if either else 1.0
+
+
+def pack(mask: np.ndarray) -> np.ndarray:
+    """Returns the mask as bits, uint8 of shape `(ceil(mask.size / 8),)`.
+
+    >>> pack(np.array([[True, False], [True, True]]))
+    array([176], dtype=uint8)
+    """
+    return np.packbits(mask, axis=None)
+
+
+def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the mask of `shape` that `pack` turned into `bits`.
+
+    Raises:
+        ValueError: if `bits` has not exactly the bytes that `shape` needs.
+
+    >>> unpack(np.array([176], np.uint8), (2, 2)).tolist()
+    [[True, False], [True, True]]
+    """
+    count = 1
+    for dimension in shape:
+        count *= int(dimension)
+    if bits.dtype != np.uint8 or bits.shape != ((count + 7) // 8,):
+        raise ValueError(
+            f"A mask of shape {shape} needs {(count + 7) // 8} bytes of bits. "
+            f"Received: {bits.dtype} array of shape {bits.shape}."
+        )
+    return np.unpackbits(bits, count=count).astype(bool).reshape(shape)
+
+
+def check_fit(masks: Masks, weights: Weights) -> None:
+    """Checks that every mask has a weight of its shape.
+
+    Raises:
+        ValueError: naming the first path that does not fit.
+    """
+    for path, mask in masks.items():
+        if path not in weights:
+            raise ValueError(
+                f"There is a mask for {path!r}, but no such weight. The weights are: "
+                f"{', '.join(weights)}."
+            )
+        if mask.shape != weights[path].shape:
+            raise ValueError(
+                f"Mask {path!r} has shape {mask.shape}, but the weight has shape "
+                f"{weights[path].shape}. Was the ticket found on another backbone?"
+            )

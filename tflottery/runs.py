@@ -1,0 +1,111 @@
+"""Runs: the run directory, which is a search's memory; every path in it is made here.
+
+RUN_DIR/
+  run.json                what is searched: config, architecture, data, versions
+  start.safetensors       θ0: all state before the first step
+  rewind.safetensors      all state at step k
+  current.safetensors     all state after the last finished epoch
+  rounds/003.ticket       each finished round, itself a ticket
+  rounds/003.json         its record, times included
+  ticket.safetensors      the ticket that the search came to
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery import files, tickets
+from tflottery.tickets import Round, Ticket
+
+
+class RunError(ValueError):
+    """A run directory that does not belong to the search that was asked for."""
+
+
+class Run:
+    """A run directory, or with `path=None` nothing: then nothing is kept.
+
+    Args:
+        path: a folder, a URL such as `gs://bucket/run`, or `None`.
+        manifest: plain data that tells one search from another.
+
+    Raises:
+        RunError: where `path` holds a run of another search; it lists what differs.
+    """
+
+    def __init__(self, path: Any, manifest: Mapping[str, Any]):
+        self.path = None if path is None else files.path_of(path)
+        if self.path is None:
+            return
+        (self.path / "rounds").mkdir(parents=True, exist_ok=True)
+        plain = json.loads(json.dumps(manifest))
+        if (self.path / "run.json").exists():
+            _check_same(self.path, files.read_json(self.path / "run.json"), plain)
+        else:
+            files.write_json(self.path / "run.json", plain)
+
+    def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
+        """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
+        if self.path is not None:
+            files.write_arrays(self.path / f"{name}.safetensors", state, header)
+
+    def load(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
+        """Returns the state and header that `save` wrote, or `None`."""
+        if self.path is None or not (self.path / f"{name}.safetensors").exists():
+            return None
+        return files.read_arrays(self.path / f"{name}.safetensors")
+
+    def save_round(self, ticket: Ticket) -> None:
+        """Writes a finished round: its ticket first, then the record that ends it."""
+        if self.path is not None:
+            name = f"{ticket.round:03d}"
+            ticket.save(self.path / "rounds" / f"{name}.ticket")
+            record = dataclasses.asdict(ticket.rounds[-1])
+            files.write_json(self.path / "rounds" / f"{name}.json", record)
+
+    def rounds(self) -> list[Round]:
+        """Returns the records of the finished rounds, in order, without a gap."""
+        found: list[Round] = []
+        while self.path is not None:
+            path = self.path / "rounds" / f"{len(found):03d}.json"
+            if not path.exists():
+                break
+            found.append(Round(**files.read_json(path)))
+        return found
+
+    def load_round(self, number: int) -> Ticket:
+        """Returns the ticket of a finished round."""
+        assert self.path is not None
+        return tickets.load_ticket(self.path / "rounds" / f"{number:03d}.ticket")
+
+    def finish(self, ticket: Ticket) -> None:
+        """Writes the ticket that the search came to."""
+        if self.path is not None:
+            ticket.save(self.path / "ticket.safetensors")
+
+
+def _check_same(path: Any, old: Any, new: Any) -> None:
+    differences = [
+        f"  {name}: {was!r} there, {now!r} now"
+        for name, was, now in _compare("", old, new)
+    ]
+    if differences:
+        raise RunError(
+            f"`run_dir` {str(path)!r} holds another search. Choose another folder, or "
+            "call with what it was made with:\n" + "\n".join(differences)
+        )
+
+
+def _compare(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in {**old, **new}
+            for difference in _compare(
+                f"{name}.{key}".lstrip("."), old.get(key), new.get(key)
+            )
+        ]
+    return [] if old == new else [(name, old, new)]

@@ -1,0 +1,347 @@
+"""Search: iterative magnitude pruning with rewinding, the loop and nothing else.
+
+Frankle & Carbin 2019, "The Lottery Ticket Hypothesis", section 1; rewinding to step
+k from Frankle et al. 2020, "Linear Mode Connectivity and the Lottery Ticket
+Hypothesis"; the other ways to retrain from Renda et al. 2020, "Comparing Rewinding
+and Fine-tuning in Neural Network Pruning".
+"""
+
+import functools
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tflottery import criteria, engines, pruning, runs
+from tflottery import masks as masks_lib
+from tflottery.config import LotteryConfig, check_criterion
+from tflottery.engines import data as data_lib
+from tflottery.engines import network
+from tflottery.masks import Masks, Weights
+from tflottery.progress import Progress
+from tflottery.rounds import Trained, Trainer, choose_monitor
+from tflottery.tickets import Ticket, architecture
+
+_LIBRARIES = ("keras", "tensorflow", "tf_keras", "jax", "numpy")
+
+
+def find_ticket(
+    model: Any,
+    ds: Any,
+    *,
+    validation_data: Any = None,
+    epochs: int = 10,
+    target_sparsity: float = 0.9,
+    prune_fraction: float = 0.2,
+    rounds: int | None = None,
+    scope: str = "global",
+    criterion: str | Callable[[Weights, Weights], Weights] = "magnitude",
+    layer_fractions: Mapping[str, float] | None = None,
+    skip: Sequence[str] = (),
+    rewind_step: int = 0,
+    retrain: str = "rewind",
+    monitor: str | None = None,
+    tolerance: float = 0.0,
+    select: str = "sparsest_winning",
+    seed: int | None = None,
+    run_dir: Any = None,
+    callbacks: Sequence[Any] = (),
+    verbose: str | int = "auto",
+) -> Any:
+    """Finds a winning ticket in `model`: trains, prunes, rewinds, round after round.
+
+    Round 0 trains the dense network. After every round the weights with the lowest
+    scores are pruned for good, the others go back to where they were at step
+    `rewind_step`, and the sparser network is trained anew.
+
+    Example:
+
+    ```python
+    model = tflottery.find_ticket(model, ds, validation_data=val, target_sparsity=0.95)
+    model.ticket.summary()
+    ```
+
+    Args:
+        model: a built Keras 3 or tf_keras model. A compiled one keeps its optimizer,
+            loss, metrics and learning-rate schedule; another gets Adam(1.2e-3) and
+            the cross-entropy that fits its output and the labels.
+        ds: what `fit` takes: a finite `tf.data.Dataset`, `(x, y)` or `(x, y,
+            sample_weight)` arrays (in batches of 32) or a `keras.utils.PyDataset`.
+        validation_data: likewise; what tickets are judged on. Without it they are
+            judged by the training metrics, which a warning says.
+        epochs: epochs of each round, at least 1. After a rewind to step k a round
+            trains the epochs that step k left, whole ones.
+        target_sparsity: the share of the prunable weights to prune in the end, in
+            (0, 1). It is met exactly.
+        prune_fraction: the share of the weights left to prune after each round, in
+            (0, 1).
+        rounds: how many times to prune; `prune_fraction` then follows from it and
+            `target_sparsity`. 1 is one-shot pruning.
+        scope: `"global"`, `"layer"` or `"erk"`; see `pruning.prune`.
+        criterion: `"magnitude"`, `"magnitude_increase"`, `"large_init"`, `"random"`,
+            or a function `(trained, rewind) -> scores` on dicts of arrays by path.
+        layer_fractions: prune fractions of their own for layers, as
+            `{"output": 0.1}`. A key is a shell-style pattern of a path or of a layer
+            on it.
+        skip: patterns of layers that are not pruned.
+        rewind_step: the optimizer step k to rewind to, at least 0.
+        retrain: `"rewind"` (weights and optimizer go back to step k),
+            `"learning_rate"` (weights stay, the optimizer and its schedule go back)
+            or `"fine_tune"` (all stay, at the last learning rate).
+        monitor: the name of the metric that tells a winning ticket, such as
+            `"val_loss"`. By default the validation accuracy, else the loss.
+        tolerance: how much worse than round 0 a winning ticket may be, in the
+            metric's own unit, at least 0.
+        select: `"sparsest_winning"` returns the sparsest network that reaches round
+            0's metric (where none does, the best, with a warning); `"last"` that of
+            the last round.
+        seed: makes two searches on one machine alike: sets the global seeds of
+            Python, NumPy and the backend.
+        run_dir: a folder to keep every round in. Called again with the same arguments
+            the search goes on where it stopped.
+        callbacks: Keras callbacks; each round is one training to them.
+        verbose: 0 is silent, `"auto"` prints a line per round (and Keras' bar inside
+            a round where someone watches), 1 adds the bar, 2 a line per epoch.
+
+    Returns:
+        `model`, trained, sparse, its masks held in whatever training follows;
+        `model.ticket` is the `Ticket`.
+
+    Raises:
+        TypeError: where `model` is not a Keras model.
+        ValueError: for an argument out of range, and for a model or a dataset that
+            cannot be searched; it says which and what to do.
+    """
+    config = LotteryConfig(
+        epochs=epochs,
+        target_sparsity=target_sparsity,
+        prune_fraction=prune_fraction,
+        rounds=rounds,
+        scope=scope,
+        criterion=check_criterion(criterion),
+        layer_fractions=layer_fractions or {},
+        skip=tuple(skip) if not isinstance(skip, str) else skip,  # type: ignore
+        rewind_step=rewind_step,
+        retrain=retrain,
+        monitor=monitor,
+        tolerance=tolerance,
+        select=select,
+        seed=seed,
+    )
+    if getattr(model, "ticket", None) is not None:
+        raise ValueError(
+            f"`model` {model.name!r} already carries a ticket, whose masks are held. "
+            "Call `tflottery.release(model)` first, or start from a new model."
+        )
+    engine = engines.engine_for(model)
+    data_lib.check("ds", ds)
+    if validation_data is not None:
+        data_lib.check("validation_data", validation_data)
+    if seed is not None:
+        network.keras_of(model).utils.set_random_seed(seed)
+    trainer = Trainer(engine, config, ds, validation_data, list(callbacks))
+    search = _Search(trainer, _criterion_of(criterion, config), Progress(verbose))
+    return search.run(run_dir)
+
+
+def _criterion_of(criterion: Any, config: LotteryConfig) -> Callable:
+    if criterion == "random":
+        return functools.partial(criteria.random, seed=config.seed or 0)
+    return criteria.CRITERIA[criterion] if isinstance(criterion, str) else criterion
+
+
+class _Search:
+    """One search under way: what it remembers from round to round."""
+
+    def __init__(self, trainer: Trainer, criterion: Callable, progress: Progress):
+        self.trainer = trainer
+        self.engine = trainer.engine
+        self.config = trainer.config
+        self.criterion = criterion
+        self.progress = progress
+        trainer.verbose = progress.inside_round
+        self.paths = _paths_to_prune(self.engine, self.config)
+        # Of the rounds so far, the network kept for each reason to return it.
+        self.winning: Trained | None = None
+        self.best: Trained | None = None
+        self.last: Trained | None = None
+
+    def run(self, run_dir: Any) -> Any:
+        """Runs the search, or what is left of it, and returns the model."""
+        config, engine, trainer = self.config, self.engine, self.trainer
+        for line in trainer.prepare():
+            self.progress.say(line)
+        if trainer.validation_data is None:
+            warnings.warn(
+                "Without `validation_data` a ticket is judged by its training "
+                "metrics, which a network that memorizes passes too.",
+                stacklevel=3,
+            )
+        run = runs.Run(run_dir, self._manifest())
+        trainer.open(run)
+        initial = trainer.weights_at("initial")
+        masks = masks_lib.ones({path: initial[path] for path in self.paths})
+        plan = pruning.plan(
+            masks,
+            config.fraction,
+            layer_fractions=config.layer_fractions,
+            target_density=1 - config.target_sparsity,
+            rounds=config.rounds,
+        )
+        self.progress.start(plan)
+        for record in run.rounds():
+            ticket = run.load_round(record.round)
+            self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
+        while not self._done():
+            if self.last is not None:
+                masks = self._prune(self.last)
+            trained = trainer.train(masks)
+            run.save_round(self._ticket(trained))
+            self._consider(trained)
+        ticket = self._ticket(self._selected())
+        engine.hold(ticket.masks)
+        engine.restore(
+            {f"weights/{path}": w for path, w in ticket.trained.items()},
+            parts=("weights",),
+        )
+        run.finish(ticket)
+        self.progress.end(ticket)
+        return engine.finish(ticket)
+
+    def _consider(self, trained: Trained, *, resumed: bool = False) -> None:
+        """Remembers a finished round where it is the best so far for some reason."""
+        trainer, record = self.trainer, trained.record
+        if not trainer.monitor:
+            trainer.monitor = choose_monitor(record.metrics, trainer.validation_data)
+        if record not in trainer.records:
+            trainer.records.append(record)
+        self.progress.add(record, trainer.monitor, resumed=resumed)
+        self.last = trained
+        if record.failure is not None:
+            if self.best is None:
+                raise ValueError(
+                    f"Training diverged in round {record.round} (loss "
+                    f"{record.metrics['loss']}), before there was any ticket. Lower "
+                    "the learning rate of `model`'s optimizer, or look for NaN in `ds`."
+                )
+            self._warn(
+                f"Training diverged in round {record.round}; the search stops with the "
+                "best ticket so far. A later `rewind_step` or a lower learning rate "
+                "may carry it further."
+            )
+            return
+        if record.round == 0:
+            return
+        better = self.engine.better(trainer.monitor)
+        metric, dense = (r.metrics[trainer.monitor] for r in (record, self._dense))
+        tolerance = self.config.tolerance
+        # The worst metric that still wins: `better` may be either direction.
+        bound = dense - tolerance if better(1.0, 0.0) else dense + tolerance
+        if not better(bound, metric):
+            self.winning = trained
+        if self.best is None or better(
+            metric, self.best.record.metrics[trainer.monitor]
+        ):
+            self.best = trained
+
+    @property
+    def _dense(self) -> Any:
+        return self.trainer.records[0]
+
+    def _done(self) -> bool:
+        if self.last is None:
+            return False
+        config, masks = self.config, self.last.masks
+        if self.last.record.failure is not None:
+            return True
+        if config.rounds is not None and self.last.record.round >= config.rounds:
+            return True
+        target = (1 - config.target_sparsity) * masks_lib.size(masks)
+        return masks_lib.kept(masks) <= target + 0.5
+
+    def _prune(self, trained: Trained) -> Masks:
+        rewind = self.trainer.weights_at("rewind")
+        scores = self.criterion(
+            {path: trained.weights[path] for path in self.paths},
+            {path: rewind[path] for path in self.paths},
+        )
+        return pruning.prune(
+            scores,
+            trained.masks,
+            self.config.fraction,
+            scope=self.config.scope,
+            layer_fractions=self.config.layer_fractions,
+            target_density=1 - self.config.target_sparsity,
+        )
+
+    def _selected(self) -> Trained:
+        assert self.last is not None
+        if self.config.select == "last" and self.last.record.failure is None:
+            return self.last
+        if self.winning is not None:
+            return self.winning
+        assert self.best is not None
+        monitor = self.trainer.monitor
+        self._warn(
+            f"No ticket reaches the dense network's {monitor} of "
+            f"{self._dense.metrics[monitor]:.4f} within `tolerance` "
+            f"{self.config.tolerance}. The best one is returned: round "
+            f"{self.best.record.round}, {self.best.record.metrics[monitor]:.4f}. Train "
+            "longer (`epochs`), rewind later (`rewind_step`) or allow more."
+        )
+        return self.best
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(text, stacklevel=5)
+
+    def _ticket(self, trained: Trained) -> Ticket:
+        trainer = self.trainer
+        records = {r.round: r for r in [*trainer.records, trained.record]}
+        return Ticket(
+            masks=trained.masks,
+            initial=trainer.weights_at("initial"),
+            rewind=trainer.weights_at("rewind"),
+            trained=trained.weights,
+            config=self.config,
+            monitor=trainer.monitor
+            or choose_monitor(trained.record.metrics, trainer.validation_data),
+            rounds=tuple(records.values()),
+            round=trained.record.round,
+            versions=_versions(),
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        trainer = self.trainer
+        return {
+            "config": self.config.to_dict(),
+            "architecture": architecture(self.engine.weights()),
+            "training": self.engine.describe(),
+            "ds": data_lib.signature(trainer.ds),
+            "validation_data": data_lib.signature(trainer.validation_data),
+        }
+
+
+def _paths_to_prune(engine: engines.Engine, config: LotteryConfig) -> list[str]:
+    pruning.check_patterns("skip", config.skip, engine.prunable)
+    paths = [
+        path
+        for path in engine.prunable
+        if not any(pruning.matches(path, pattern) for pattern in config.skip)
+    ]
+    if not paths:
+        raise ValueError(
+            f"`skip` leaves nothing to prune. Received: skip={config.skip!r}"
+        )
+    pruning.check_patterns("layer_fractions", config.layer_fractions, paths)
+    return paths
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions of the libraries that a search depends on."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
