@@ -222,10 +222,9 @@ def release(model: Any) -> None:
         if isinstance(variable.constraint, Held):
             variable.constraint = variable.constraint.inner
     vars(model).pop("compile", None)
-    if model.optimizer is not None:
-        vars(_inner(model.optimizer)).pop(
-            "_update_model_variables_moving_average", None
-        )
+    optimizer = _optimizer(model)
+    if optimizer is not None:
+        vars(optimizer).pop("_update_model_variables_moving_average", None)
         model.train_function = None
 
 
