@@ -16,7 +16,7 @@ PACKAGE = "tflottery"
 LAYERS = {
     "core": ("masks", "criteria", "pruning", "config", "files", "tickets", "runs"),
     "engines": ("engines",),
-    "verbs": ("search", "transfer", "controls", "tflite"),
+    "verbs": ("search", "rounds", "progress", "transfer", "controls", "tflite"),
     "lab": ("lab",),
     "cli": ("cli", "__main__"),
 }

@@ -25,5 +25,6 @@ def main(paths: list[str]) -> int:
 
 if __name__ == "__main__":
     # The folder of this file stands first, where tests/NAME could hide a package NAME.
-    sys.path.pop(0)
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.pop(0)
     sys.exit(main(sys.argv[1:]))
