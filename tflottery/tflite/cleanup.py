@@ -1,0 +1,2 @@
+def remove_dead_units(graph):
+    return 0

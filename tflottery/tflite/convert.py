@@ -1,0 +1,371 @@
+"""Convert: a Keras model of either generation to the bytes of a dense `.tflite` file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite import runtimes, verify, worker
+from tflottery.tflite.flatbuffer import Graph
+
+_CALIBRATION_SAMPLES = 256
+_DRAWN_SAMPLES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One input of a model: its shape with the batch, its type and its name."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is exported: the dense file, and what it must answer.
+
+    Attributes:
+      dense: The dense file; quantized, if that was asked for.
+      float32: The dense float32 file; equal to `dense` without quantization.
+      samples: One array per input, each `[samples, ...]`.
+      expected: The model's own outputs on the samples.
+    """
+
+    dense: bytes
+    float32: bytes
+    samples: tuple[np.ndarray, ...]
+    expected: tuple[np.ndarray, ...]
+
+
+def from_model(
+    model: Any,
+    *,
+    batch_size: int = 1,
+    samples: Any = None,
+    representative_data: Any = None,
+) -> Source:
+    """Converts a built Keras 3 or tf_keras model, and runs it on the samples.
+
+    Args:
+      model: The model. With another Keras backend than TensorFlow it is rebuilt from
+        its configuration and weights in a process of its own.
+      batch_size: The batch that the file will take, always.
+      samples: Inputs to compare outputs on: an array `[samples, ...]`, or one per
+        input. Drawn from a normal distribution, integers from {0, 1}, if None.
+      representative_data: If given, the file is quantized to int8 throughout. Inputs
+        as for `samples`, or batches of them, with or without labels.
+    """
+    specs = _specs(model, batch_size, samples)
+    drawn = as_samples(samples, specs) if samples is not None else draw(specs)
+    expected = _answers(model, drawn, specs)
+    calibration = None
+    if representative_data is not None:
+        calibration = take(representative_data, len(specs), _CALIBRATION_SAMPLES)
+    float32, dense = _convert(model, specs, calibration)
+    return Source(
+        dense=dense, float32=float32, samples=tuple(drawn), expected=tuple(expected)
+    )
+
+
+def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
+    """Reads a dense `.tflite` file; its own answers are what is expected.
+
+    Raises:
+      ValueError: If the file is damaged, is sparse already, or does not run.
+    """
+    data = pathlib.Path(path).read_bytes()
+    graph = Graph(data)
+    if any(tensor.sparsity is not None for tensor in graph.tensors):
+        raise ValueError(
+            f"{os.fspath(path)} is sparse already. Give the dense file or the model."
+        )
+    specs = _file_specs(graph)
+    drawn = as_samples(samples, specs) if samples is not None else draw(specs)
+    try:
+        outputs, failures, _ = verify.run_everywhere(path, drawn)
+    except worker.JobError as error:
+        raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+    if failures:
+        raise ValueError(f"{os.fspath(path)} does not run: {failures}")
+    expected = outputs[runtimes.installed()[0]]  # without XNNPACK: the plain kernels
+    return Source(
+        dense=data, float32=data, samples=tuple(drawn), expected=tuple(expected)
+    )
+
+
+def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
+    """Returns one array per input, each of the input's own type.
+
+    Raises:
+      ValueError: If they do not fit the inputs.
+    """
+    if isinstance(samples, dict):
+        samples = list(samples.values())
+    arrays = [samples] if len(specs) == 1 and not _is_list(samples) else list(samples)
+    arrays = [np.asarray(array) for array in arrays]
+    if len(arrays) != len(specs):
+        raise ValueError(
+            f"`samples` must hold one array for each of the {len(specs)} inputs. "
+            f"Received: {len(arrays)} arrays"
+        )
+    for array, spec in zip(arrays, specs, strict=True):
+        if array.shape[1:] != spec.shape[1:] or not len(array):
+            raise ValueError(
+                f"`samples` of input {spec.name!r} must have shape "
+                f"(samples, {', '.join(map(str, spec.shape[1:]))}). "
+                f"Received: an array of shape {array.shape}"
+            )
+    return [a.astype(s.dtype) for a, s in zip(arrays, specs, strict=True)]
+
+
+def draw(specs: Sequence[Spec]) -> list[np.ndarray]:
+    """Returns drawn inputs: normal where real, from {0, 1} where whole."""
+    generator = np.random.default_rng(0)
+    result = []
+    for spec in specs:
+        shape = (_DRAWN_SAMPLES, *spec.shape[1:])
+        if spec.dtype.kind == "f":
+            result.append(generator.normal(size=shape).astype(spec.dtype))
+        else:
+            result.append(generator.integers(0, 2, shape).astype(spec.dtype))
+    return result
+
+
+def take(data: Any, inputs: int, most: int) -> list[np.ndarray]:
+    """Returns up to `most` samples of `data`, one array per input.
+
+    Args:
+      data: An array `[samples, ...]`, a list of one array per input, or an iterable
+        or a function returning one, of batches: `x`, `(x, labels)` or lists of inputs.
+      inputs: How many inputs the model has.
+      most: How many samples to take at most.
+
+    Raises:
+      ValueError: If there are none.
+    """
+    if isinstance(data, np.ndarray):
+        return [data[:most]]
+    if _is_list(data) and len(data) == inputs and hasattr(data[0], "shape"):
+        return [np.asarray(array)[:most] for array in data]
+    batches = data() if isinstance(data, Callable) else data
+    parts: list[list[np.ndarray]] = []
+    count = 0
+    for batch in batches:
+        arrays = _inputs_of(batch, inputs)
+        parts.append(arrays)
+        count += len(arrays[0])
+        if count >= most:
+            break
+    if not parts:
+        raise ValueError("`representative_data` holds no samples.")
+    return [np.concatenate(column)[:most] for column in zip(*parts, strict=True)]
+
+
+def _inputs_of(batch: Any, inputs: int) -> list[np.ndarray]:
+    """Returns the inputs of a batch, its labels left away."""
+    if isinstance(batch, tuple | list) and (inputs == 1 or _is_list(batch[0])):
+        batch = batch[0]
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    columns = list(batch) if _is_list(batch) else [batch]
+    return [np.asarray(column) for column in columns[:inputs]]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def generation(model: Any) -> str:
+    """Returns "keras" or "tf_keras", whichever made the model.
+
+    Raises:
+      TypeError: If neither did.
+    """
+    for base in type(model).__mro__:
+        name = base.__module__.partition(".")[0]
+        if base.__name__ == "Model" and name in ("keras", "tf_keras"):
+            return name
+    raise TypeError(
+        "`model` must be a Keras 3 or tf_keras model, or the path of a dense .tflite "
+        f"file. Received: {type(model).__name__}"
+    )
+
+
+def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        if samples is None:
+            raise ValueError(
+                "The model does not say what its inputs are. Give `samples`, or build "
+                "it by keras.Input."
+            )
+        arrays = list(samples) if _is_list(samples) else [samples]
+        arrays = [np.asarray(array) for array in arrays]
+        return [
+            Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
+            for index, array in enumerate(arrays)
+        ]
+    result = []
+    for index, tensor in enumerate(inputs):
+        shape = tuple(tensor.shape[1:])
+        if any(size is None for size in shape):
+            raise ValueError(
+                f"Input {tensor.name!r} has an open shape {tuple(tensor.shape)}. A "
+                "file needs fixed sizes: build the model with a whole input shape."
+            )
+        name = tensor.name.partition(":")[0] or f"input_{index}"
+        dtype = np.dtype(getattr(tensor.dtype, "name", tensor.dtype))
+        result.append(Spec((batch_size, *shape), dtype, name))
+    return result
+
+
+def _file_specs(graph: Graph) -> list[Spec]:
+    result = []
+    for tensor in graph.inputs:
+        entry = graph.tensors[tensor]
+        name = (entry.name or b"input").decode()
+        quantized = (
+            entry.quantization is not None and entry.quantization.scale is not None
+        )
+        dtype = np.float32 if quantized else graph.dtype(tensor)
+        shape = graph.shape(tensor) or (1,)
+        result.append(Spec(shape, np.dtype(dtype), name))
+    return result
+
+
+def _answers(
+    model: Any, samples: Sequence[np.ndarray], specs: Sequence[Spec]
+) -> list[np.ndarray]:
+    """Returns the model's flat outputs on the samples, in batches of 32."""
+    call = _caller(model, specs)
+    parts = []
+    for start in range(0, len(samples[0]), 32):
+        flat = call([array[start : start + 32] for array in samples])
+        parts.append([np.asarray(output) for output in flat])
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _caller(model: Any, specs: Sequence[Spec]) -> Callable[[Sequence[Any]], list[Any]]:
+    """Returns a function from flat inputs to flat outputs, in inference mode."""
+    if generation(model) == "keras":
+        import keras
+
+        flatten, pack = keras.tree.flatten, keras.tree.pack_sequence_as
+        structure = getattr(model, "_inputs_struct", None)
+    else:
+        import tensorflow as tf
+
+        flatten, pack = tf.nest.flatten, tf.nest.pack_sequence_as
+        structure = getattr(model, "_nested_inputs", None)
+
+    def call(flat: Sequence[Any]) -> list[Any]:
+        given = list(flat) if len(specs) > 1 else flat[0]
+        if isinstance(structure, dict):
+            given = pack(structure, list(flat))
+        return flatten(model(given, training=False))
+
+    return call
+
+
+def _convert(
+    model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
+) -> tuple[bytes, bytes]:
+    """Returns the float32 file and the one to export, which is int8 if calibrated."""
+    if generation(model) == "keras":
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            return _convert_elsewhere(model, specs, calibration)
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    call = _caller(model, specs)
+    signature = [tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in specs]
+    traced = tf.function(lambda *flat: call(flat), input_signature=signature)
+    # Freezing first is what makes this right: `from_concrete_functions` on its own
+    # loses the weights of a Keras 3 model and returns NaN.
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
+
+    def run(rows: list[np.ndarray] | None) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], model)
+        if rows is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: _rebatch(rows, specs)
+            ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.target_spec.supported_ops = ops
+            if all(spec.dtype.kind == "f" for spec in specs):
+                converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its own deprecations
+            return bytes(converter.convert())
+
+    float32 = run(None)
+    return float32, float32 if calibration is None else run(calibration)
+
+
+def _rebatch(rows: list[np.ndarray], specs: Sequence[Spec]) -> Iterator[list[Any]]:
+    size = specs[0].shape[0]
+    for start in range(0, len(rows[0]) - size + 1, size):
+        yield [
+            row[start : start + size].astype(spec.dtype)
+            for row, spec in zip(rows, specs, strict=True)
+        ]
+
+
+def _convert_elsewhere(
+    model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
+) -> tuple[bytes, bytes]:
+    """Converts in a process whose Keras runs on TensorFlow."""
+    with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
+        folder = pathlib.Path(name)
+        model.save(folder / "model.keras")
+        if calibration is not None:
+            np.savez(folder / "calibration.npz", *calibration)
+        environment = dict(os.environ, KERAS_BACKEND="tensorflow")
+        environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        batch = str(specs[0].shape[0])
+        command = [sys.executable, "-W", "ignore", "-m", __name__, name, batch]
+        root = str(pathlib.Path(__file__).parents[2])
+        paths = [root, *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(
+                "The model could not be rebuilt with the TensorFlow backend. Layers of "
+                "your own must be registered by keras.saving and written in keras.ops. "
+                f"{done.stderr[-2000:]}"
+            )
+        float32 = (folder / "float32.tflite").read_bytes()
+        return float32, (folder / "dense.tflite").read_bytes()
+
+
+def _main(arguments: Iterable[str]) -> None:
+    import keras
+
+    name, batch = arguments
+    folder = pathlib.Path(name)
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    calibration = None
+    if (folder / "calibration.npz").exists():
+        with np.load(folder / "calibration.npz") as stored:
+            calibration = [stored[f"arr_{i}"] for i in range(len(stored.files))]
+    float32, dense = _convert(model, _specs(model, int(batch), None), calibration)
+    (folder / "float32.tflite").write_bytes(float32)
+    (folder / "dense.tflite").write_bytes(dense)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

@@ -1,0 +1,213 @@
+"""Export: a sparse model as the smallest, or the fastest, file that answers right."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gzip
+import os
+import pathlib
+import tempfile
+from typing import Any, Literal, get_args
+
+from tflottery.tflite import cleanup, convert, planner, sparsify, verify
+from tflottery.tflite.flatbuffer import Graph
+from tflottery.tflite.relower import make_fast
+from tflottery.tflite.report import ExportReport
+from tflottery.tflite.widen import widen
+
+Target = Literal["size", "int8", "sparse_speed", "float16"]
+
+# Largest output difference allowed by default, as a share of the largest output.
+_TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01, "int8": 0.3}
+_INT8_WEIGHTS_TOLERANCE = 0.1
+_VALUE_BYTES = {"size": 4, "sparse_speed": 4, "float16": 2, "int8": 1}
+
+
+def export_tflite(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    target: Target = "size",
+    quantize: Literal["weights"] | None = None,
+    representative_data: Any = None,
+    samples: Any = None,
+    tolerance: float | None = None,
+    batch_size: int = 1,
+    keep_names: bool = False,
+) -> ExportReport:
+    """Writes `model` as a `.tflite` file that was run and answers right.
+
+    The file is complete or not there at all. It runs in stock `tf.lite`, LiteRT and
+    LiteRT.js.
+
+    Args:
+      model: A Keras 3 or tf_keras model with zeros in its weights, on any backend, or
+        the path of a dense `.tflite` file.
+      path: Where to write.
+      target: What the file is made for.
+        "size": the fewest bytes; as fast as a dense file on x86.
+        "int8": integers throughout, for the fastest dense arithmetic; needs
+        `representative_data`.
+        "sparse_speed": as sparse as the runtime can compute: for ARM and wasm, and for
+        small fully-connected networks.
+        "float16": half-width values.
+      quantize: "weights" stores them as int8, computing in float32, for "size" and
+        "sparse_speed". None keeps float32 values exactly.
+      representative_data: Inputs that calibrate "int8": an array, or an iterable of
+        batches, with labels or without. 256 samples are taken.
+      samples: Inputs to compare the file and the model on, `[samples, ...]`, or one
+        such array per input. Drawn if None.
+      tolerance: The largest output difference allowed, as a share of the largest
+        output. By default 1e-4 for float32 values, 0.01 for "float16", 0.1 for
+        `quantize="weights"`, 0.3 for "int8".
+      batch_size: How many samples the file takes at a time. A `.tflite` file keeps its
+        own.
+      keep_names: Keep the tensors' names and the metadata, for tools that want them.
+
+    Returns:
+      The report; print it.
+
+    Raises:
+      ValueError: If an argument does not fit, the `.tflite` file is damaged, or the
+        runtime would compute the file wrongly and no rewriting helps.
+      WrongFileError: If the written file does not run or differs by more than
+        `tolerance`; nothing is left at `path`.
+
+    Example:
+
+    ```python
+    report = tflottery.export_tflite(student, "student.tflite", quantize="weights")
+    print(report)
+    ```
+    """
+    _check(target, quantize, representative_data, tolerance, batch_size)
+    if isinstance(model, str | os.PathLike):
+        source = convert.from_file(model, samples)
+    else:
+        data = representative_data if target == "int8" else None
+        source = convert.from_model(
+            model, batch_size=batch_size, samples=samples, representative_data=data
+        )
+    if tolerance is None:
+        tolerance = _INT8_WEIGHTS_TOLERANCE if quantize else _TOLERANCES[target]
+    graph = Graph(source.dense)
+    if target == "int8":
+        _check_int8(graph, model)
+    graph.make_static()
+    removed = cleanup.remove_dead_units(graph)
+    stored, notes = _rewrite(graph, target, quantize)
+    data = graph.to_bytes(keep_names=keep_names)
+    plans = planner.plan(Graph(data))
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
+        checked = verify.verify(temporary, source.samples, source.expected, tolerance)
+    plain = Graph(source.float32)
+    width = 1 if quantize else _VALUE_BYTES[target]
+    bound = sparsify.entropy_bound(plain, width)
+    operators = collections.Counter(graph.name(op) for op in graph.operators)
+    return ExportReport(
+        path=os.fspath(path),
+        target=target,
+        quantize=quantize,
+        bytes=len(data),
+        gzip_bytes=len(gzip.compress(data, 9)),
+        dense_float32_bytes=len(source.float32),
+        dense_int8_bytes=_dense_int8_bytes(plain),
+        entropy_bound=bound,
+        bound_ratio=len(data) / bound,
+        removed_units=removed,
+        weights=stored,
+        operators=dict(operators.most_common()),
+        plans=plans,
+        difference=checked.difference,
+        differences=checked.differences,
+        agreement=checked.agreement,
+        load_ram=checked.ram,
+        warnings=(*notes, *planner.warn(plans, target)),
+    )
+
+
+def _rewrite(
+    graph: Graph, target: Target, quantize: str | None
+) -> tuple[tuple[sparsify.Stored, ...], list[str]]:
+    """Rewrites the dense graph for its target, in place; returns forms and notes."""
+    storage: sparsify.Storage = "int8" if quantize else "keep"
+    notes: list[str] = []
+    if target == "sparse_speed":
+        kernel, notes = make_fast(graph)
+        stored = sparsify.sparsify(graph, storage, kernel=kernel)
+    elif target == "float16":
+        stored = sparsify.sparsify(graph, "float16")
+    else:
+        widen(graph, quantize=bool(quantize), always=target == "int8")
+        stored = sparsify.sparsify(graph, storage)
+    notes += planner.make_right(graph)
+    return stored, notes
+
+
+def _dense_int8_bytes(graph: Graph) -> int:
+    graph.make_static()
+    kernels = sparsify.weights(graph)
+    sparsify.sparsify(graph, "int8", dense=kernels)
+    return len(graph.to_bytes())
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Any:
+    """Gives a temporary path beside `path`, which takes its place if all went well."""
+    final = pathlib.Path(path)
+    handle, name = tempfile.mkstemp(suffix=".tflite", dir=final.parent or ".")
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check(
+    target: str,
+    quantize: str | None,
+    representative_data: Any,
+    tolerance: float | None,
+    batch_size: int,
+) -> None:
+    if target not in get_args(Target):
+        raise ValueError(
+            f"`target` must be one of {get_args(Target)}. Received: target={target!r}"
+        )
+    if quantize not in (None, "weights"):
+        raise ValueError(
+            f'`quantize` must be None or "weights". Received: quantize={quantize!r}'
+        )
+    if quantize and target not in ("size", "sparse_speed"):
+        raise ValueError(
+            f'`quantize` goes with target "size" or "sparse_speed"; {target!r} says '
+            "itself how values are stored."
+        )
+    if representative_data is not None and target != "int8":
+        raise ValueError(
+            '`representative_data` is only for `target="int8"`. '
+            f"Received: target={target!r}"
+        )
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(
+            f"`tolerance` must be at least 0. Received: tolerance={tolerance}"
+        )
+    if batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
+        )
+
+
+def _check_int8(graph: Graph, model: Any) -> None:
+    if all(graph.tensors[tensor].type == 0 for tensor in sparsify.weights(graph)):
+        what = (
+            "a quantized .tflite file"
+            if isinstance(model, str | os.PathLike)
+            else ("`representative_data`, inputs as the model will see them")
+        )
+        raise ValueError(f'`target="int8"` needs {what}, to calibrate it.')

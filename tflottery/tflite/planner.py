@@ -1,0 +1,149 @@
+"""Planner: which kernel each runtime will take, op by op, and never a wrong one."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import platform
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite import chw
+from tflottery.tflite.flatbuffer import Graph, inputs, outputs
+from tflottery.tflite.sparsify import WEIGHTED
+
+RUNTIMES = ("x86", "arm", "wasm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The path predicted for each weighted operator in one runtime.
+
+    Attributes:
+      paths: Per operator in the file's order, its kind and "sparse", "dense" or
+        "wrong".
+      reasons: Why an operator is wrong.
+    """
+
+    paths: tuple[tuple[str, str], ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The worst that happens to the file: "wrong", else "sparse", else "dense"."""
+        found = {path for _, path in self.paths}
+        return next((p for p in ("wrong", "sparse") if p in found), "dense")
+
+    @property
+    def summary(self) -> str:
+        counts = collections.Counter(path for _, path in self.paths)
+        return ", ".join(f"{count} ops {path}" for path, count in counts.items())
+
+
+def plan(graph: Graph) -> dict[str, Plan]:
+    """Returns what each of `RUNTIMES` will do with the file's weighted operators.
+
+    On x86 with AVX, XNNPACK has no sparse kernels, so only TFLite's own for fully-
+    connected layers computes sparse there.
+    """
+    outlook = chw.outlook(graph)
+    planar = {id(op) for op in outlook.sparse}
+    wrong = {id(op) for op, _ in outlook.wrong}
+    own = {
+        id(op)
+        for op in graph.operators
+        if graph.name(op) == "FULLY_CONNECTED"
+        and graph.version(op) == 8
+        and graph.tensors[inputs(op)[1]].sparsity is not None
+    }
+
+    def paths(sparse: set[int], wrong: set[int]) -> tuple[tuple[str, str], ...]:
+        result = []
+        for op in graph.operators:
+            if graph.name(op) in WEIGHTED or id(op) in wrong:
+                path = "sparse" if id(op) in sparse else "dense"
+                result.append((graph.name(op), "wrong" if id(op) in wrong else path))
+        return tuple(result)
+
+    reasons = tuple(f"{graph.name(op)}: {why}" for op, why in outlook.wrong)
+    planned = Plan(paths=paths(own | planar, wrong), reasons=reasons)
+    return {
+        "x86": Plan(paths=paths(own, set()), reasons=()),
+        "arm": planned,
+        "wasm": planned,
+    }
+
+
+def make_right(graph: Graph) -> list[str]:
+    """Rewires, in place, a graph that XNNPACK would compute wrongly on ARM or wasm.
+
+    Every such graph enters the planar layout at a 3x3 convolution of stride 2 over 3
+    channels whose padding XNNPACK fuses. Padding in two steps instead leaves that
+    convolution with a padding that does not match, so the graph stays dense, and right.
+
+    Returns:
+      What was done, in words; empty if nothing was.
+
+    Raises:
+      ValueError: If the graph would be wrong even so.
+    """
+    if not chw.outlook(graph).wrong:
+        return []
+    producers, readers = graph.producers(), graph.consumers()
+    counts = collections.Counter({t: len(found) for t, found in readers.items()})
+    for op in list(graph.operators):
+        if graph.name(op) != "CONV_2D":
+            continue
+        found = chw.fused_padding(graph, op, producers, counts)
+        if found is not None and found[1] == (1, 1, 1, 1):
+            _pad_in_two_steps(graph, producers[inputs(op)[0]])
+    left = chw.outlook(graph).wrong
+    if left:
+        reasons = "; ".join(f"{graph.name(op)}: {why}" for op, why in left)
+        raise ValueError(
+            "XNNPACK would compute this file wrongly on ARM and wasm, and no rewriting "
+            f"is known that helps ({reasons}). Was the model's first convolution built "
+            "in an unusual way?"
+        )
+    return [
+        "XNNPACK's sparse path would be wrong for this network on ARM and wasm; the "
+        "first padding was split so that it runs dense and right there."
+    ]
+
+
+def _pad_in_two_steps(graph: Graph, pad: Any) -> None:
+    source, target = inputs(pad)[0], outputs(pad)[0]
+    amounts = graph.const(inputs(pad)[1])
+    assert amounts is not None
+    first, second = amounts.copy(), amounts.copy()
+    first[:, 1], second[:, 0] = 0, 0
+    shape = np.array(graph.shape(source)) + first.sum(axis=1)
+    between = graph.add_tensor(shape.tolist(), like=source)
+    new = [
+        graph.op("PAD", [source, graph.add_const(first)], [between]),
+        graph.op("PAD", [between, graph.add_const(second)], [target]),
+    ]
+    where = graph.operators.index(pad)
+    graph.operators[where : where + 1] = new
+
+
+def warn(plans: dict[str, Plan], target: str) -> list[str]:
+    """Returns what the user should know about the file's speed."""
+    result = []
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if target in ("size", "float16") and plans["x86"].path == "dense":
+        here = "this x86 CPU" if on_x86 else "an x86 CPU"
+        result.append(
+            f"on {here} the file is no faster than dense float32; "
+            '`target="int8"` usually is, by 3x or more.'
+        )
+    if target == "sparse_speed" and plans["x86"].path != plans["arm"].path:
+        result.append(
+            "the file is made for ARM and wasm: on x86 it may be slower than dense."
+        )
+    if target == "sparse_speed" and plans["arm"].path == "dense":
+        result.append(
+            "no sparse kernel pays for this network: the file computes dense."
+        )
+    return result

@@ -1,0 +1,176 @@
+"""Runtimes: the interpreters that are installed, and one way to run a file in each."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LITERT = "litert"  # ai_edge_litert.interpreter
+TENSORFLOW = "tensorflow"  # tf.lite
+
+
+def installed() -> tuple[str, ...]:
+    """Returns the runtimes that are installed, LiteRT first: it is what devices run."""
+    modules = {LITERT: "ai_edge_litert", TENSORFLOW: "tensorflow"}
+    return tuple(n for n, m in modules.items() if importlib.util.find_spec(m))
+
+
+def preload(runtime: str) -> Any:
+    """Returns the module that holds the runtime's `Interpreter`, imported."""
+    if runtime == LITERT:
+        from ai_edge_litert import interpreter
+
+        return interpreter
+    if runtime == TENSORFLOW:
+        from tensorflow.lite.python import interpreter
+
+        return interpreter
+    raise ValueError(
+        f"`runtime` must be {LITERT!r} or {TENSORFLOW!r}. Received: runtime={runtime!r}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Port:
+    """One input or output of a file.
+
+    Attributes:
+      index: Its tensor.
+      shape: Its shape, `[batch, ...]`.
+      dtype: Its type in the file.
+      scale: Its quantization scale; 0 where it holds plain numbers.
+      zero_point: The integer that stands for 0.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: float
+    zero_point: int
+
+    def quantize(self, values: np.ndarray) -> np.ndarray:
+        """Returns `values` as the file wants them; integers pass as they are."""
+        if not self.scale or values.dtype == self.dtype:
+            return values.astype(self.dtype)
+        limits = np.iinfo(self.dtype)
+        steps = np.rint(values / self.scale) + self.zero_point
+        return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+
+    def dequantize(self, values: np.ndarray) -> np.ndarray:
+        """Returns the file's `values` as plain numbers."""
+        if not self.scale:
+            return values
+        return ((values.astype(np.float32) - self.zero_point) * self.scale).astype(
+            np.float32
+        )
+
+
+class Session:
+    """A file loaded into a runtime, ready to be called."""
+
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        runtime: str | None = None,
+        *,
+        xnnpack: bool = True,
+        threads: int = 1,
+    ) -> None:
+        """Loads the file.
+
+        Args:
+          path: The `.tflite` file.
+          runtime: "litert" or "tensorflow"; the first installed one if None.
+          xnnpack: Let XNNPACK run what it can, as is the default everywhere.
+          threads: How many threads to compute with.
+
+        Raises:
+          ValueError, RuntimeError: What the runtime raises on a file it cannot run.
+        """
+        if runtime is None:
+            found = installed()
+            if not found:
+                raise ModuleNotFoundError(
+                    "No runtime for .tflite files is installed. "
+                    "Try: pip install ai-edge-litert"
+                )
+            runtime = found[0]
+        module = preload(runtime)
+        kind = module.OpResolverType
+        resolver = kind.AUTO if xnnpack else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tf.lite announces its own removal
+            self._interpreter = module.Interpreter(
+                model_path=str(path),
+                num_threads=threads,
+                experimental_op_resolver_type=resolver,
+            )
+        self._interpreter.allocate_tensors()
+        self.inputs = [_port(d) for d in self._interpreter.get_input_details()]
+        self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
+
+    def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
+        """Fills the inputs, quantized where the file wants it.
+
+        Raises:
+          ValueError: If the arrays do not fit the file's inputs.
+        """
+        if len(arrays) != len(self.inputs):
+            raise ValueError(
+                f"The file has {len(self.inputs)} inputs. Received: {len(arrays)}"
+            )
+        for port, array in zip(self.inputs, arrays, strict=True):
+            if array.shape != port.shape:
+                raise ValueError(
+                    f"An input of the file has shape {port.shape}. "
+                    f"Received: an array of shape {array.shape}"
+                )
+            self._interpreter.set_tensor(port.index, port.quantize(array))
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def get_outputs(self) -> list[np.ndarray]:
+        """Returns the outputs as plain numbers."""
+        get = self._interpreter.get_tensor
+        return [port.dequantize(get(port.index)) for port in self.outputs]
+
+    def predict(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs for any number of samples, in the file's batches.
+
+        Args:
+          arrays: One per input, each `[samples, ...]`.
+        """
+        count = len(arrays[0])
+        size = self.inputs[0].shape[0] if self.inputs[0].shape else 1
+        results: list[list[np.ndarray]] = [[] for _ in self.outputs]
+        for start in range(0, count, size):
+            chunk = [array[start : start + size] for array in arrays]
+            length = len(chunk[0])
+            # The last batch may be short: its last sample fills it up.
+            filled = [
+                np.concatenate([c, np.repeat(c[-1:], size - length, axis=0)])
+                for c in chunk
+            ]
+            self.set_inputs(filled)
+            self.invoke()
+            for result, output in zip(results, self.get_outputs(), strict=True):
+                result.append(output[:length].copy())
+        return [np.concatenate(result) for result in results]
+
+
+def _port(detail: dict[str, Any]) -> Port:
+    scale, zero_point = detail["quantization"]
+    return Port(
+        index=int(detail["index"]),
+        shape=tuple(int(size) for size in detail["shape"]),
+        dtype=np.dtype(detail["dtype"]),
+        scale=float(scale),
+        zero_point=int(zero_point),
+    )
