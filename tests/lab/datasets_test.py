@@ -14,12 +14,6 @@ import pytest
 from tflottery.lab import datasets
 
 ROOT = pathlib.Path(__file__).absolute().parents[2]
-TFDS_NOISE = pytest.mark.filterwarnings(
-    # TFDS leaves files to the garbage collector, and its protos use old calls.
-    "ignore::ResourceWarning",
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +202,6 @@ def write_norb(folder, part, count, seed):
     return dat, cat
 
 
-@TFDS_NOISE
 def test_smallnorb_files_become_the_left_cameras_images(tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     raw, data = tmp_path / "raw", tmp_path / "data"
@@ -247,7 +240,6 @@ def test_smallnorb_files_become_the_left_cameras_images(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.y_test, norb.y_test)
 
 
-@TFDS_NOISE
 def test_a_download_that_fails_says_how_to_get_the_data(tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -287,6 +287,7 @@ def _load_tfds(
         f"writes DIR/{name}.npz; bring it here and pass --data_dir DIR."
     )
     try:
+        importlib.import_module("tensorflow")  # Which TFDS itself asks for too late.
         tfds = importlib.import_module("tensorflow_datasets")
         builder = tfds.builder(name, data_dir=data_dir and os.fspath(data_dir))
     except ImportError as error:

@@ -1,10 +1,10 @@
 """Models: the networks of the published experiments, for Keras 3 and tf_keras."""
 
 import difflib
-import importlib
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+from tflottery.lab.layers import Network
 
 Builder = Callable[..., Any]
 
@@ -36,7 +36,7 @@ def lenet_300_100(
         ValueError: `input_shape` is not height, width, channels, or `num_classes`
             is below 2.
     """
-    net = _Network(input_shape, num_classes, keras, seed)
+    net = Network(input_shape, num_classes, keras, seed)
     net.flatten()
     net.dense(300, "fc1")
     net.dense(100, "fc2")
@@ -55,7 +55,7 @@ def lenet_small(
     10,400 weights in its kernels on 8x8x1 images with 10 classes. Arguments, result
     and errors are those of `lenet_300_100`.
     """
-    net = _Network(input_shape, num_classes, keras, seed)
+    net = Network(input_shape, num_classes, keras, seed)
     net.flatten()
     net.dense(100, "fc1")
     net.dense(30, "fc2")
@@ -170,7 +170,7 @@ def vgg19(
     Source: Simonyan & Zisserman 2015; Frankle & Carbin 2019, figure 2. Arguments,
     result and errors are those of `lenet_300_100`.
     """
-    net = _Network(input_shape, num_classes, keras, seed)
+    net = Network(input_shape, num_classes, keras, seed)
     groups = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
     for group, (filters, convolutions) in enumerate(groups, start=1):
         if group > 1:
@@ -212,7 +212,7 @@ conv6, resnet18, resnet20, vgg19. Received: model='lenet_300_10'. Did you mean \
     return MODELS[name]
 
 
-def unknown(argument: str, name: str, known: Sequence[str] | dict[str, Any]) -> str:
+def unknown(argument: str, name: str, known: Collection[str]) -> str:
     """Returns the message for a name that is not known: the names, and the nearest.
 
     >>> unknown("dataset", "minst", ["digits", "mnist"])
@@ -225,106 +225,6 @@ def unknown(argument: str, name: str, known: Sequence[str] | dict[str, Any]) -> 
     return f"{message}. Did you mean {near[0]!r}?" if near else message
 
 
-class _Network:
-    """A functional model under construction: each method adds one named layer."""
-
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        num_classes: int,
-        keras: Any,
-        seed: int | None,
-    ):
-        shape = tuple(input_shape)
-        if len(shape) != 3 or not all(isinstance(d, int) and d > 0 for d in shape):
-            raise ValueError(
-                "`input_shape` must be the height, width and channels of an image, "
-                f"as (28, 28, 1). Received: input_shape={input_shape!r}"
-            )
-        if num_classes < 2:
-            raise ValueError(
-                f"`num_classes` must be at least 2. Received: {num_classes=}"
-            )
-        self.keras = importlib.import_module("keras") if keras is None else keras
-        self.layers = self.keras.layers
-        self.num_classes = num_classes
-        self.seed = seed
-        self.input = self.keras.Input(shape=shape, name="image")
-        self.x = self.input
-
-    def glorot(self, name: str) -> Any:
-        # Each layer needs its own seed, or layers of one shape would start alike.
-        seed = self.seed
-        if seed is not None:
-            seed = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
-        return self.keras.initializers.GlorotNormal(seed=seed)
-
-    def flatten(self) -> None:
-        self.x = self.layers.Flatten(name="flatten")(self.x)
-
-    def dense(self, units: int, name: str, activation: str = "relu") -> None:
-        self.x = self.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=self.glorot(name),
-            name=name,
-        )(self.x)
-
-    def conv(self, filters: int, name: str) -> None:
-        """A 3x3 convolution with biases and ReLU."""
-        self.x = self.layers.Conv2D(
-            filters,
-            3,
-            padding="same",
-            activation="relu",
-            kernel_initializer=self.glorot(name),
-            name=name,
-        )(self.x)
-
-    def conv_bn(self, filters: int, name: str, size: int = 3, strides: int = 1) -> None:
-        """A convolution without biases, then batch normalization."""
-        self.x = self.layers.Conv2D(
-            filters,
-            size,
-            strides=strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=self.glorot(name),
-            name=name,
-        )(self.x)
-        # PyTorch's and the papers' momentum and epsilon, not Keras' 0.99 and 1e-3.
-        self.x = self.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
-        )(self.x)
-
-    def relu(self, name: str) -> None:
-        self.x = self.layers.ReLU(name=name)(self.x)
-
-    def max_pool(self, name: str) -> None:
-        _, height, width, _ = self.x.shape
-        if min(height, width) < 2:
-            raise ValueError(
-                "`input_shape` is too small for this model: nothing is left to pool "
-                f"at {name!r}. Use larger images, or a model with fewer poolings. "
-                f"Received: input_shape={tuple(self.input.shape[1:])}"
-            )
-        self.x = self.layers.MaxPooling2D(2, name=name)(self.x)
-
-    def average_pool(self) -> None:
-        self.x = self.layers.GlobalAveragePooling2D(name="average_pool")(self.x)
-
-    def finish(self, name: str) -> Any:
-        # In float32 even under a mixed policy, as a softmax needs its exponents.
-        self.x = self.layers.Dense(
-            self.num_classes,
-            activation="softmax",
-            kernel_initializer=self.glorot("output"),
-            dtype="float32",
-            name="output",
-        )(self.x)
-        return self.keras.Model(self.input, self.x, name=name)
-
-
 def _conv(
     name: str,
     widths: Sequence[int],
@@ -333,7 +233,7 @@ def _conv(
     keras: Any,
     seed: int | None,
 ) -> Any:
-    net = _Network(input_shape, num_classes, keras, seed)
+    net = Network(input_shape, num_classes, keras, seed)
     for pair, filters in enumerate(widths, start=1):
         net.conv(filters, f"conv{2 * pair - 1}")
         net.conv(filters, f"conv{2 * pair}")
@@ -353,7 +253,7 @@ def _resnet(
     keras: Any,
     seed: int | None,
 ) -> Any:
-    net = _Network(input_shape, num_classes, keras, seed)
+    net = Network(input_shape, num_classes, keras, seed)
     net.conv_bn(widths[0], "stem_conv")
     net.relu("stem_relu")
     for stage, filters in enumerate(widths, start=1):

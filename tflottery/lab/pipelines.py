@@ -177,6 +177,10 @@ def _tf_dataset(
         dataset.epoch = int(epoch) + 1
         return np.int64(epoch)
 
+    def change(images, epoch, index):
+        assert augment is not None
+        return _augmented(augment, images, seed, epoch, index)
+
     def begin(_):
         indices, epoch = tf.numpy_function(start, [], (tf.int32, tf.int64))
         return tf.ensure_shape(indices, [len(x)]), tf.ensure_shape(epoch, [])
@@ -187,11 +191,8 @@ def _tf_dataset(
         if augment is None:
             chosen = tf.cast(chosen, tf.float32)
         else:
-            chosen = tf.numpy_function(
-                lambda *inputs: _augmented(augment, inputs[0], seed, *inputs[1:]),
-                [chosen, epoch, index],
-                tf.float32,
-            )
+            inputs = [chosen, epoch, index]
+            chosen = tf.numpy_function(change, inputs, tf.float32)
         return tf.ensure_shape(chosen, shape), tf.gather(labels, indices)
 
     def batches(indices, epoch):

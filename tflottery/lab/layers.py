@@ -1,0 +1,116 @@
+"""Layers: a functional model of either Keras generation, built layer by layer."""
+
+import importlib
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+
+class Network:
+    """Adds one named layer per call, behind the last; `finish` gives the model.
+
+    Args:
+        input_shape: height, width and channels of an image.
+        num_classes: how many classes there are, at least 2.
+        keras: the Keras module to build with, `None` for `keras`.
+        seed: makes the initial weights the same each time; `None` does not.
+
+    Raises:
+        ValueError: `input_shape` or `num_classes` is not that.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        keras: Any,
+        seed: int | None,
+    ):
+        shape = tuple(input_shape)
+        if len(shape) != 3 or not all(isinstance(d, int) and d > 0 for d in shape):
+            raise ValueError(
+                "`input_shape` must be the height, width and channels of an image, "
+                f"as (28, 28, 1). Received: input_shape={input_shape!r}"
+            )
+        if num_classes < 2:
+            raise ValueError(
+                f"`num_classes` must be at least 2. Received: {num_classes=}"
+            )
+        self.keras = importlib.import_module("keras") if keras is None else keras
+        self.layers = self.keras.layers
+        self.num_classes = num_classes
+        self.seed = seed
+        self.input = self.keras.Input(shape=shape, name="image")
+        self.x = self.input
+
+    def glorot(self, name: str) -> Any:
+        # Each layer needs its own seed, or layers of one shape would start alike.
+        seed = self.seed
+        if seed is not None:
+            seed = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+        return self.keras.initializers.GlorotNormal(seed=seed)
+
+    def flatten(self) -> None:
+        self.x = self.layers.Flatten(name="flatten")(self.x)
+
+    def dense(self, units: int, name: str, activation: str = "relu") -> None:
+        self.x = self.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self.glorot(name),
+            name=name,
+        )(self.x)
+
+    def conv(self, filters: int, name: str) -> None:
+        """A 3x3 convolution with biases and ReLU."""
+        self.x = self.layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            activation="relu",
+            kernel_initializer=self.glorot(name),
+            name=name,
+        )(self.x)
+
+    def conv_bn(self, filters: int, name: str, size: int = 3, strides: int = 1) -> None:
+        """A convolution without biases, then batch normalization."""
+        self.x = self.layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=self.glorot(name),
+            name=name,
+        )(self.x)
+        # PyTorch's and the papers' momentum and epsilon, not Keras' 0.99 and 1e-3.
+        self.x = self.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+        )(self.x)
+
+    def relu(self, name: str) -> None:
+        self.x = self.layers.ReLU(name=name)(self.x)
+
+    def max_pool(self, name: str) -> None:
+        _, height, width, _ = self.x.shape
+        if min(height, width) < 2:
+            raise ValueError(
+                "`input_shape` is too small for this model: nothing is left to pool "
+                f"at {name!r}. Use larger images, or a model with fewer poolings. "
+                f"Received: input_shape={tuple(self.input.shape[1:])}"
+            )
+        self.x = self.layers.MaxPooling2D(2, name=name)(self.x)
+
+    def average_pool(self) -> None:
+        self.x = self.layers.GlobalAveragePooling2D(name="average_pool")(self.x)
+
+    def finish(self, name: str) -> Any:
+        # In float32 even under a mixed policy, as a softmax needs its exponents.
+        self.x = self.layers.Dense(
+            self.num_classes,
+            activation="softmax",
+            kernel_initializer=self.glorot("output"),
+            dtype="float32",
+            name="output",
+        )(self.x)
+        return self.keras.Model(self.input, self.x, name=name)

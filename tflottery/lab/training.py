@@ -1,0 +1,235 @@
+"""Training: what a recipe is, and how it makes a model and its data ready."""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery.config import LotteryConfig
+from tflottery.lab import pixels
+from tflottery.lab.datasets import Images, Labelled
+from tflottery.lab.models import MODELS, builder, unknown
+from tflottery.lab.pipelines import Augment
+
+# From the Keras module and the steps of a round to a Keras optimizer.
+Optimizer = Callable[[Any, int], Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Makes a Keras Adam with a constant learning rate."""
+
+    learning_rate: float
+
+    def __call__(self, keras: Any, steps: int) -> Any:
+        return keras.optimizers.Adam(self.learning_rate)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Makes a Keras SGD whose learning rate drops in the course of a round.
+
+    Attributes:
+        learning_rate: the rate to start with.
+        momentum: in [0, 1).
+        weight_decay: the factor of the weights in the gradient, as in the papers.
+            There momentum adds it up to weight_decay / (1 - momentum). Keras' own
+            decay does not pass through the momentum, so it is given that sum.
+        drops: pairs of the share of the round's steps, in (0, 1), and the learning
+            rate from there on.
+    """
+
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    drops: tuple[tuple[float, float], ...] = ()
+
+    def __call__(self, keras: Any, steps: int) -> Any:
+        rate: Any = self.learning_rate
+        # The steps with the first rate are 0 to round(share * steps) - 1; a boundary
+        # belongs to what lies before it. Short rounds may leave a rate no step.
+        bounds = [round(share * steps) - 1 for share, _ in self.drops]
+        if bounds:
+            rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+                bounds, [rate, *(after for _, after in self.drops)]
+            )
+        return keras.optimizers.SGD(
+            rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay / (1 - self.momentum) or None,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained and pruned, checked when it is made.
+
+    Your own is another `Recipe`, or `dataclasses.replace(recipe, steps=...)`.
+
+    Attributes:
+        name: what it is called, as in `tflottery find --recipe NAME`.
+        source: where the settings stand: paper, section or table.
+        model: a name of `models.MODELS`.
+        dataset: a name that `datasets.load` takes.
+        batch_size: images in a batch.
+        steps: optimizer steps of a round.
+        optimizer: from the Keras module and `steps` to an optimizer.
+        validation: the share of the training images for validation, in (0, 1).
+        standardized: whether each channel gets mean 0 and deviation 1, instead of
+            values in [0, 1].
+        input_shape: the shape to adapt images to; `None` is the dataset's own.
+        augment: how training images are augmented, or `None`.
+        prune_fraction, target_sparsity, scope, layer_fractions, skip, rewind_step,
+            retrain, tolerance: as in `LotteryConfig`.
+    """
+
+    name: str
+    source: str
+    model: str
+    dataset: str
+    batch_size: int
+    steps: int
+    optimizer: Optimizer
+    validation: float = 0.1
+    standardized: bool = False
+    input_shape: tuple[int, int, int] | None = None
+    augment: Augment | None = None
+    prune_fraction: float = 0.2
+    target_sparsity: float = 0.9
+    scope: str = "global"
+    layer_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    skip: tuple[str, ...] = ()
+    rewind_step: int = 0
+    retrain: str = "rewind"
+    tolerance: float = 0.0
+
+    def __post_init__(self):
+        if self.model not in MODELS:
+            raise ValueError(unknown("model", self.model, MODELS))
+        for key in ("batch_size", "steps"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"`{key}` must be a whole number of at least 1. "
+                    f"Received: {key}={value!r}"
+                )
+        if not 0 < self.validation < 1:
+            raise ValueError(
+                "`validation` must be in (0, 1), both ends excluded: the share of the "
+                f"training images. Received: validation={self.validation!r}"
+            )
+        LotteryConfig(**self.search_settings(self.batch_size))
+
+    def epochs(self, num_images: int) -> int:
+        """Returns the epochs of a round on so many training images, at least 1."""
+        return max(1, round(self.steps / -(-num_images // self.batch_size)))
+
+    def search_settings(self, num_images: int) -> dict[str, Any]:
+        """Returns the keyword arguments of `find_ticket` that this recipe decides.
+
+        >>> recipe = Recipe(
+        ...     name="short", source="my own", model="lenet_small", dataset="digits",
+        ...     batch_size=60, steps=100, optimizer=Adam(learning_rate=1e-3)
+        ... )
+        >>> settings = recipe.search_settings(num_images=1_150)
+        >>> settings["epochs"], settings["prune_fraction"]
+        (5, 0.2)
+        """
+        keys = ("prune_fraction", "target_sparsity", "scope", "layer_fractions")
+        keys += ("skip", "rewind_step", "retrain", "tolerance")
+        return {"epochs": self.epochs(num_images)} | {k: getattr(self, k) for k in keys}
+
+    def build(
+        self, images: Images, *, keras: Any = None, seed: int | None = None
+    ) -> Any:
+        """Returns the model for a dataset, not compiled. See `models`."""
+        shape = self.input_shape or images.input_shape
+        return builder(self.model)(shape, images.num_classes, keras=keras, seed=seed)
+
+    def arrays(self, images: Images, *, seed: int) -> "Arrays":
+        """Returns a dataset as this recipe trains on it.
+
+        Images are adapted to `input_shape`, then scaled or standardized by the
+        training images alone. Validation images are taken from the training images.
+
+        Args:
+            images: from `datasets.load`.
+            seed: what the choice of the validation images depends on.
+        """
+        if self.input_shape is not None:
+            images = images.adapted(self.input_shape)
+        (x, y), (x_val, y_val) = images.split_validation(self.validation, seed)
+        channels = images.input_shape[2]
+        statistics = np.zeros(channels), np.full(channels, 255.0)
+        if self.standardized:
+            statistics = pixels.channel_statistics(x)
+        return Arrays(
+            train=(pixels.standardize(x, statistics), y),
+            validation=(pixels.standardize(x_val, statistics), y_val),
+            test=(pixels.standardize(images.x_test, statistics), images.y_test),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """Images [N, H, W, C], float32, with labels [N]: to train, to choose, to report."""
+
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+
+
+def compile_model(
+    model: Any,
+    recipe: Recipe,
+    *,
+    steps_per_execution: int = 1,
+    jit_compile: bool | str | None = None,
+) -> Any:
+    """Compiles a Keras 3 or tf_keras model as a recipe says, and returns it.
+
+    Args:
+        model: a model that ends in a softmax, as those of `models`.
+        recipe: gives the optimizer. The loss is the cross-entropy of whole-number
+            labels, the metric the accuracy.
+        steps_per_execution: as in `compile`.
+        jit_compile: as in `compile`; `None` leaves XLA out where TensorFlow runs on a
+            CPU, as it takes about twice the time of ResNet-20 there, and else leaves
+            the choice to Keras.
+    """
+    keras = _keras_of(model)
+    if jit_compile is None:
+        jit_compile = _jit_compile(keras)
+    model.compile(
+        optimizer=recipe.optimizer(keras, recipe.steps),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=steps_per_execution,
+        jit_compile=jit_compile,
+    )
+    return model
+
+
+def _keras_of(model: Any) -> Any:
+    """Returns the Keras module that a model is of."""
+    roots = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
+    for name in ("tf_keras", "keras"):
+        if name in roots:
+            return sys.modules[name]
+    raise ValueError(
+        "`model` must be a Keras 3 or a tf_keras model. "
+        f"Received: {type(model).__module__}.{type(model).__name__}"
+    )
+
+
+def _jit_compile(keras: Any) -> bool | str | None:
+    legacy = keras.__name__ == "tf_keras"
+    if not legacy and keras.backend.backend() != "tensorflow":
+        return "auto"
+    tf = importlib.import_module("tensorflow")
+    if not tf.config.list_physical_devices("GPU"):
+        return False
+    return None if legacy else "auto"
