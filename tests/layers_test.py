@@ -14,7 +14,10 @@ PACKAGE = "tflottery"
 # From the lowest to the highest. A file belongs to the layer that names it, or that
 # names the folder of tflottery/ that holds it.
 LAYERS = {
-    "core": ("masks", "criteria", "pruning", "config", "files", "tickets", "runs"),
+    "core": (
+        *("masks", "criteria", "budgets", "pruning", "config"),
+        *("files", "paths", "tickets", "runs"),
+    ),
     "engines": ("engines",),
     "verbs": ("search", "rounds", "progress", "transfer", "controls", "tflite"),
     "lab": ("lab",),

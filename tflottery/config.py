@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,12 +65,12 @@ the remaining weights to prune. Received: prune_fraction=0.0
     seed: int | None = None
 
     def __post_init__(self):
-        _check_count("epochs", self.epochs, at_least=1)
-        _check_count("rewind_step", self.rewind_step, at_least=0)
-        if self.rounds is not None:
-            _check_count("rounds", self.rounds, at_least=1)
-        if self.seed is not None:
-            _check_count("seed", self.seed, at_least=0)
+        # NumPy's numbers become Python's, which JSON can write.
+        for name, at_least in (("epochs", 1), ("rewind_step", 0)):
+            self._set(name, _count(name, getattr(self, name), at_least=at_least))
+        for name, at_least in (("rounds", 1), ("seed", 0)):
+            if getattr(self, name) is not None:
+                self._set(name, _count(name, getattr(self, name), at_least=at_least))
         if not (_is_number(self.target_sparsity) and 0 < self.target_sparsity < 1):
             raise ValueError(
                 "`target_sparsity` must be in (0, 1), both ends excluded: the share "
@@ -77,20 +78,22 @@ the remaining weights to prune. Received: prune_fraction=0.0
                 f"target_sparsity={self.target_sparsity!r}"
             )
         pruning.check_fraction("prune_fraction", self.prune_fraction)
-        if not isinstance(self.layer_fractions, Mapping):
+        if not isinstance(self.layer_fractions, Mapping) or not all(
+            isinstance(pattern, str) for pattern in self.layer_fractions
+        ):
             raise ValueError(
                 "`layer_fractions` must be a dict from patterns to fractions, as "
                 f'{{"output": 0.1}}. Received: {self.layer_fractions!r}'
             )
         for pattern, fraction in self.layer_fractions.items():
             pruning.check_fraction(f"layer_fractions[{pattern!r}]", fraction)
-        if isinstance(self.skip, str) or not all(isinstance(p, str) for p in self.skip):
+        if not isinstance(self.skip, list | tuple) or not all(
+            isinstance(pattern, str) for pattern in self.skip
+        ):
             raise ValueError(
                 '`skip` must be a tuple of patterns, as ("output",). '
                 f"Received: skip={self.skip!r}"
             )
-        object.__setattr__(self, "skip", tuple(self.skip))
-        object.__setattr__(self, "layer_fractions", dict(self.layer_fractions))
         if not (_is_number(self.tolerance) and 0 <= self.tolerance < math.inf):
             raise ValueError(
                 "`tolerance` must be at least 0: how much worse than the dense network "
@@ -101,9 +104,21 @@ the remaining weights to prune. Received: prune_fraction=0.0
                 "`monitor` must be the name of a metric, or None. "
                 f"Received: monitor={self.monitor!r}"
             )
+        if not isinstance(self.criterion, str):
+            raise ValueError(
+                f"`criterion` must be a name. Received: criterion={self.criterion!r}"
+            )
         _check_choice("scope", self.scope, pruning.SCOPES)
         _check_choice("retrain", self.retrain, RETRAIN)
         _check_choice("select", self.select, SELECT)
+        for name in ("target_sparsity", "prune_fraction", "tolerance"):
+            self._set(name, float(getattr(self, name)))
+        fractions = {p: float(f) for p, f in self.layer_fractions.items()}
+        self._set("layer_fractions", fractions)
+        self._set("skip", tuple(self.skip))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def fraction(self) -> float:
@@ -130,15 +145,17 @@ def check_criterion(criterion: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _check_count(name: str, value: Any, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+def _count(name: str, value: Any, *, at_least: int) -> int:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < at_least:
         raise ValueError(
             f"`{name}` must be a whole number of at least {at_least}. "
             f"Received: {name}={value!r}"
         )
+    return int(value)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

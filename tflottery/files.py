@@ -4,6 +4,7 @@ A container is one safetensors file: arrays by name, and a header of plain data.
 Every array and the header itself carry a SHA-256, so damage is found where it is.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -17,10 +18,10 @@ import safetensors
 import safetensors.numpy
 
 _KEY = "tflottery"
-_PLAIN = frozenset(
-    [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
-    + ["bool", "float16", "float32", "float64"]
-)
+_PLAIN = {"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"}
+_PLAIN |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+_PLAIN |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
+_AGAIN = "Copy the file again from its source."
 
 
 class FileError(ValueError):
@@ -33,11 +34,24 @@ def path_of(path: Any) -> Any:
     >>> path_of("runs/a").name
     'a'
     """
-    if isinstance(path, str) and "://" in path:
+    path = os.fspath(path)
+    if "://" in path:
         from etils import epath
 
         return epath.Path(path)
-    return pathlib.Path(path) if isinstance(path, str) else path
+    return pathlib.Path(path)
+
+
+def make_folder(path: Any) -> None:
+    """Makes the folder `path` and those above it, where they do not exist.
+
+    Raises:
+        OSError: where it cannot be made; it names the folder and the remedy.
+    """
+    try:
+        path_of(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explained(error, "Could not make the folder", path) from error
 
 
 def write(path: Any, data: bytes) -> None:
@@ -47,7 +61,7 @@ def write(path: Any, data: bytes) -> None:
         OSError: where it cannot be written; it names the file and the remedy.
     """
     path = path_of(path)
-    if not isinstance(path, pathlib.PosixPath | pathlib.WindowsPath):
+    if not isinstance(path, pathlib.Path):
         path.write_bytes(data)  # An object store swaps the whole object in itself.
         return
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -57,19 +71,24 @@ def write(path: Any, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        remedy = (
-            "free some space and run it again"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "choose a folder that exists and can be written"
-        )
-        raise OSError(
-            error.errno,
-            f"Could not write {len(data):,} bytes ({error.strerror}); {remedy}. What "
-            "the file held before is unchanged",
-            str(path),
-        ) from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        if not isinstance(error, OSError):
+            raise
+        what = f"Could not write {len(data):,} bytes; what the file held is unchanged"
+        raise _explained(error, what, path) from error
+
+
+def _explained(error: OSError, what: str, path: Any) -> OSError:
+    """Returns the error, of its own class, with what failed and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = (
+        "Free some space and run it again"
+        if full
+        else "Choose a place that exists and can be written"
+    )
+    return OSError(error.errno, f"{error.strerror}. {what}. {remedy}", str(path))
 
 
 def write_json(path: Any, value: Any) -> None:
@@ -85,7 +104,7 @@ def read_json(path: Any) -> Any:
     """
     try:
         return json.loads(path_of(path).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not a JSON file: {error}.") from error
 
 
@@ -93,8 +112,13 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], header: Any) -> No
     """Writes a container: arrays by name with a header of plain data.
 
     Equal arrays and headers give equal bytes.
+
+    Raises:
+        TypeError: where an array has a type that is neither NumPy's (bool, integer,
+            float16/32/64) nor of `ml_dtypes`; or the header is not plain data.
+        OSError: where it cannot be written.
     """
-    plain = {name: _to_plain(array) for name, array in arrays.items()}
+    plain = {name: _to_plain(name, array) for name, array in arrays.items()}
     body = {
         "header": header,
         "dtypes": {name: arrays[name].dtype.name for name in sorted(arrays)},
@@ -121,67 +145,94 @@ def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
         entries = dict(safetensors.deserialize(data))
         length = int.from_bytes(data[:8], "little")
         signed = json.loads(data[8 : 8 + length])["__metadata__"][_KEY]
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (
+        *(safetensors.SafetensorError, ValueError, KeyError, TypeError),
+        RecursionError,
+    ) as error:
         raise FileError(
             f"{path} is not a tflottery file, or it is cut off or damaged "
-            f"({error}). Copy it again from its source."
+            f"({error}). {_AGAIN}"
         ) from error
+    del data
     body = _check_header(path, signed)
-    if entries.keys() != body["dtypes"].keys():
+    if not entries.keys() == body["dtypes"].keys() == body["sha256"].keys():
         raise FileError(f"{path} is damaged: its list of arrays does not fit.")
     arrays = {}
-    for name, entry in entries.items():
-        array = _from_entry(path, name, entry, body["dtypes"][name])
-        if _digest(_to_plain(array)) != body["sha256"][name]:
+    for name in list(entries):
+        array = _from_entry(path, name, entries.pop(name), body["dtypes"][name])
+        if _digest(_to_plain(name, array)) != body["sha256"][name]:
             raise FileError(
                 f"{path} is damaged: the values of {name!r} have changed since they "
-                "were written. Copy the file again from its source."
+                f"were written. {_AGAIN}"
             )
         arrays[name] = array
     return arrays, body["header"]
 
 
-def _check_header(path: Any, signed: Any) -> Any:
+def _check_header(path: Any, signed: Any) -> dict[str, Any]:
     try:
         head, end = json.JSONDecoder().raw_decode(signed)
         text = signed[end:]
         if head["sha256"] == hashlib.sha256(text.encode()).hexdigest():
-            return json.loads(text)
-    except (ValueError, KeyError, TypeError, RecursionError):
+            body = json.loads(text)
+            if body.keys() == {"header", "dtypes", "sha256"} and all(
+                isinstance(body[key], dict) for key in ("dtypes", "sha256")
+            ):
+                return body
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise FileError(
-        f"{path} is damaged: its header has changed since it was written. Copy the "
-        "file again from its source."
+        f"{path} is damaged: its header has changed since it was written. {_AGAIN}"
     )
 
 
-def _from_entry(path: Any, name: str, entry: Any, dtype: str) -> np.ndarray:
-    kinds = {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool"}
-    kind = kinds.get(entry["dtype"])
-    if kind is None:
-        prefix = {"I": "int", "U": "uint"}.get(entry["dtype"][:1], "?")
-        kind = prefix + entry["dtype"][1:]
-    if kind not in _PLAIN:
+def _from_entry(path: Any, name: str, entry: Any, dtype: Any) -> np.ndarray:
+    kind = _dtype(dtype)
+    if kind is None or _plain(kind).name != _PLAIN.get(entry["dtype"]):
         raise FileError(
-            f"{path} is damaged: {name!r} has the unknown type {entry['dtype']!r}."
+            f"{path} is damaged: {name!r} is said to be {dtype!r}, but is stored as "
+            f"{entry['dtype']!r}."
         )
-    array = np.frombuffer(entry["data"], kind).reshape(entry["shape"])
-    return array if dtype == kind else array.view(_dtype(dtype))
+    try:
+        return np.frombuffer(entry["data"], kind).reshape(entry["shape"])
+    except ValueError as error:  # More dimensions, or larger ones, than NumPy has.
+        raise FileError(
+            f"{path} is damaged: {name!r} has the shape {entry['shape']}."
+        ) from error
 
 
-def _to_plain(array: np.ndarray) -> np.ndarray:
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    if array.dtype.name in _PLAIN:
-        return array
-    return array.view(f"uint{8 * array.dtype.itemsize}")
+def _to_plain(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns the array as little-endian numbers of a type that safetensors knows."""
+    kind = _dtype(array.dtype.name)
+    if kind is None:
+        raise TypeError(
+            f"{name!r} has the type {array.dtype}, which a file cannot hold. Cast it "
+            "to a bool, integer or float type."
+        )
+    array = np.ascontiguousarray(array, kind.newbyteorder("<")).reshape(array.shape)
+    return array.view(_plain(kind))
 
 
-def _dtype(name: str) -> np.dtype:
+def _dtype(name: Any) -> np.dtype | None:
+    """Returns the type of that name, NumPy's or `ml_dtypes`', or `None`."""
+    if name in _PLAIN.values():
+        return np.dtype(name)
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, name))
+    kind = getattr(ml_dtypes, name, None) if isinstance(name, str) else None
+    if isinstance(kind, type) and issubclass(kind, np.generic):
+        return np.dtype(kind)
+    return None
+
+
+def _plain(kind: np.dtype) -> np.dtype:
+    """Returns the type whose bytes stand for those of `kind` in a file."""
+    if kind.name in _PLAIN.values():
+        return kind.newbyteorder("<")
+    return np.dtype(f"<u{kind.itemsize}")
 
 
 def _digest(array: np.ndarray) -> str:
-    head = f"{array.dtype.name}{array.shape}".encode()
-    return hashlib.sha256(head + array.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

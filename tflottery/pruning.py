@@ -2,11 +2,14 @@
 
 import fnmatch
 import math
+import numbers
 import warnings
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
+from tflottery import budgets
 from tflottery import masks as masks_lib
 from tflottery.criteria import Scores
 from tflottery.masks import Masks
@@ -56,7 +59,8 @@ def prune(
     each layer (`"layer"`), or of all together but divided among the layers by the
     Erdős-Rényi-kernel rule (`"erk"`; Evci et al. 2020, section 3). Equal scores are
     kept in the order of the paths in `masks`, then of the flat index. No layer is
-    emptied: its best weight stays, and a warning names it.
+    emptied: its best weight stays, in exchange for the worst of its group where there
+    is one to spare, and a warning names it.
 
     Args:
         scores: an array per path of `masks`, of its shape; higher is kept.
@@ -86,29 +90,28 @@ def prune(
     check_patterns("layer_fractions", layer_fractions, masks)
     for pattern, value in layer_fractions.items():
         check_fraction(f"layer_fractions[{pattern!r}]", value)
-    _check_scores(scores, masks)
+    scores = _checked(scores, masks)
 
     alone = {path: _fraction_of(path, layer_fractions) for path in masks}
     together = [path for path in masks if alone[path] is None]
     groups = [([path], f) for path, f in alone.items() if f is not None]
     if scope == "layer":
-        groups += [([path], fraction) for path in together]
+        groups += [([path], float(fraction)) for path in together]
     elif together:
-        groups += [(together, fraction)]
+        groups += [(together, float(fraction))]
 
     left = {path: int(np.count_nonzero(mask)) for path, mask in masks.items()}
-    keeps = _counts(
-        [sum(left[path] for path in paths) for paths, _ in groups],
+    keeps = budgets.of_groups(
+        [[left[path] for path in paths] for paths, _ in groups],
         [f for _, f in groups],
-        at_least=_round(target_density * masks_lib.size(masks)),
+        at_least=math.floor(target_density * masks_lib.size(masks) + 0.5),
     )
     kept: dict[str, np.ndarray] = {}
     for (paths, _), keep in zip(groups, keeps, strict=True):
         group = {path: masks[path] for path in paths}
         if scope == "erk" and paths == together:
-            budgets = _erk_counts(group, left, keep)
-            for path, budget in budgets.items():
-                kept |= _keep_best(scores, {path: masks[path]}, budget)
+            for path, count in budgets.of_layers(group, left, keep).items():
+                kept |= _keep_best(scores, {path: masks[path]}, count)
         else:
             kept |= _keep_best(scores, group, keep)
     return {path: kept[path] for path in masks}
@@ -131,13 +134,13 @@ def plan(
     layer_fractions = layer_fractions or {}
     left = {path: float(mask.size) for path, mask in masks.items()}
     rates = {
-        path: next(
-            (f for p, f in layer_fractions.items() if matches(path, p)), fraction
-        )
+        path: fraction if (f := _fraction_of(path, layer_fractions)) is None else f
         for path in masks
     }
     total = sum(left.values())
     densities = [1.0]
+    if not total:
+        return densities
     while (rounds is None or len(densities) <= rounds) and (
         densities[-1] > target_density * (1 + 1e-9)
     ):
@@ -148,7 +151,7 @@ def plan(
 
 def check_fraction(name: str, value: float) -> None:
     """Raises ValueError unless the argument `name` lies strictly between 0 and 1."""
-    if not (isinstance(value, (int, float, np.number)) and 0 < value < 1):
+    if not (isinstance(value, numbers.Real) and 0 < value < 1):
         raise ValueError(
             f"`{name}` must be in (0, 1), both ends excluded: the share of the "
             f"remaining weights to prune. Received: {name}={value!r}"
@@ -156,98 +159,65 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def _fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
-    return next((f for p, f in layer_fractions.items() if matches(path, p)), None)
+    found = (float(f) for p, f in layer_fractions.items() if matches(path, p))
+    return next(found, None)
 
 
-def _check_scores(scores: Scores, masks: Masks) -> None:
-    masks_lib.check_fit(masks, scores)
-    for path in masks:
-        # The sum of a layer is NaN (or inf - inf) if one score is; most layers pass
-        # this without an array of booleans being made.
-        if not np.isfinite(np.sum(scores[path], dtype=np.float64)) and np.any(
-            np.isnan(scores[path])
-        ):
+def _checked(scores: Any, masks: Masks) -> dict[str, np.ndarray]:
+    """Returns the scores of `masks` as arrays that can be compared with each other."""
+    if not isinstance(scores, Mapping):
+        raise ValueError(
+            "A criterion must return a dict from paths to arrays of scores. "
+            f"Received: {type(scores).__name__}"
+        )
+    checked = {}
+    for path, mask in masks.items():
+        if path not in scores:
+            raise ValueError(
+                f"The scores lack {path!r}. A criterion must score every weight that "
+                f"it is given. It scored: {', '.join(scores)}."
+            )
+        score = np.asarray(scores[path])
+        if score.shape != mask.shape:
+            raise ValueError(
+                f"The scores of {path!r} have shape {score.shape}, but the weight has "
+                f"shape {mask.shape}. A criterion must return one score per weight."
+            )
+        if score.dtype.kind == "V":  # NumPy cannot sort bfloat16 among other types.
+            score = score.astype(np.float32)
+        # The sum is NaN (or inf - inf) if one score is; most layers pass this without
+        # an array of booleans being made. What is pruned may have any score.
+        with np.errstate(invalid="ignore"):
+            suspect = np.isnan(np.sum(score, dtype=np.float64))
+        if suspect and np.isnan(score[mask]).any():
             raise ValueError(
                 f"The scores of {path!r} hold NaN: training diverged. Lower the "
-                "learning rate, or start from a later `rewind_step`."
+                "learning rate, or start from a later `rewind_step`; where a criterion "
+                "of your own made them, look for 0 / 0 in it."
             )
-
-
-def _round(x: float) -> int:
-    return math.floor(x + 0.5)
-
-
-def _counts(left: list[int], fractions: list[float], at_least: int) -> list[int]:
-    """Returns the numbers to keep of groups that have `left` weights each.
-
-    Group i keeps `left[i] * (1 - fractions[i]) ** t`, with t = 1, or with the t in
-    [0, 1] that keeps `at_least` weights in all.
-    """
-
-    def keep(t: float) -> list[int]:
-        return [_round(n * (1 - f) ** t) for n, f in zip(left, fractions, strict=True)]
-
-    if sum(keep(1.0)) >= at_least:
-        return keep(1.0)
-    if sum(left) <= at_least:
-        return list(left)
-    low, high = 0.0, 1.0
-    for _ in range(64):
-        middle = (low + high) / 2
-        low, high = (middle, high) if sum(keep(middle)) >= at_least else (low, middle)
-    counts = keep(low)
-    # Several groups can step at the same t: the largest gives up what is over.
-    counts[int(np.argmax(counts))] -= sum(counts) - at_least
-    return counts
-
-
-def _erk_counts(masks: Masks, left: Mapping[str, int], keep: int) -> dict[str, int]:
-    """Divides `keep` among layers in proportion to their Erdős-Rényi-kernel density.
-
-    A layer of shape (k, k, in, out) gets a density in proportion to
-    (k + k + in + out) / (k * k * in * out), but never more weights than it has left,
-    nor fewer than one; what one layer cannot take, the others share.
-    """
-    counts: dict[str, int] = {}
-    shares = {p: float(max(sum(m.shape), 1)) for p, m in masks.items() if left[p]}
-    counts |= {p: 0 for p in masks if not left[p]}
-    while shares:
-        rest = keep - sum(counts.values())
-        scale = rest / sum(shares.values())
-        full = [p for p, share in shares.items() if share * scale >= left[p]]
-        if not full:
-            exact = {p: share * scale for p, share in shares.items()}
-            floors = {p: math.floor(x) for p, x in exact.items()}
-            missing = rest - sum(floors.values())
-            # The largest remainders round up: a sum that is exact, ties by order.
-            for p in sorted(exact, key=lambda p: floors[p] - exact[p])[:missing]:
-                floors[p] += 1
-            counts |= floors
-            break
-        for path in full:
-            counts[path] = left[path]
-            del shares[path]
-    return {path: counts[path] for path in masks}
+        checked[path] = score
+    if len({score.dtype for score in checked.values()}) > 1:
+        common = np.result_type(*checked.values())
+        return {path: s.astype(common, copy=False) for path, s in checked.items()}
+    return checked
 
 
 def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]:
     """Returns masks of the `keep` best-scored weights of all `masks` together."""
-    left = {path: int(np.count_nonzero(mask)) for path, mask in masks.items()}
-    total = sum(left.values())
-    if keep >= total:
+    if keep >= masks_lib.kept(masks):
         return {path: mask.copy() for path, mask in masks.items()}
-    floor = sum(1 for n in left.values() if n)
-    if keep < floor:
-        keep = floor
-    threshold = _kth_largest(scores, masks, keep) if keep else np.inf
-    kept = {path: masks[path] & (scores[path] > threshold) for path in masks}
-    ties = keep - masks_lib.kept(kept)
-    for path in masks:
-        if ties <= 0:
-            break
-        equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
-        kept[path].reshape(-1)[equal] = True
-        ties -= len(equal)
+    if keep:
+        threshold = _kth_largest(scores, masks, keep)
+        kept = {path: masks[path] & (scores[path] > threshold) for path in masks}
+        ties = keep - masks_lib.kept(kept)
+        for path in masks:
+            if ties <= 0:
+                break
+            equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
+            kept[path].reshape(-1)[equal] = True
+            ties -= len(equal)
+    else:
+        kept = {path: np.zeros(mask.shape, bool) for path, mask in masks.items()}
     return _guard(scores, masks, kept)
 
 
@@ -264,26 +234,41 @@ def _kth_largest(scores: Scores, masks: Masks, k: int) -> float:
     return pool[index]
 
 
-def _guard(scores: Scores, masks: Masks, kept: dict) -> dict[str, np.ndarray]:
+def _guard(
+    scores: Scores, masks: Masks, kept: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Gives each emptied layer its best weight back, in exchange for the worst kept."""
     for path in masks:
-        if not masks[path].any() or kept[path].any():
+        if kept[path].any() or not masks[path].any():
             continue
-        best = np.where(masks[path], scores[path], -np.inf)
-        kept[path].reshape(-1)[int(np.argmax(best))] = True
+        left = np.flatnonzero(masks[path])
+        best = left[np.argmax(scores[path].reshape(-1)[left])]
+        worst = _worst(scores, kept)
+        kept[path].reshape(-1)[best] = True
+        if worst is not None:
+            donor, index = worst
+            kept[donor].reshape(-1)[index] = False
         warnings.warn(
             f"Pruning would have emptied the layer {path!r}; its best weight was "
             'kept. Use scope="layer" or "erk", a smaller `prune_fraction`, or `skip` '
             "it.",
             stacklevel=4,
         )
-        donors = [p for p in kept if p != path and np.count_nonzero(kept[p]) > 1]
-        worst = [np.where(kept[p], scores[p], np.inf).reshape(-1) for p in donors]
-        if donors:
-            minima = [w.min() for w in worst]
-            # Last in order among equals, as ties are kept first-come.
-            chosen = len(donors) - 1 - int(np.argmin(minima[::-1]))
-            flat = worst[chosen]
-            index = flat.size - 1 - int(np.argmin(flat[::-1]))
-            kept[donors[chosen]].reshape(-1)[index] = False
     return kept
+
+
+def _worst(scores: Scores, kept: Masks) -> tuple[str, int] | None:
+    """Returns the path and flat index of the worst weight that a layer can give.
+
+    Among equals it is the last in order, as ties are kept first come.
+    """
+    found, lowest = None, None
+    for path in kept:
+        indices = np.flatnonzero(kept[path])
+        if indices.size < 2:
+            continue
+        values = scores[path].reshape(-1)[indices]
+        last = values.size - 1 - int(np.argmin(values[::-1]))
+        if lowest is None or values[last] <= lowest:
+            found, lowest = (path, int(indices[last])), values[last]
+    return found
