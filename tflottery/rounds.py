@@ -103,7 +103,7 @@ class Trainer:
         }
 
     def train(self, masks: Masks) -> Trained:
-        """Trains the next round with `masks` held; round 0 without any."""
+        """Trains the next round with `masks` held."""
         engine, config, number = self.engine, self.config, len(self.records)
         began, epoch, history = time.monotonic(), 0, {}
         header = self._take_up()
@@ -117,8 +117,7 @@ class Trainer:
                 if config.retrain == "rewind" and self._steps_per_epoch:
                     epoch = config.rewind_step // self._steps_per_epoch
             before = engine.step()
-        if number > 0:
-            engine.hold(masks)
+        engine.hold(masks)
         if hasattr(self.ds, "epoch"):
             self.ds.epoch = number * config.epochs + epoch
 

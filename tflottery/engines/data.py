@@ -13,12 +13,16 @@ import numpy as np
 from tflottery.engines import network
 
 
-def as_arguments(data: Any) -> tuple[Any, Any, Any]:
-    """Returns `x`, `y`, `sample_weight` as `fit` takes them; a dataset is `x`."""
+def as_arguments(data: Any, *, fit: bool = False) -> dict[str, Any]:
+    """Returns the arguments that `fit` (or `evaluate`) takes data by."""
     if isinstance(data, (tuple, list)):
-        x, y, *weight = data
-        return x, y, weight[0] if weight else None
-    return data, None, None
+        return dict(zip(("x", "y", "sample_weight"), data, strict=False))
+    # Keras warns where it is asked to shuffle a tf.data.Dataset.
+    return {"x": data, "shuffle": False} if fit and _is_tf(data) else {"x": data}
+
+
+def _is_tf(data: Any) -> bool:
+    return hasattr(data, "element_spec")
 
 
 def check(name: str, data: Any) -> None:
@@ -244,23 +248,26 @@ def make_callback(
     """
 
     class Calls(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            iterations = self.model.optimizer.iterations
-            self._before = int(network.value_of(iterations))
+        def _step(self):
+            # On JAX `self.model` brings the model's variables up to date, which
+            # otherwise happens only at the end of an epoch.
+            return int(network.value_of(self.model.optimizer.iterations))
 
         if on_step is not None:
 
+            def on_epoch_begin(self, epoch, logs=None):
+                self._before = self._step()
+
             def on_train_batch_end(self, batch, logs=None):
-                if self._before + batch + 1 == at_step:
-                    # On JAX this brings the model's variables up to date, which
-                    # otherwise happens only at the end of an epoch.
-                    _ = self.model
+                # `batch` is too high where the epoch ended within an execution.
+                near = self._before < at_step <= self._before + batch + 1
+                if near and self._step() == at_step:
                     on_step()
 
         if on_epoch is not None:
 
             def on_epoch_end(self, epoch, logs=None):
-                _ = self.model
+                self._step()
                 on_epoch(epoch, {k: float(v) for k, v in (logs or {}).items()})
 
     return Calls()

@@ -66,7 +66,14 @@ class Keras3Engine:
                 optimizer.build(self.model.trainable_variables)
         given = self.model.steps_per_execution
         self._given_steps_per_execution = given
-        if given == 1 and not self.model.run_eagerly and not _wants_batches(callbacks):
+        strategy = getattr(self.model, "distribute_strategy", None)
+        if (
+            given == 1
+            and not self.model.run_eagerly
+            and not _wants_batches(callbacks)
+            # TensorFlow cannot merge replicas inside a loop.
+            and (strategy is None or strategy.num_replicas_in_sync == 1)
+        ):
             self._set_steps_per_execution(_STEPS_PER_EXECUTION)
         self._later_steps_per_execution = self.model.steps_per_execution
         steps = data_lib.steps_per_epoch(data)
@@ -131,7 +138,7 @@ class Keras3Engine:
                 {path: self._variables[path] for path in self._masks}, self._masks
             )
             _hold_averages(inner)
-            # The step was traced without the masks.
+            # A step that was traced before knows of no masks.
             self.model.train_function = None
         for path, mask in masks.items():
             self._masks[path].assign(mask)
@@ -147,11 +154,8 @@ class Keras3Engine:
         callbacks: list,
         verbose: int,
     ) -> dict[str, list[float]]:
-        x, y, sample_weight = data_lib.as_arguments(data)
         history = self.model.fit(
-            x,
-            y,
-            sample_weight=sample_weight,
+            **data_lib.as_arguments(data, fit=True),
             validation_data=validation_data,
             epochs=epochs,
             initial_epoch=initial_epoch,
@@ -165,9 +169,8 @@ class Keras3Engine:
         }
 
     def evaluate(self, data: Any) -> dict[str, float]:
-        x, y, sample_weight = data_lib.as_arguments(data)
         logs = self.model.evaluate(
-            x, y, sample_weight=sample_weight, return_dict=True, verbose=0
+            **data_lib.as_arguments(data), return_dict=True, verbose=0
         )
         return {name: float(value) for name, value in logs.items()}
 
