@@ -16,7 +16,7 @@ PACKAGE = "tflottery"
 LAYERS = {
     "core": (
         *("masks", "criteria", "budgets", "pruning", "config"),
-        *("files", "paths", "tickets", "runs"),
+        *("files", "paths", "records", "tickets", "runs"),
     ),
     "engines": ("engines",),
     "verbs": ("search", "rounds", "progress", "transfer", "controls", "tflite"),

@@ -1,8 +1,8 @@
 """Config: the frozen record of how a ticket is searched for, checked when made."""
 
 import dataclasses
-import math
 import numbers
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,7 +94,7 @@ the remaining weights to prune. Received: prune_fraction=0.0
                 '`skip` must be a tuple of patterns, as ("output",). '
                 f"Received: skip={self.skip!r}"
             )
-        if not (_is_number(self.tolerance) and 0 <= self.tolerance < math.inf):
+        if not (_is_number(self.tolerance) and 0 <= self.tolerance <= sys.float_info.max):
             raise ValueError(
                 "`tolerance` must be at least 0: how much worse than the dense network "
                 f"a ticket may be. Received: tolerance={self.tolerance!r}"

@@ -40,7 +40,7 @@ class Run:
         self.path = None if path is None else files.path_of(path)
         if self.path is None:
             return
-        (self.path / "rounds").mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path / "rounds")
         plain = json.loads(json.dumps(manifest))
         if (self.path / "run.json").exists():
             _check_same(self.path, files.read_json(self.path / "run.json"), plain)
@@ -67,13 +67,25 @@ class Run:
             files.write_json(self.path / "rounds" / f"{name}.json", record)
 
     def rounds(self) -> list[Round]:
-        """Returns the records of the finished rounds, in order, without a gap."""
+        """Returns the records of the finished rounds, in order, without a gap.
+
+        Raises:
+            FileError: naming the record that is damaged.
+        """
         found: list[Round] = []
         while self.path is not None:
             path = self.path / "rounds" / f"{len(found):03d}.json"
             if not path.exists():
                 break
-            found.append(Round(**files.read_json(path)))
+            try:
+                record = Round(**files.read_json(path))
+            except (TypeError, ValueError) as error:
+                raise files.FileError(
+                    f"{path} is not the record of a round. {error}"
+                ) from error
+            if record.round != len(found):
+                raise files.FileError(f"{path} is the record of round {record.round}.")
+            found.append(record)
         return found
 
     def load_round(self, number: int) -> Ticket:

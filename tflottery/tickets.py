@@ -1,52 +1,24 @@
 """Tickets: masks, the weights to start from, and how they were found; in one file."""
 
 import dataclasses
-import hashlib
 import io
-import itertools
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from tflottery import files
+from tflottery import files, paths
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig
 from tflottery.masks import Masks, Weights
+from tflottery.paths import architecture
+from tflottery.records import Round, check_kinds, is_dict, is_whole
 
 _FORMAT = "tflottery ticket 1"
 WEIGHTS = ("initial", "rewind", "trained")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Round:
-    """What one round of training came to.
-
-    Attributes:
-        round: its number; round 0 is the dense network.
-        sparsity: the share of masked weights that are zero, in [0, 1].
-        density_per_layer: the share kept by path, each in [0, 1].
-        metrics: the metrics after the round by name, with `val_` before those on
-            validation data.
-        history: the logs of each epoch by name, as `keras.callbacks.History`.
-        steps: optimizer steps trained.
-        seconds: time taken; `None` in a ticket read from a file, as equal searches
-            write equal files.
-        failure: why the round does not count, or `None`.
-    """
-
-    round: int
-    sparsity: float
-    density_per_layer: Mapping[str, float]
-    metrics: Mapping[str, float]
-    history: Mapping[str, Sequence[float]]
-    steps: int
-    seconds: float | None = None
-    failure: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ticket:
     """A winning ticket: a sparse network and how it was found.
 
@@ -62,6 +34,10 @@ class Ticket:
         round: the number of the round whose network this is.
         versions: the versions of the libraries that found it.
         origin: where the ticket came from, where it was derived from another.
+
+    Raises:
+        ValueError: naming the first path where masks and weights do not fit together,
+            or a value that is not of its kind.
     """
 
     masks: Masks
@@ -76,9 +52,18 @@ class Ticket:
     origin: Mapping[str, Any] | None = None
 
     def __post_init__(self):
+        paths.check(self.trained)
         for name in WEIGHTS:
             weights = getattr(self, name)
+            _check_like(name, weights, self.trained)
             object.__setattr__(self, name, masks_lib.apply(self.masks, weights))
+        fits = {
+            "monitor": isinstance(self.monitor, str),
+            "round": is_whole(self.round),
+            "versions": is_dict(self.versions, lambda v: isinstance(v, str)),
+            "origin": self.origin is None or isinstance(self.origin, Mapping),
+        }
+        check_kinds(self, fits)
 
     @property
     def sparsity(self) -> float:
@@ -170,18 +155,20 @@ class Ticket:
         )
         for r in self.rounds:
             metric = r.metrics.get(self.monitor)
-            known = metric is not None and dense is not None
+            gain = None if metric is None or dense is None else metric - dense
             rounds.add_row(
                 str(r.round),
                 f"{100 * (1 - r.sparsity):.2f}",
                 "" if metric is None else f"{metric:.4f}",
-                f"{metric - dense:+.4f}" if known else "",
+                "" if gain is None else f"{gain:+.4f}",
                 "" if r.seconds is None else f"{r.seconds:.1f}",
                 r.failure or ("<- this ticket" if r.round == self.round else ""),
             )
         for column in (*layers.columns[2:], *rounds.columns[:5]):
             column.justify = "right"
-        page = console.Console(file=io.StringIO(), width=88, markup=False)
+        page = console.Console(
+            file=io.StringIO(), width=88, markup=False, emoji=False, color_system=None
+        )
         page.print(f"Ticket: {100 * self.density:.2f} % of the prunable weights left")
         page.print(layers, rounds)
         print_fn(page.file.getvalue().rstrip())  # type: ignore[attr-defined]
@@ -191,7 +178,7 @@ def load_ticket(path: Any) -> Ticket:
     """Returns the ticket that `Ticket.save` wrote to `path`.
 
     Reading runs no code from the file. Everything is checked: checksums, shapes,
-    types, the count of kept values, finite numbers, and the architecture's hash.
+    types, names, the count of kept values, NaN, and the architecture's hash.
 
     Raises:
         FileError: (a ValueError) naming the file and the path that is damaged.
@@ -199,134 +186,60 @@ def load_ticket(path: Any) -> Ticket:
     """
     arrays, header = files.read_arrays(path)
     try:
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise files.FileError(
-                f"{path} is not a ticket that this version reads: its format is "
-                f"{header.get('format') if isinstance(header, dict) else None!r}, not "
-                f"{_FORMAT!r}."
-            )
-        shapes = {p: tuple(map(int, s)) for p, s in header["shapes"].items()}
-        masks = {
-            p: masks_lib.unpack(arrays.pop(f"masks/{p}"), shapes[p])
-            for p in header["masked"]
-        }
-        weights = {
-            name: {
-                p: _fill(path, arrays.pop(f"{name}/{p}"), shape, masks.get(p))
-                for p, shape in shapes.items()
-            }
-            for name in WEIGHTS
-        }
-        ticket = Ticket(
-            masks=masks,
-            **weights,
-            config=LotteryConfig(**header["config"]),
-            monitor=header["monitor"],
-            rounds=tuple(Round(**r) for r in header["rounds"]),
-            round=header["round"],
-            versions=header["versions"],
-            origin=header["origin"],
+        return _from_file(arrays, header)
+    except KeyError as error:
+        raise files.FileError(f"{path} is not a whole ticket: it lacks {error}.") from (
+            error
         )
-    except files.FileError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise files.FileError(f"{path} is not a whole ticket: {error!r}.") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise files.FileError(f"{path} is not a whole ticket. {error}") from error
+
+
+def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != _FORMAT:
+        raise ValueError(f"Its format is {found!r}; this version reads {_FORMAT!r}.")
+    shapes = {name: _shape(name, shape) for name, shape in header["shapes"].items()}
+    masks = {
+        name: masks_lib.unpack(arrays.pop(f"masks/{name}"), shapes[name])
+        for name in header["masked"]
+    }
+    weights = {
+        part: {
+            name: _fill(name, arrays.pop(f"{part}/{name}"), shape, masks.get(name))
+            for name, shape in shapes.items()
+        }
+        for part in WEIGHTS
+    }
     if arrays:
-        raise files.FileError(f"{path} holds arrays that no ticket has: {set(arrays)}.")
+        raise ValueError(f"It holds arrays that no ticket has: {', '.join(arrays)}.")
+    ticket = Ticket(
+        masks=masks,
+        **weights,
+        config=LotteryConfig(**header["config"]),
+        monitor=header["monitor"],
+        rounds=tuple(Round(**record) for record in header["rounds"]),
+        round=header["round"],
+        versions=header["versions"],
+        origin=header["origin"],
+    )
     if ticket.architecture != header["architecture"]:
-        raise files.FileError(
-            f"{path} is damaged: its weights do not fit its hash of the architecture."
-        )
+        raise ValueError("Its weights do not fit its hash of the architecture.")
+    # The rounds of a run are kept even where they diverged.
+    failed = {record.round for record in ticket.rounds if record.failure is not None}
+    for part in WEIGHTS if ticket.round not in failed else ():
+        for name, w in getattr(ticket, part).items():
+            if np.any(w != w):
+                raise ValueError(f"The {part} weight {name!r} holds NaN.")
     return ticket
 
 
-def architecture(weights: Weights) -> str:
-    """Returns a SHA-256 of the paths, shapes and types of `weights`, in order.
-
-    The numbers that Keras gives layers do not count: `dense_3` is `dense`.
-    """
-    names = canonical(weights)
-    text = "".join(
-        f"{name} {w.shape} {w.dtype.name}\n"
-        for name, w in zip(names, weights.values(), strict=True)
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def canonical(paths: Iterable[str]) -> list[str]:
-    """Returns the paths with the numbers that Keras gave their layers counted anew.
-
-    Keras numbers layers by how many of their kind the process has made, so that one
-    architecture has other names the second time that it is built.
-
-    >>> canonical(["dense_4/kernel", "dense_4/bias", "dense_7/kernel", "head/kernel"])
-    ['dense/kernel', 'dense/bias', 'dense_1/kernel', 'head/kernel']
-    """
-    names: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    result = []
-    for path in paths:
-        new = old = ""
-        *layers, variable = path.split("/")
-        for layer in layers:
-            old = f"{old}{layer}/"
-            if old not in names:
-                stem = new + re.sub(r"_\d+$", "", layer)
-                number = counts.get(stem, 0)
-                counts[stem] = number + 1
-                names[old] = f"{stem}_{number}/" if number else f"{stem}/"
-            new = names[old]
-        result.append(new + variable)
-    return result
-
-
 def align(ticket: Ticket, weights: Weights) -> dict[str, str]:
-    """Returns which of the model's paths each of the ticket's paths stands for.
+    """Returns which of the model's paths each of the ticket's stands for.
 
-    Args:
-        ticket: a ticket.
-        weights: the model's weights by path.
-
-    Raises:
-        ValueError: naming the first path or shape that does not fit.
+    See `paths.align`, whose errors it raises.
     """
-    theirs = list(weights)
-    names = list(ticket.trained)
-    if set(names) == set(theirs):
-        mapping = {name: name for name in names}
-    else:
-        mapping = dict(zip(names, theirs, strict=False))
-        for a, b in itertools.zip_longest(canonical(names), canonical(theirs)):
-            if a != b:
-                raise ValueError(
-                    "The ticket does not fit the model: where the ticket has "
-                    f"{a or 'no further weight'!r}, the model has "
-                    f"{b or 'no further weight'!r}. Was the ticket found on another "
-                    "network?"
-                )
-    for name, other in mapping.items():
-        if ticket.trained[name].shape != weights[other].shape:
-            raise ValueError(
-                f"The ticket does not fit the model: {name!r} has shape "
-                f"{ticket.trained[name].shape} in the ticket, and "
-                f"{weights[other].shape} in the model. Was the ticket found on another "
-                "network?"
-            )
-    return mapping
-
-
-def _fill(
-    file: Any, values: np.ndarray, shape: tuple[int, ...], mask: np.ndarray | None
-) -> np.ndarray:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise files.FileError(f"{file} holds a weight of shape {shape} that is NaN.")
-    if mask is None:
-        if values.shape != shape:
-            raise ValueError(f"a weight has shape {values.shape}, not {shape}")
-        return values
-    full = np.zeros(shape, values.dtype)
-    full[mask] = values
-    return full
+    return paths.align(ticket.trained, weights)
 
 
 def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ...]:
@@ -337,3 +250,39 @@ def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ..
         f"{masks_lib.size(masks):,}",
         f"{100 * masks_lib.density(masks):.2f}",
     )
+
+
+def _fill(
+    name: str, values: np.ndarray, shape: tuple[int, ...], mask: np.ndarray | None
+) -> np.ndarray:
+    """Returns the weight whose kept values, in order, are `values`."""
+    wanted = shape if mask is None else (int(np.count_nonzero(mask)),)
+    if values.shape != wanted:
+        raise ValueError(
+            f"{name!r} has values of shape {values.shape}, where {wanted} are due."
+        )
+    if mask is None:
+        return values
+    full = np.zeros(shape, values.dtype)
+    full[mask] = values
+    return full
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not all(map(is_whole, shape)):
+        raise ValueError(f"{name!r} has the shape {shape!r}.")
+    return tuple(shape)
+
+
+def _check_like(part: str, weights: Weights, trained: Weights) -> None:
+    """Checks that `weights` has the paths, shapes and types of θT."""
+    for name in [*trained, *weights]:
+        mine, wanted = (
+            (w[name].shape, w[name].dtype) if name in w else "none"
+            for w in (weights, trained)
+        )
+        if mine != wanted:
+            raise ValueError(
+                f"The {part} weights do not fit the trained ones at {name!r}: {mine} "
+                f"instead of {wanted}."
+            )

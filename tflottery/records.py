@@ -1,0 +1,84 @@
+"""Records: what the rounds of a search came to, as plain data that is checked."""
+
+import dataclasses
+import numbers
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round of training came to.
+
+    Attributes:
+        round: its number; round 0 is the dense network.
+        sparsity: the share of masked weights that are zero, in [0, 1].
+        density_per_layer: the share kept by path, each in [0, 1].
+        metrics: the metrics after the round by name, with `val_` before those on
+            validation data.
+        history: the logs of each epoch by name, as `keras.callbacks.History`.
+        steps: optimizer steps trained.
+        seconds: time taken; `None` in a ticket read from a file, as equal searches
+            write equal files.
+        failure: why the round does not count, or `None`.
+
+    Raises:
+        ValueError: for a value that is not of its kind, as from a damaged file.
+    """
+
+    round: int
+    sparsity: float
+    density_per_layer: Mapping[str, float]
+    metrics: Mapping[str, float]
+    history: Mapping[str, Sequence[float]]
+    steps: int
+    seconds: float | None = None
+    failure: str | None = None
+
+    def __post_init__(self):
+        fits = {
+            "round": is_whole(self.round),
+            "sparsity": is_number(self.sparsity) and 0 <= self.sparsity <= 1,
+            "density_per_layer": is_dict(self.density_per_layer, is_number),
+            "metrics": is_dict(self.metrics, is_number),
+            "history": is_dict(
+                self.history,
+                lambda logs: (
+                    isinstance(logs, list | tuple) and all(map(is_number, logs))
+                ),
+            ),
+            "steps": is_whole(self.steps),
+            "seconds": self.seconds is None or is_number(self.seconds),
+            "failure": self.failure is None or isinstance(self.failure, str),
+        }
+        check_kinds(self, fits)
+
+
+def check_kinds(record: Any, fits: Mapping[str, bool]) -> None:
+    """Raises ValueError for the first attribute of `record` that does not fit."""
+    for name, fit in fits.items():
+        if not fit:
+            raise ValueError(
+                f"`{name}` of a {type(record).__name__} is not of its kind. "
+                f"Received: {name}={getattr(record, name)!r}"
+            )
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether `value` is a real number that a float can hold, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
+
+
+def is_whole(value: Any) -> bool:
+    """Returns whether `value` is a whole number of at least 0."""
+    return is_number(value) and isinstance(value, numbers.Integral) and int(value) >= 0
+
+
+def is_dict(value: Any, fits: Callable[[Any], bool]) -> bool:
+    """Returns whether `value` is a dict from names to what `fits`."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and fits(item) for name, item in value.items()
+    )
