@@ -8,6 +8,7 @@ HERE = pathlib.Path(__file__).parent
 
 PLOTS = ["matplotlib>=3.8"]
 JAX = ["jax>=0.4.30"]
+EDGE = ["ai-edge-litert>=2.0"]
 
 setuptools.setup(
     name="tflottery",
@@ -37,6 +38,7 @@ setuptools.setup(
     extras_require={
         "plots": PLOTS,
         "jax": JAX,
+        "edge": EDGE,
         "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8"],
     },
     entry_points={"console_scripts": ["tflottery = tflottery.cli:main"]},

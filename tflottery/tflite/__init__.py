@@ -1,6 +1,19 @@
-"""Export to TFLite, evaluation and timing of the files."""
+"""TFLite: the smallest file that still answers right, and what it does on the edge."""
 
+from tflottery.tflite.edge import (
+    BenchmarkReport,
+    benchmark_tflite,
+    evaluate_tflite,
+)
 from tflottery.tflite.export import export_tflite
 from tflottery.tflite.report import ExportReport
+from tflottery.tflite.verify import WrongFileError
 
-__all__ = ["ExportReport", "export_tflite"]
+__all__ = [
+    "BenchmarkReport",
+    "ExportReport",
+    "WrongFileError",
+    "benchmark_tflite",
+    "evaluate_tflite",
+    "export_tflite",
+]

@@ -19,16 +19,23 @@ from tflottery.tflite.flatbuffer import Graph, inputs, outputs, schema
 Padding = tuple[int, int, int, int]  # rows before, columns after, rows after, before
 
 _UNARY = frozenset(
-    "RELU RELU6 RELU_N1_TO_1 LOGISTIC HARD_SWISH TANH ELU LEAKY_RELU GELU ABS NEG SQUARE"
-    " SQRT RSQRT EXP FLOOR CEIL ROUND".split()
+    (
+        *("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "HARD_SWISH", "TANH", "ELU"),
+        *("LEAKY_RELU", "GELU", "ABS", "NEG", "SQUARE", "SQRT", "RSQRT", "EXP"),
+        *("FLOOR", "CEIL", "ROUND"),
+    )
 )
 _DELEGATED = _UNARY | frozenset(
-    "CONV_2D DEPTHWISE_CONV_2D PAD ADD MUL SUB DIV MAXIMUM MINIMUM MEAN SUM RESHAPE"
-    " FULLY_CONNECTED MAX_POOL_2D AVERAGE_POOL_2D SOFTMAX CONCATENATION RESIZE_BILINEAR"
-    " DEPTH_TO_SPACE PRELU TRANSPOSE STRIDED_SLICE SLICE SPLIT SQUARED_DIFFERENCE"
-    " TRANSPOSE_CONV EXPAND_DIMS SPACE_TO_DEPTH BATCH_MATMUL".split()
+    (
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "PAD"),
+        *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"),
+        *("MEAN", "SUM", "MAX_POOL_2D", "AVERAGE_POOL_2D", "SOFTMAX", "PRELU"),
+        *("RESHAPE", "EXPAND_DIMS", "TRANSPOSE", "CONCATENATION", "SPLIT", "SLICE"),
+        *("STRIDED_SLICE", "RESIZE_BILINEAR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"),
+        *("BATCH_MATMUL",),
+    )
 )
-_FIRST_INPUT_ONLY = frozenset("MEAN SUM RESHAPE RESIZE_BILINEAR PAD".split())
+_FIRST_INPUT_ONLY = frozenset(["MEAN", "SUM", "RESHAPE", "RESIZE_BILINEAR", "PAD"])
 EXITS = frozenset({"MEAN", "SUM", "DEPTH_TO_SPACE"})
 
 # What a node may do, as XNNPACK flags it.
@@ -183,7 +190,7 @@ def _flags(
         rows, columns, channels = graph.shape(read[1])[1:]
         stride, half = options.strideH, rows // 2
         if padding is None and options.padding == schema().Padding.SAME:
-            padding = (half,) * 4 if stride == 1 else None
+            padding = (half, half, half, half) if stride == 1 else None
         fits = (
             channels == graph.shape(read[0])[3]
             and rows == columns

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from tflottery.tflite import cleanup, convert, planner, sparsify, verify
 from tflottery.tflite.flatbuffer import Graph
-from tflottery.tflite.relower import make_fast
 from tflottery.tflite.report import ExportReport
+from tflottery.tflite.speed import make_fast
 from tflottery.tflite.widen import widen
 
 Target = Literal["size", "int8", "sparse_speed", "float16"]

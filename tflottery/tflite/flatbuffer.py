@@ -7,7 +7,7 @@ import functools
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class Graph:
     def const(self, tensor: int) -> np.ndarray | None:
         """Returns the dense constant of `tensor` in its shape; None if it has none.
 
-        A sparse constant is not dense, so it is None here: see `sparsify.read`.
+        A sparse constant is not dense, so it is None here: see `parameters.read`.
         """
         entry = self.tensors[tensor]
         if tensor < 0 or entry.sparsity is not None:
@@ -267,7 +267,7 @@ def _parse(data: bytes) -> Any:
 def _check(graph: Graph) -> None:
     """Raises ValueError where an index or a size does not fit."""
 
-    def fail(what: str) -> None:
+    def fail(what: str) -> NoReturn:
         raise ValueError(f"The .tflite file is damaged: {what}. Was it edited?")
 
     model = graph.model

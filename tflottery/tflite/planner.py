@@ -138,7 +138,7 @@ def warn(plans: dict[str, Plan], target: str) -> list[str]:
             f"on {here} the file is no faster than dense float32; "
             '`target="int8"` usually is, by 3x or more.'
         )
-    if target == "sparse_speed" and plans["x86"].path != plans["arm"].path:
+    if target == "sparse_speed" and plans["x86"].paths != plans["arm"].paths:
         result.append(
             "the file is made for ARM and wasm: on x86 it may be slower than dense."
         )

@@ -16,6 +16,7 @@ import numpy as np
 from tflottery.tflite import encoding as encodings
 from tflottery.tflite.encoding import Encoding
 from tflottery.tflite.flatbuffer import Graph, inputs, schema
+from tflottery.tflite.parameters import parameters
 
 Storage = Literal["keep", "float16", "int8"]
 
@@ -144,7 +145,7 @@ def sparsify(
     """
     before: dict[int, list[Any]] = {}  # id(operator) -> what to put in front of it
     stored = []
-    found = sorted(weights(graph).items())
+    found = list(weights(graph).items())
     for tensor, readers in found:
         added, record = _store(
             graph, tensor, readers, storage, tensor not in dense, tensor in kernel
@@ -179,7 +180,7 @@ def _store(
     if kernel and may_be_sparse and is_float:
         coded = encodings.encode(array, range(array.ndim))
         entry.buffer = graph.add_buffer(coded.values)
-        entry.sparsity = _parameters(coded)
+        entry.sparsity = parameters(coded)
         for op, _ in readers:
             op.opcodeIndex = graph.opcode("FULLY_CONNECTED", version=8)
         return [], _record(record, coded.values, coded, "kernel", coded.nbytes)
@@ -203,7 +204,7 @@ def _store(
     operators = []
     if sparse:
         graph.tensors[held].buffer = graph.add_buffer(coded.values)
-        graph.tensors[held].sparsity = _parameters(coded)
+        graph.tensors[held].sparsity = parameters(coded)
         unpacked = graph.add_tensor(array.shape, type_=code) if steps else tensor
         operators.append(graph.op("DENSIFY", [held], [unpacked]))
         held = unpacked
@@ -273,71 +274,7 @@ def _quantization(quantized: Quantized | None) -> Any:
     return result
 
 
-def _parameters(coded: Encoding) -> Any:
-    generated = schema()
-    result = generated.SparsityParametersT()
-    result.traversalOrder = np.array(coded.order, np.int32)
-    result.dimMetadata = []
-    for dimension in coded.dimensions:
-        entry = generated.DimensionMetadataT()
-        if isinstance(dimension, int):
-            entry.format = generated.DimensionType.DENSE
-            entry.denseSize = dimension
-        else:
-            entry.format = generated.DimensionType.SPARSE_CSR
-            entry.arraySegmentsType, entry.arraySegments = _vector(dimension[0])
-            entry.arrayIndicesType, entry.arrayIndices = _vector(dimension[1])
-        result.dimMetadata.append(entry)
-    return result
-
-
-def _vector(values: np.ndarray) -> tuple[int, Any]:
-    kind = {"uint8": "Uint8Vector", "uint16": "Uint16Vector", "int32": "Int32Vector"}
-    narrowed = encodings.narrow(values)
-    name = kind[narrowed.dtype.name]
-    table = getattr(schema(), name + "T")()
-    table.values = narrowed
-    return getattr(schema().SparseIndexVector, name), table
-
-
-def read(graph: Graph, tensor: int) -> Encoding | None:
-    """Returns the encoding of a sparse constant; None where `tensor` is not one.
-
-    Raises:
-      ValueError: If it uses blocks, or is damaged.
-    """
-    entry = graph.tensors[tensor]
-    parameters = entry.sparsity
-    if parameters is None:
-        return None
-    if parameters.blockMap is not None and len(parameters.blockMap):
-        raise ValueError("A tensor with block sparsity is not supported.")
-    dimensions: list[Any] = []
-    for metadata in parameters.dimMetadata or []:
-        if metadata.format == schema().DimensionType.DENSE:
-            dimensions.append(int(metadata.denseSize))
-        elif metadata.arraySegments is None or metadata.arrayIndices is None:
-            raise ValueError("A compressed dimension has no segments or no indices.")
-        else:
-            vectors = metadata.arraySegments.values, metadata.arrayIndices.values
-            dimensions.append(tuple(np.asarray(v) for v in vectors))
-    dtypes = {0: np.float32, 1: np.float16, 9: np.int8}
-    if entry.type not in dtypes:
-        raise ValueError(f"A sparse tensor of type {entry.type} is not supported.")
-    shape = graph.shape(tensor)
-    order = tuple(int(d) for d in parameters.traversalOrder)
-    if sorted(order) != list(range(len(shape))) or len(dimensions) != len(shape):
-        raise ValueError(f"A sparse tensor of shape {shape} is walked as {order}.")
-    raw = graph.raw(tensor)
-    return Encoding(
-        shape=shape,
-        order=order,
-        dimensions=tuple(dimensions),
-        values=np.frombuffer(raw, dtypes[entry.type]),
-    )
-
-
-def entropy_bound(graph: Graph, value_bytes: int) -> float:
+def entropy_bound(graph: Graph, value_bytes: int) -> int:
     """Returns the bytes that an ideal sparse file of a dense graph would need.
 
     Nonzeros at `value_bytes` each, their places at the entropy of their density, and

@@ -26,7 +26,6 @@ import numpy as np
 
 from tflottery.tflite import runtimes
 
-
 _LIMIT = 900  # seconds; a job that takes longer is ended
 _TURN = threading.Lock()  # one job at a time
 
@@ -196,8 +195,9 @@ def load(
     session.invoke()
     taken = (time.perf_counter() - start) * 1e3
     peak = _status("VmHWM")
-    known = peak is not None and peak_before is not None
-    return {"load_ms": taken, "ram": peak - peak_before if known else None}
+    if peak is None or peak_before is None:
+        return {"load_ms": taken, "ram": None}
+    return {"load_ms": taken, "ram": peak - peak_before}
 
 
 def time_files(
