@@ -1,10 +1,12 @@
 """Pipelines give the batches that seed and epoch name, to every kind of `fit`."""
 
+import gc
 import os
 import pathlib
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import numpy as np
 import pytest
@@ -281,3 +283,22 @@ def test_unequal_lengths_and_empty_data_are_errors():
 def test_a_batch_size_below_one_is_an_error():
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         make(batch_size=0)
+
+
+def test_a_pipeline_that_is_dropped_lets_go_of_its_images(monkeypatch):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setattr(pipelines, "_on_tensorflow", lambda keras: True)
+    kept, resident = [], pipelines._resident
+
+    def watched(tf, x, y):
+        images, labels = resident(tf, x, y)
+        kept.append(weakref.ref(images))
+        return images, labels
+
+    monkeypatch.setattr(pipelines, "_resident", watched)
+    batches = make(augment=noisy)
+    labels(batches)
+    assert kept[0]() is not None
+    del batches
+    gc.collect()
+    assert kept[0]() is None

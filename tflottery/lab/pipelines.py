@@ -169,12 +169,15 @@ def _tf_dataset(
     last = (steps - 1) * batch_size
 
     # Python runs when a pass starts and with its last batch, not in between.
+    # TensorFlow keeps these functions for ever, so they must not hold the data.
+    passes, num_images = _Passes(), len(x)
+
     def start():
-        epoch = dataset.epoch
-        return order(len(x), seed, epoch), np.int64(epoch)
+        epoch = passes.epoch
+        return order(num_images, seed, epoch), np.int64(epoch)
 
     def finish(epoch):
-        dataset.epoch = int(epoch) + 1
+        passes.epoch = int(epoch) + 1
         return np.int64(epoch)
 
     def change(images, epoch, index):
@@ -218,8 +221,21 @@ def _tf_dataset(
     # Its thread costs more than it can tune here: a tenth of LeNet's epoch on 2 cores.
     options.autotune.enabled = False
     dataset = dataset.with_options(options)
-    dataset.epoch = 0
+
+    class Shuffled(type(dataset)):
+        epoch = property(
+            lambda self: passes.epoch,
+            lambda self, epoch: setattr(passes, "epoch", epoch),
+        )
+
+    dataset.__class__ = Shuffled
     return dataset
+
+
+class _Passes:
+    """Counts the passes of a `tf.data.Dataset`, of which iterators know nothing."""
+
+    epoch = 0
 
 
 def _py_dataset(

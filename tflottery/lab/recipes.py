@@ -29,7 +29,9 @@ _DIGITS = dataclasses.replace(
     dataset="digits",
     steps=800,
     validation=0.2,
-    target_sparsity=0.9,
+    target_sparsity=0.93,
+    # One of the 287 validation images is 0.0035.
+    tolerance=0.005,
 )
 _CONV2 = Recipe(
     name="frankle_conv2",
