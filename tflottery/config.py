@@ -1,12 +1,13 @@
 """Config: the frozen record of how a ticket is searched for, checked when made."""
 
 import dataclasses
+import math
 import numbers
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from tflottery import criteria, pruning
+from tflottery.records import is_number
 
 RETRAIN = ("rewind", "learning_rate", "fine_tune")
 SELECT = ("sparsest_winning", "last")
@@ -71,7 +72,7 @@ the remaining weights to prune. Received: prune_fraction=0.0
         for name, at_least in (("rounds", 1), ("seed", 0)):
             if getattr(self, name) is not None:
                 self._set(name, _count(name, getattr(self, name), at_least=at_least))
-        if not (_is_number(self.target_sparsity) and 0 < self.target_sparsity < 1):
+        if not (is_number(self.target_sparsity) and 0 < self.target_sparsity < 1):
             raise ValueError(
                 "`target_sparsity` must be in (0, 1), both ends excluded: the share "
                 "of the prunable weights that are zero in the end. Received: "
@@ -94,7 +95,7 @@ the remaining weights to prune. Received: prune_fraction=0.0
                 '`skip` must be a tuple of patterns, as ("output",). '
                 f"Received: skip={self.skip!r}"
             )
-        if not (_is_number(self.tolerance) and 0 <= self.tolerance <= sys.float_info.max):
+        if not (is_number(self.tolerance) and 0 <= self.tolerance < math.inf):
             raise ValueError(
                 "`tolerance` must be at least 0: how much worse than the dense network "
                 f"a ticket may be. Received: tolerance={self.tolerance!r}"
@@ -142,10 +143,6 @@ def check_criterion(criterion: Any) -> str:
         return getattr(criterion, "__name__", type(criterion).__name__)
     _check_choice("criterion", criterion, tuple(criteria.CRITERIA))
     return criterion
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _count(name: str, value: Any, *, at_least: int) -> int:

@@ -208,7 +208,11 @@ def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]
         return {path: mask.copy() for path, mask in masks.items()}
     if keep:
         threshold = _kth_largest(scores, masks, keep)
-        kept = {path: masks[path] & (scores[path] > threshold) for path in masks}
+        kept = {
+            # As an array: NumPy makes a scalar of what has no dimensions.
+            path: np.asarray(masks[path] & (scores[path] > threshold))
+            for path in masks
+        }
         ties = keep - masks_lib.kept(kept)
         for path in masks:
             if ties <= 0:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import numbers
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,7 +68,11 @@ def is_number(value: Any) -> bool:
     """Returns whether `value` is a real number that a float can hold, and no bool."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
-    return isinstance(value, float) or abs(value) <= sys.float_info.max
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def is_whole(value: Any) -> bool:
