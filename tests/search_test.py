@@ -8,7 +8,7 @@ import pytest
 
 import tflottery
 from tflottery import masks as masks_lib
-from tflottery import tickets
+from tflottery import paths as paths_lib
 from tflottery.engines import network
 from tflottery.lab import pipelines
 
@@ -395,7 +395,7 @@ def with_a_layer_of_ones_own():
 def test_every_kind_of_model_is_searched(build, paths):
     model = find(build())
     masks = model.ticket.masks
-    assert set(tickets.canonical(masks)) == paths
+    assert set(paths_lib.canonical(masks)) == paths
     model.fit(*DATA, verbose=0)
     weights = network.read(network.variables(model))
     for path, mask in masks.items():
@@ -458,6 +458,5 @@ def test_a_ticket_applies_to_the_same_network_built_again_under_other_numbers():
 def test_no_warning_is_given_where_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        if ON_TENSORFLOW:
-            warnings.filterwarnings("ignore", message="__array__ implementation")
+        warnings.filterwarnings("ignore", message="__array__ implementation")
         find()

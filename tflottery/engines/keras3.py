@@ -251,9 +251,14 @@ def _cut_now(model: Any, variables: dict[str, Any], masks: Masks) -> None:
         for variable, average in zip(
             optimizer._trainable_variables, averages, strict=True
         ):
-            if average is not None and id(variable) in cut:
-                value = np.where(cut[id(variable)], network.value_of(average), 0)
-                average.assign(value)
+            if average is not None:
+                value = network.value_of(average)
+                if id(variable) in cut:
+                    value = np.where(cut[id(variable)], value, 0).astype(value.dtype)
+                # All are written, cut or not: where `fit` has put the averages into
+                # the weights, the two share memory on JAX, which the next step of
+                # Keras 3.15 refuses.
+                average.assign(np.array(value))
 
 
 def _hold_averages(optimizer: Any) -> None:

@@ -90,10 +90,17 @@ def _walk(layer: Any, prefix: str, found: dict, seen: set, layers: set) -> None:
 
 
 def children(layer: Any) -> list[Any]:
-    """Returns the layers directly inside a layer."""
+    """Returns the layers directly inside a layer; tfmot's wrappers are seen through."""
     if hasattr(layer, "layers"):
-        return list(layer.layers)
-    return list(layer._flatten_layers(recursive=False, include_self=False))
+        found = list(layer.layers)
+    else:
+        found = list(layer._flatten_layers(recursive=False, include_self=False))
+    return [_unwrapped(child) for child in found]
+
+
+def _unwrapped(layer: Any) -> Any:
+    names = {base.__name__ for base in type(layer).__mro__}
+    return layer.layer if "PruneLowMagnitude" in names else layer
 
 
 def own_variables(layer: Any) -> list[Any]:
@@ -132,7 +139,8 @@ def prunable(model: Any, keras: Any) -> dict[str, Any]:
 
 def prunable_of(layer: Any, keras: Any) -> list[Any]:
     """Returns the variables of this one layer that may be pruned."""
-    if hasattr(layer, "get_prunable_weights"):
+    # On the class: tfmot puts its own function on layers that it has wrapped.
+    if hasattr(type(layer), "get_prunable_weights"):
         return list(layer.get_prunable_weights())
     for name, variable_name in _PRUNABLE.items():
         if isinstance(layer, getattr(keras.layers, name, ())):
@@ -163,8 +171,5 @@ def read(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def value_of(variable: Any) -> np.ndarray:
     """Returns the value of a Keras 3 or TensorFlow variable."""
-    if hasattr(variable, "numpy"):
-        return variable.numpy()
-    import keras
-
-    return keras.ops.convert_to_numpy(variable)
+    raw = variable if callable(variable.value) else variable.value
+    return raw.numpy() if hasattr(raw, "numpy") else np.asarray(raw)
