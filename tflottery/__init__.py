@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tflottery.config import LotteryConfig as LotteryConfig
     from tflottery.engines import release as release
+    from tflottery.engines.tfmot import LotterySchedule as LotterySchedule
+    from tflottery.engines.tfmot import RewindToInit as RewindToInit
     from tflottery.search import find_ticket as find_ticket
     from tflottery.tickets import Ticket as Ticket
     from tflottery.tickets import load_ticket as load_ticket
@@ -19,12 +21,22 @@ __version__ = "0.1.0"
 # The whole public API, and where each name lives.
 _HOME = {
     "LotteryConfig": "config",
+    "LotterySchedule": "engines.tfmot",
+    "RewindToInit": "engines.tfmot",
     "Ticket": "tickets",
     "find_ticket": "search",
     "load_ticket": "tickets",
     "release": "engines",
 }
-__all__ = ["LotteryConfig", "Ticket", "find_ticket", "load_ticket", "release"]
+__all__ = [
+    "LotteryConfig",
+    "LotterySchedule",
+    "RewindToInit",
+    "Ticket",
+    "find_ticket",
+    "load_ticket",
+    "release",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,30 @@
+"""tfmot and tf_keras, imported so that a user's `tf.keras` stays what it was.
+
+Importing tfmot sets TF_USE_LEGACY_KERAS, which turns a `tf.keras` that nobody has
+touched yet into tf_keras.
+"""
+
+import os
+import warnings
+
+import tensorflow as tf
+
+_ = tf.keras.__version__  # From here on `tf.keras` is decided.
+_given = os.environ.get("TF_USE_LEGACY_KERAS")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # distutils
+    import tensorflow_model_optimization.sparsity.keras as sparsity
+if _given is None:
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+else:
+    os.environ["TF_USE_LEGACY_KERAS"] = _given
+
+import tf_keras  # noqa: E402
+from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import (  # noqa: E402
+    PruneRegistry,
+)
+from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (  # noqa: E402
+    PruneLowMagnitude,
+)
+
+__all__ = ["PruneLowMagnitude", "PruneRegistry", "sparsity", "tf", "tf_keras"]

@@ -1,0 +1,85 @@
+"""State: all that a tf_keras training needs to go on from where it stands."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery.engines import network
+from tflottery.engines.tfmot.held import scope
+from tflottery.engines.tfmot.imported import tf
+
+_OWNERS = (tf.Module, tf.__internal__.tracking.Trackable)
+
+
+def build_optimizer(model: Any) -> None:
+    """Makes the optimizer's variables, which tf_keras makes at the first step."""
+    optimizer = model.optimizer
+    with scope(model):
+        if hasattr(optimizer, "_create_all_weights"):  # A legacy one.
+            optimizer._create_all_weights(model.trainable_variables)
+        else:
+            optimizer.build(model.trainable_variables)
+
+
+def parts(model: Any) -> dict[str, dict[str, Any]]:
+    """Returns all variables of a training by part and name.
+
+    The parts are `"weights"` (of the layers, BatchNorm statistics included),
+    `"optimizer"` (slots, step counter, learning rate, averages, loss scale) and
+    `"seeds"` (of layers with a generator of random numbers).
+    """
+    weights = network.variables(model)
+    seen = {id(v) for v in weights.values()}
+    optimizer = _variables_in(model.optimizer, seen)
+    seeds = [
+        variable
+        for layer in network.all_layers(model)
+        for variable in _variables_in(getattr(layer, "_random_generator", None), seen)
+    ]
+    return {
+        "weights": weights,
+        "optimizer": {f"{i:05d}": v for i, v in enumerate(optimizer)},
+        "seeds": {f"{i:05d}": v for i, v in enumerate(seeds)},
+    }
+
+
+def capture(model: Any) -> dict[str, np.ndarray]:
+    """Returns the values of all `parts` by `part/name`, copied."""
+    return {
+        f"{part}/{name}": np.array(network.value_of(variable))
+        for part, variables in parts(model).items()
+        for name, variable in variables.items()
+    }
+
+
+def restore(
+    model: Any, state: Mapping[str, np.ndarray], wanted: tuple[str, ...]
+) -> None:
+    """Sets the wanted parts in place to what `capture` saw; nothing is traced anew."""
+    for part, variables in parts(model).items():
+        if part in wanted:
+            for name, variable in variables.items():
+                variable.assign(state[f"{part}/{name}"])
+
+
+def _variables_in(owner: Any, seen: set[int]) -> list[Any]:
+    """Returns the variables that `owner` holds and that are not in `seen`.
+
+    An optimizer's own list is not enough: it lacks the learning rate, which callbacks
+    change, and what stands in a LossScaleOptimizer.
+    """
+    if owner is None or isinstance(owner, str) or id(owner) in seen:
+        return []
+    seen.add(id(owner))
+    if isinstance(owner, tf.Variable):
+        return [owner]
+    if isinstance(owner, Mapping):
+        held = list(owner.values())
+    elif isinstance(owner, (list, tuple)):
+        held = list(owner)
+    elif isinstance(owner, _OWNERS):
+        held = list(vars(owner).values())
+    else:
+        return []
+    return [variable for each in held for variable in _variables_in(each, seen)]
