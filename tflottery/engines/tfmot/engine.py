@@ -12,7 +12,8 @@ import numpy as np
 from tflottery import masks as masks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
-from tflottery.engines.tfmot import held, state
+from tflottery.engines.tfmot import held
+from tflottery.engines.tfmot import state as state_lib
 from tflottery.engines.tfmot.imported import tf, tf_keras
 from tflottery.engines.tfmot.schedule import LotterySchedule
 from tflottery.engines.tfmot.wrapper import HeldLowMagnitude, unwrap, wrap
@@ -31,6 +32,8 @@ class TfmotEngine:
         prunable: the variables that can be pruned, by path.
     """
 
+    prunable: Mapping[str, Any]
+
     def __init__(self, model: Any):
         network.variables(model)  # Fails where it is not built.
         self.model = unwrap(model)
@@ -46,7 +49,7 @@ class TfmotEngine:
         if not self.model._is_compiled:
             told.append(data_lib.compile_default(self.model, tf_keras, data))
         data_lib.check_labels(self.model, data)
-        state.build_optimizer(self.model)
+        state_lib.build_optimizer(self.model)
         given = int(self.model.steps_per_execution.numpy())
         steps = data_lib.steps_per_epoch(data)
         self._given_steps_per_execution = later = given
@@ -83,10 +86,12 @@ class TfmotEngine:
         return int(network.value_of(self.model.optimizer.iterations))
 
     def state(self) -> dict[str, np.ndarray]:
-        return state.capture(self.model)
+        return state_lib.capture(self.model)
 
-    def restore(self, state_: Mapping[str, np.ndarray], *, parts: tuple) -> None:
-        state.restore(self.model, state_, parts)
+    def restore(
+        self, state: Mapping[str, np.ndarray], *, parts: tuple[str, ...]
+    ) -> None:
+        state_lib.restore(self.model, state, parts)
 
     def hold(self, masks: Masks) -> None:
         if not self._masks:

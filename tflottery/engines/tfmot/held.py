@@ -47,7 +47,8 @@ def hold(model: Any, masks: Masks) -> None:
     constants = {}
     with scope(model):
         for path, mask in masks.items():
-            constants[path] = tf.Variable(mask, trainable=False, name="mask")
+            value = tf.convert_to_tensor(mask)
+            constants[path] = tf.Variable(value, trainable=False, name="mask")
     for path, mask in constants.items():
         constrain(variables[path], mask)
     cut_now(model, variables, masks)

@@ -6,6 +6,7 @@ touched yet into tf_keras.
 
 import os
 import warnings
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ _ = tf.keras.__version__  # From here on `tf.keras` is decided.
 _given = os.environ.get("TF_USE_LEGACY_KERAS")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # distutils
-    import tensorflow_model_optimization.sparsity.keras as sparsity
+    import tensorflow_model_optimization as tfmot
 if _given is None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
 else:
@@ -26,5 +27,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry imp
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (  # noqa: E402
     PruneLowMagnitude,
 )
+
+sparsity: Any = tfmot.sparsity.keras
 
 __all__ = ["PruneLowMagnitude", "PruneRegistry", "sparsity", "tf", "tf_keras"]

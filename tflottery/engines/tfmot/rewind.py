@@ -56,6 +56,8 @@ class RewindToInit(tf_keras.callbacks.Callback):
             `LotterySchedule`, or a round cannot end where the schedule says.
     """
 
+    model: Any
+
     def __init__(
         self,
         schedule: LotterySchedule | None = None,

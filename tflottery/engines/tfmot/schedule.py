@@ -90,19 +90,18 @@ class LotterySchedule(sparsity.PruningSchedule):
                 f"`rewind_step` must lie within a round, which has {steps_per_round} "
                 f"steps. Received: rewind_step={rewind_step}"
             )
-        if rounds is not None and target_sparsity is not None:
-            prune_fraction = 1 - (1 - target_sparsity) ** (1 / rounds)
-        elif prune_fraction is None:
-            prune_fraction = 0.2
-        if rounds is None:
-            needed = math.log1p(-(target_sparsity or 0)) / math.log1p(-prune_fraction)
+        fraction = 0.2 if prune_fraction is None else prune_fraction
+        if target_sparsity is None:
+            target_sparsity = 1 - (1 - fraction) ** int(rounds or 1)
+        elif rounds is None:
+            needed = math.log1p(-target_sparsity) / math.log1p(-fraction)
             rounds = math.ceil(needed - 1e-9)
-        self.rounds = int(rounds)
+        else:
+            fraction = 1 - (1 - target_sparsity) ** (1 / rounds)
+        self.rounds = int(rounds or 1)
         self.steps_per_round = int(steps_per_round)
-        self.prune_fraction = float(prune_fraction)
-        self.target_sparsity = float(
-            target_sparsity or 1 - (1 - prune_fraction) ** rounds
-        )
+        self.prune_fraction = float(fraction)
+        self.target_sparsity = float(target_sparsity)
         self.rewind_step = int(rewind_step)
 
     @property
