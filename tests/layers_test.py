@@ -26,6 +26,9 @@ LAYERS = {
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 VERBS = list(LAYERS).index("verbs")
 
+# `Ticket.apply` hands the ticket over to the engines, and imports them when called.
+THE_ONE_DOOR = "tflottery.tickets (core) imports tflottery.engines (engines)"
+
 TENSORFLOW = {"tensorflow", "tf_keras", "tensorflow_model_optimization"}
 FRAMEWORKS = TENSORFLOW | {"keras", "jax", "torch"}
 MAY_LOAD_TENSORFLOW = ("tflottery.tflite", "tflottery.engines.tfmot")
@@ -188,7 +191,7 @@ def vague_names(root: pathlib.Path) -> list[str]:
 
 
 def test_no_import_points_upward():
-    assert upward_imports(ROOT) == []
+    assert upward_imports(ROOT) == [THE_ONE_DOOR]
 
 
 def test_every_module_has_a_layer():
