@@ -21,7 +21,7 @@ LAYERS = {
     "engines": ("engines",),
     "verbs": ("search", "rounds", "progress", "transfer", "controls", "tflite"),
     "lab": ("lab",),
-    "cli": ("cli", "__main__"),
+    "cli": ("cli", "commands", "__main__"),
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 VERBS = list(LAYERS).index("verbs")

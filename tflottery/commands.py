@@ -1,0 +1,222 @@
+"""Commands: what each word after `tflottery` does, in terms of the public API."""
+
+import dataclasses
+import importlib.util
+import itertools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from tflottery import config, criteria, pruning
+from tflottery.cli import Command
+
+_DATASETS = "digits, mnist, fashion_mnist, cifar10 or smallnorb"
+_MODELS = "lenet_small, lenet_300_100, conv2, conv4, conv6, resnet18, resnet20 or vgg19"
+
+
+def _define_find(values: flags.FlagValues) -> None:
+    def string(name: str, text: str, default: str | None = None) -> None:
+        flags.DEFINE_string(name, default, text, flag_values=values)
+
+    def number(name: str, text: str) -> None:
+        flags.DEFINE_float(name, None, text, flag_values=values)
+
+    def count(name: str, text: str, default: int | None = None) -> None:
+        flags.DEFINE_integer(name, default, text, flag_values=values)
+
+    def choice(name: str, choices: Sequence[str], text: str) -> None:
+        flags.DEFINE_enum(name, None, list(choices), text, flag_values=values)
+
+    string("recipe", "A published recipe by name; --model and --dataset find one too.")
+    string("model", f"{_MODELS}.")
+    string("dataset", f"{_DATASETS}.")
+    string("data_dir", "Where the dataset is: NAME.npz, or a TFDS directory.")
+    string(
+        "run_dir",
+        "Where to keep the run; a run that is there goes on. By default "
+        "the first free of runs/find_001, runs/find_002, ...",
+    )
+    string("monitor", "The metric that tells a winning ticket.")
+    count("seed", "What makes two searches alike.", 0)
+    count("epochs", "Epochs of a round, in place of the recipe's steps.")
+    count("rounds", "How many times to prune; the fraction follows.")
+    count("rewind_step", "The optimizer step to rewind to.")
+    number("target_sparsity", "The share of weights to prune in the end, in (0, 1).")
+    number("prune_fraction", "The share of the rest to prune each round, in (0, 1).")
+    number("tolerance", "How much worse than dense a winning ticket may be.")
+    choice("scope", pruning.SCOPES, "What ranks together: global, layer or erk.")
+    choice(
+        "criterion",
+        tuple(criteria.CRITERIA),
+        f"What is kept: {', '.join(criteria.CRITERIA)}.",
+    )
+    choice("retrain", config.RETRAIN, f"{', '.join(config.RETRAIN)}.")
+    choice(
+        "select",
+        config.SELECT,
+        f"Which round's ticket to return: {' or '.join(config.SELECT)}.",
+    )
+    flags.DEFINE_enum(
+        "verbose",
+        "auto",
+        ["auto", "0", "1", "2"],
+        "What to print while a round trains, as Keras.",
+        flag_values=values,
+    )
+
+
+def find(values: Any, arguments: Sequence[str]) -> None:
+    """Finds a winning ticket in a published network on real images.
+
+    Without a flag: a small LeNet on the handwritten digits that scikit-learn brings,
+    which takes less than two minutes.
+    """
+    del arguments
+    from tflottery import find_ticket, load_ticket
+    from tflottery.lab import datasets, pipelines, recipes, training
+
+    if values.recipe is not None:
+        recipe = recipes.recipe(values.recipe)
+    else:
+        recipe = recipes.recipe_for(values.model, values.dataset)
+    given = {
+        key: getattr(values, key)
+        for key in ("model", "dataset")
+        if getattr(values, key) is not None
+    }
+    recipe = dataclasses.replace(recipe, **given)
+    images = datasets.load(recipe.dataset, data_dir=values.data_dir)
+    data = recipe.arrays(images, seed=values.seed)
+    size = recipe.batch_size
+    if values.epochs is not None:
+        steps = values.epochs * -(-len(data.train[0]) // size)
+        recipe = dataclasses.replace(recipe, steps=max(steps, 1))
+    settings = recipe.search_settings(len(data.train[0])) | {
+        key: getattr(values, key)
+        for key in (
+            "epochs",
+            "rounds",
+            "rewind_step",
+            "target_sparsity",
+            "tolerance",
+            "prune_fraction",
+            "scope",
+            "criterion",
+            "retrain",
+            "select",
+            "monitor",
+        )
+        if getattr(values, key) is not None
+    }
+    run_dir = values.run_dir or _free("runs/find_{:03d}")
+    model = training.compile_model(recipe.build(images, seed=values.seed), recipe)
+    print(
+        f"{recipe.model} on {recipe.dataset} ({recipe.source}): "
+        f"{len(data.train[0]):,} training, {len(data.validation[0]):,} validation and "
+        f"{len(data.test[0]):,} test images; {settings['epochs']} epochs a round.\n"
+        f"Kept in {run_dir}; after a stop, go on with --run_dir={run_dir}."
+    )
+    model = find_ticket(
+        model,
+        pipelines.train_pipeline(
+            *data.train, batch_size=size, seed=values.seed, augment=recipe.augment
+        ),
+        validation_data=pipelines.eval_pipeline(*data.validation, batch_size=512),
+        seed=values.seed,
+        run_dir=run_dir,
+        verbose=values.verbose if values.verbose == "auto" else int(values.verbose),
+        **settings,
+    )
+    model.ticket.summary()
+    test = pipelines.eval_pipeline(*data.test, batch_size=512)
+    sparse = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    dense_model = training.compile_model(recipe.build(images, seed=0), recipe)
+    load_ticket(pathlib.Path(run_dir) / "rounds" / "000.ticket").apply(dense_model)
+    dense = dense_model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    print(
+        f"Test accuracy: dense {100 * dense:.2f} %, ticket with "
+        f"{100 * model.ticket.density:.1f} % of the weights {100 * sparse:.2f} %.\n"
+        f"The ticket: {run_dir}/ticket.safetensors"
+    )
+    if importlib.util.find_spec("matplotlib"):
+        from tflottery.lab import report as report_lib
+
+        print(f"The report: {report_lib.report(run_dir)}")
+    else:
+        print(
+            f"For a report with plots: pip install 'tflottery[plots]' && tflottery "
+            f"report {run_dir}"
+        )
+
+
+def show(values: Any, arguments: Sequence[str]) -> None:
+    """Prints a ticket: its layers, and what each round came to.
+
+    TICKET is a file that `Ticket.save` wrote, such as RUN_DIR/ticket.safetensors.
+    """
+    del values
+    from tflottery import load_ticket
+
+    (path,) = arguments
+    if pathlib.Path(path).is_dir():
+        path = pathlib.Path(path) / "ticket.safetensors"
+    load_ticket(path).summary()
+
+
+def _define_data(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("to", None, "The folder to write to.", flag_values=values)
+    flags.DEFINE_string(
+        "data_dir", None, "Where the dataset is now, for TFDS.", flag_values=values
+    )
+
+
+def data(values: Any, arguments: Sequence[str]) -> None:
+    """Writes a dataset as NAME.npz, to be read without TensorFlow.
+
+    NAME is digits, mnist, fashion_mnist, cifar10 or smallnorb. Any --data_dir of the
+    other commands may be the folder that it is written to.
+    """
+    from tflottery.cli import UsageError
+    from tflottery.lab import datasets
+
+    if values.to is None:
+        raise UsageError("`tflottery data` needs a folder to write to: --to=FOLDER.")
+    print(datasets.save_npz(arguments[0], values.to, data_dir=values.data_dir))
+
+
+def report(values: Any, arguments: Sequence[str]) -> None:
+    """Makes a run's report anew: one HTML file with its plots and tables.
+
+    RUN_DIR is a folder that `tflottery find` or `tflottery reproduce` made.
+    """
+    from tflottery.lab import report as report_lib
+
+    print(report_lib.report(arguments[0], out=values.out))
+
+
+def _define_report(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "out", None, "The file to write, or RUN_DIR/report.html.", flag_values=values
+    )
+
+
+def _free(pattern: str) -> str:
+    """Returns the first path of a numbered pattern that is not there yet."""
+    return next(
+        path
+        for path in map(pattern.format, itertools.count(1))
+        if not pathlib.Path(path).exists()
+    )
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(find, _define_find),
+        Command(show, arguments=("TICKET",)),
+        Command(data, _define_data, arguments=("NAME",)),
+        Command(report, _define_report, arguments=("RUN_DIR",)),
+    )
+}
