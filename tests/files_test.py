@@ -255,6 +255,19 @@ def test_a_header_that_contradicts_itself_is_refused(tmp_path, body, tensors):
         files.read_arrays(forged(tmp_path / "x", body, tensors))
 
 
+def test_values_are_never_read_as_another_type(tmp_path):
+    integers = tmp_path / "integers"
+    container(integers, {"w": GOOD.view(np.int32)})
+    data = integers.read_bytes()
+    outer = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    body = json.loads(outer["__metadata__"]["tflottery"].split("}", 1)[1])
+    # The checksum is that of the same bytes as integers, but they are floats here.
+    with pytest.raises(
+        files.FileError, match="'w' is said to be 'int32', but is stored"
+    ):
+        files.read_arrays(forged(tmp_path / "x", body, {"w": GOOD}))
+
+
 @pytest.mark.parametrize(
     "shape", [[10**6, 10**6], [0, 2**62, 2**62], [1] * 100, [-1], [2**64], [1.5]]
 )

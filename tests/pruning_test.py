@@ -120,6 +120,14 @@ def test_an_emptied_layer_keeps_its_best_and_the_worst_kept_goes():
     assert [bits(m) for m in result.values()] == [[0, 1], [1, 0, 1, 0]]
 
 
+def test_of_equal_weights_the_last_in_order_makes_room():
+    scores = {"a": np.zeros(1), "b": np.ones(2), "c": np.ones(2)}
+    masks = {path: np.ones(score.shape, bool) for path, score in scores.items()}
+    with pytest.warns(UserWarning, match="emptied the layer 'a'"):
+        result = pruning.prune(scores, masks, 0.2)
+    assert [bits(m) for m in result.values()] == [[1], [1, 1], [1, 0]]
+
+
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_the_last_weight_of_a_layer_stays_with_a_warning(scope):
     with pytest.warns(UserWarning, match="emptied the layer 'only'"):
