@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.tflite import runtimes, verify, worker
-from tflottery.tflite.flatbuffer import Graph
+from tflottery.tflite.flatbuffer import Graph, schema
 from tflottery.tflite.samples import Spec, as_samples, draw, take
 
 _CALIBRATION_SAMPLES = 256
@@ -125,17 +125,26 @@ def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
             for index, array in enumerate(arrays)
         ]
     result = []
-    for index, tensor in enumerate(inputs):
+    for tensor in inputs:
         shape = tuple(tensor.shape[1:])
         if any(size is None for size in shape):
             raise ValueError(
                 f"Input {tensor.name!r} has an open shape {tuple(tensor.shape)}. A "
                 "file needs fixed sizes: build the model with a whole input shape."
             )
-        name = tensor.name.partition(":")[0] or f"input_{index}"
+        name = _plain(tensor.name.partition(":")[0], {spec.name for spec in result})
         dtype = np.dtype(getattr(tensor.dtype, "name", tensor.dtype))
         result.append(Spec((batch_size, *shape), dtype, name))
     return result
+
+
+def _plain(name: str, taken: set[str]) -> str:
+    """Returns a name that TensorFlow keeps as it is, and that is new."""
+    plain = "input_" + name if not name[:1].isalpha() else name
+    plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in plain)
+    while plain in taken:
+        plain += "_"
+    return plain
 
 
 def _file_specs(graph: Graph) -> list[Spec]:
@@ -207,11 +216,11 @@ def _convert(
     # loses the weights of a Keras 3 model and returns NaN.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
 
-    def run(rows: list[np.ndarray] | None) -> bytes:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], model)
-        if rows is not None:
+    def run(feed: Callable[[], Iterator[list[np.ndarray]]] | None) -> bytes:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        if feed is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: _rebatch(rows, specs)
+            converter.representative_dataset = feed
             ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.target_spec.supported_ops = ops
             if all(spec.dtype.kind == "f" for spec in specs):
@@ -221,17 +230,45 @@ def _convert(
             warnings.simplefilter("ignore")  # about its own deprecations
             return bytes(converter.convert())
 
-    float32 = run(None)
-    return float32, float32 if calibration is None else run(calibration)
-
-
-def _rebatch(rows: list[np.ndarray], specs: Sequence[Spec]) -> Iterator[list[Any]]:
+    float32 = _signed(run(None), specs)
+    if calibration is None:
+        return float32, float32
+    if len(Graph(float32).model.subgraphs) > 1:
+        raise ValueError(
+            '`target="int8"` cannot quantize a network with loops, such as an LSTM: '
+            'the converter crashes on it. Use `quantize="weights"` or "float16".'
+        )
     size = specs[0].shape[0]
-    for start in range(0, len(rows[0]) - size + 1, size):
-        yield [
-            row[start : start + size].astype(spec.dtype)
-            for row, spec in zip(rows, specs, strict=True)
-        ]
+
+    def feed() -> Iterator[list[np.ndarray]]:
+        for start in range(0, len(calibration[0]) - size + 1, size):
+            rows = [row[start : start + size] for row in calibration]
+            yield [r.astype(s.dtype) for r, s in zip(rows, specs, strict=True)]
+
+    return float32, _signed(run(feed), specs)
+
+
+def _signed(data: bytes, specs: Sequence[Spec]) -> bytes:
+    """Gives a converted file the signature that the converter writes only at times."""
+    graph = Graph(data)
+    generated = schema()
+
+    def entries(named: Iterable[tuple[str, int]]) -> list[Any]:
+        result = []
+        for name, tensor in named:
+            entry = generated.TensorMapT()
+            entry.name, entry.tensorIndex = name, tensor
+            result.append(entry)
+        return result
+
+    signature = generated.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+    names = [spec.name for spec in specs]
+    signature.inputs = entries(zip(names, graph.inputs, strict=True))
+    numbered = [(f"output_{i}", tensor) for i, tensor in enumerate(graph.outputs)]
+    signature.outputs = entries(numbered)
+    graph.model.signatureDefs = [signature]
+    return graph.to_bytes(keep_names=True)
 
 
 def _convert_elsewhere(
