@@ -18,15 +18,12 @@ State = Mapping[str, np.ndarray]
 
 
 class Engine(Protocol):
-    """What a generation of Keras does for a search.
+    """What a generation of Keras does for a search."""
 
-    Attributes:
-        model: the caller's model.
-        prunable: the variables that can be pruned, by path.
-    """
-
-    model: Any
-    prunable: Mapping[str, Any]
+    @property
+    def prunable(self) -> Mapping[str, Any]:
+        """The variables that can be pruned, by path."""
+        ...
 
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         """Readies the model for training; returns what there is to tell the user."""

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tflottery.engines import data as data_lib
-from tflottery.engines import network
+from tflottery.engines import defaults, network
 from tflottery.masks import Masks
 from tflottery.tickets import Ticket
 
@@ -58,8 +58,8 @@ class Keras3Engine:
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         told = []
         if not self.model.compiled:
-            told.append(data_lib.compile_default(self.model, keras, data))
-        data_lib.check_labels(self.model, data)
+            told.append(defaults.compile_default(self.model, keras, data))
+        defaults.check_labels(self.model, data)
         optimizer = self.model.optimizer
         if not optimizer.built:
             with _scope(self.model):

@@ -11,7 +11,7 @@ import numpy as np
 
 from tflottery import masks as masks_lib
 from tflottery.engines import data as data_lib
-from tflottery.engines import network
+from tflottery.engines import defaults, network
 from tflottery.engines.tfmot import held
 from tflottery.engines.tfmot import state as state_lib
 from tflottery.engines.tfmot.imported import tf, tf_keras
@@ -47,8 +47,8 @@ class TfmotEngine:
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         told = []
         if not self.model._is_compiled:
-            told.append(data_lib.compile_default(self.model, tf_keras, data))
-        data_lib.check_labels(self.model, data)
+            told.append(defaults.compile_default(self.model, tf_keras, data))
+        defaults.check_labels(self.model, data)
         state_lib.build_optimizer(self.model)
         given = int(self.model.steps_per_execution.numpy())
         steps = data_lib.steps_per_epoch(data)
@@ -147,6 +147,13 @@ class TfmotEngine:
         callbacks: list,
         verbose: int,
     ) -> dict[str, list[float]]:
+        if (
+            validation_data is not None
+            and data_lib.steps_per_epoch(validation_data) is None
+        ):
+            # tf_keras refuses to execute steps together where it cannot count them.
+            self._later_steps_per_execution = self._given_steps_per_execution
+            self._set_steps_per_execution(self._given_steps_per_execution)
         history = self.model.fit(
             **data_lib.as_arguments(data, fit=True),
             validation_data=validation_data,
