@@ -17,8 +17,10 @@ def as_arguments(data: Any, *, fit: bool = False) -> dict[str, Any]:
     """Returns the arguments that `fit` (or `evaluate`) takes data by."""
     if isinstance(data, (tuple, list)):
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
-    # Keras warns where it is asked to shuffle a tf.data.Dataset.
-    return {"x": data, "shuffle": False} if fit and _is_tf(data) else {"x": data}
+    # Keras warns where it is asked to shuffle a tf.data.Dataset; and what has an
+    # `epoch` has an order of its own.
+    ordered = _is_tf(data) or hasattr(data, "epoch")
+    return {"x": data, "shuffle": False} if fit and ordered else {"x": data}
 
 
 def _is_tf(data: Any) -> bool:
@@ -150,6 +152,7 @@ def make_callback(
     at_step: int = 0,
     on_step: Callable[[], Any] | None = None,
     on_epoch: Callable[[int, dict], Any] | None = None,
+    on_begin: Callable[[], Any] | None = None,
 ) -> Any:
     """Returns a callback of `keras` that calls plain functions.
 
@@ -158,6 +161,7 @@ def make_callback(
         at_step: the optimizer step after which `on_step()` is called, once.
         on_step: a function, or `None`.
         on_epoch: a function of the epoch and its logs, or `None`.
+        on_begin: a function called as the training begins, or `None`.
     """
 
     step_call = on_step or (lambda: None)
@@ -168,6 +172,11 @@ def make_callback(
             # On JAX `self.model` brings the model's variables up to date, which
             # otherwise happens only at the end of an epoch.
             return int(network.value_of(self.model.optimizer.iterations))
+
+        if on_begin is not None:
+
+            def on_train_begin(self, logs=None):
+                on_begin()
 
         if on_step is not None:
 
