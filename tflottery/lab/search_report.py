@@ -1,0 +1,264 @@
+"""Search report: the page of one search, finished or not, with its figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tflottery import files, runs
+from tflottery.config import LotteryConfig
+from tflottery.lab import drawing, figures, page
+from tflottery.lab.page import Html, element
+from tflottery.lab.statistics import share
+from tflottery.records import Round
+from tflottery.rounds import choose_monitor
+from tflottery.tickets import load_ticket
+
+
+def search_page(path: Any) -> bytes:
+    """Returns the page of the search that was kept in the folder `path`.
+
+    Raises:
+        FileError: naming the file that is damaged.
+    """
+    manifest = files.read_json(path / "run.json")
+    try:
+        config = LotteryConfig(**manifest["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.FileError(
+            f"{path / 'run.json'} does not say how a search was done: {error}"
+        ) from error
+    rounds = runs.Run(path, manifest).rounds()
+    ticket_path = path / "ticket.safetensors"
+    ticket = load_ticket(ticket_path) if ticket_path.exists() else None
+    if ticket is not None and ticket.round >= len(rounds):
+        rounds = list(ticket.rounds)
+    monitor = config.monitor or (ticket.monitor if ticket else "")
+    if not monitor and rounds:
+        monitor = choose_monitor(rounds[0].metrics, manifest.get("validation_data"))
+    chosen = None if ticket is None else ticket.round
+    parts: list[Any] = [_how(rounds, monitor, config, chosen)]
+    if any(_counts(r, monitor) for r in rounds):
+        shown = rounds[chosen if chosen is not None else -1]
+        parts.append(
+            page.figures(
+                [
+                    rounds_metric(rounds, monitor, chosen),
+                    learning_curves(rounds, monitor),
+                    figures.layers(
+                        [shown.density_per_layer],
+                        f"round {shown.round}, {share(1 - shown.sparsity)} in all",
+                    ),
+                ]
+            )
+        )
+        parts += [_layer_table(shown)]
+    versions = ticket.versions if ticket else manifest.get("versions")
+    return page.document(
+        "Ticket search",
+        _headline(rounds, monitor, chosen),
+        *parts,
+        element("h2", "Rounds"),
+        _round_table(rounds, monitor, chosen),
+        element("h2", "How it was made"),
+        _made(manifest, config, versions),
+    )
+
+
+def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
+    """Returns the sentence that the search came to."""
+    if not rounds:
+        return "No round is finished yet."
+    if chosen is None or chosen >= len(rounds):
+        return f"The search is under way: {len(rounds)} rounds are finished."
+    dense, found = rounds[0].metrics.get(monitor), rounds[chosen].metrics.get(monitor)
+    left = f"The ticket keeps {share(1 - rounds[chosen].sparsity)} of the weights"
+    if dense is None or found is None:
+        return f"{left}."
+    return f"{left}, with {monitor} {found:.4g} ({found - dense:+.4f} to dense)."
+
+
+def _how(
+    rounds: Sequence[Round], monitor: str, config: LotteryConfig, chosen: int | None
+) -> Html:
+    texts = ["1 seed: no interval, so no claim that it wins."]
+    if chosen is not None:
+        how = "last" if config.select == "last" else "sparsest winning"
+        texts.append(
+            f"Round {chosen} of {len(rounds) - 1} was chosen as the {how} one by "
+            f"{monitor}, with a tolerance of {config.tolerance:g}: what it is worth, "
+            "data that chose nothing can tell."
+        )
+    failed = [r for r in rounds if r.failure is not None]
+    texts += [f"Round {r.round} failed: {r.failure}." for r in failed]
+    return element("p", " ".join(texts), cls="how")
+
+
+def _layer_table(shown: Round) -> Html:
+    rows = [
+        [path, f"{100 * density:.2f}"]
+        for path, density in shown.density_per_layer.items()
+    ]
+    return element(
+        "details",
+        element("summary", "Every layer"),
+        page.table(
+            ["weight", "left (%)"],
+            rows,
+            caption=f"Weights left after round {shown.round}",
+            text=("weight",),
+        ),
+        open="",
+    )
+
+
+def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> Html:
+    names = list(dict.fromkeys(name for r in rounds for name in r.metrics))
+    names.sort(key=lambda name: name != monitor)
+    dense = rounds[0].metrics.get(monitor) if rounds else None
+    rows = []
+    for r in rounds:
+        metric = r.metrics.get(monitor)
+        gain = None if metric is None or dense is None else f"{metric - dense:+.4f}"
+        rows.append(
+            [
+                *(r.round, f"{100 * (1 - r.sparsity):.2f}", gain),
+                *(f"{r.metrics[n]:.4f}" if n in r.metrics else None for n in names),
+                f"{r.steps:,}",
+                None if r.seconds is None else f"{r.seconds:.1f}",
+                r.failure,
+            ]
+        )
+    return page.table(
+        [
+            *("round", "left (%)", "to dense", *names),
+            *("steps", "seconds", "failure"),
+        ],
+        rows,
+        caption="The rounds; the ticket's is highlighted",
+        chosen=[] if chosen is None else [chosen],
+        text=("failure",),
+    )
+
+
+def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Html:
+    training = manifest.get("training")
+    command = manifest.get("command") or _call(config)
+    return page.facts(
+        [
+            ("command", element("code", str(command))),
+            ("seed", "none was set" if config.seed is None else config.seed),
+            *(
+                (name, value if isinstance(value, str) else page.plain(value))
+                for name, value in (training or {}).items()
+            ),
+            ("architecture", manifest.get("architecture")),
+            ("versions", None if versions is None else page.plain(dict(versions))),
+        ]
+    )
+
+
+def _call(config: LotteryConfig) -> str:
+    """Returns the call of `find_ticket` that has this config.
+
+    >>> _call(LotteryConfig(epochs=3, seed=0))
+    'tflottery.find_ticket(model, ds, epochs=3, seed=0)'
+    """
+    defaults = LotteryConfig().to_dict()
+    given = [
+        f"{name}={value!r}"
+        for name, value in config.to_dict().items()
+        if value != defaults[name]
+    ]
+    return f"tflottery.find_ticket({', '.join(['model', 'ds', *given])})"
+
+
+def rounds_metric(
+    rounds: Sequence[Round], monitor: str, chosen: int | None
+) -> drawing.Picture:
+    """Draws the metric after each round of a search over density."""
+    found = [
+        (1 - r.sparsity, r.metrics[monitor]) for r in rounds if _counts(r, monitor)
+    ]
+    here = [r for r in rounds if r.round == chosen and _counts(r, monitor)]
+
+    def plot(axes: Any) -> None:
+        color, marker, _ = drawing.STYLES["ticket trained"]
+        if rounds and _counts(rounds[0], monitor):
+            dense = rounds[0].metrics[monitor]
+            axes.axhline(
+                dense, color=drawing.BLACK, linestyle="--", linewidth=1, label="dense"
+            )
+        axes.plot(
+            [100 * d for d, _ in found],
+            [metric for _, metric in found],
+            color=color,
+            marker=marker,
+            label="rounds",
+        )
+        for r in here:
+            axes.plot(
+                100 * (1 - r.sparsity),
+                r.metrics[monitor],
+                linestyle="none",
+                marker="*",
+                markersize=14,
+                color=drawing.STYLES["ticket initial"][0],
+                label="the ticket",
+            )
+        drawing.density_axis(axes, [d for d, _ in found])
+        axes.set_ylabel(drawing.plain(monitor))
+
+    listed = "; ".join(f"{metric:.4g} at {share(d)}" for d, metric in found)
+    return drawing.draw(
+        plot,
+        alt=f"{monitor} over weights left: {listed}.",
+        caption=f"{monitor} after each round; round 0 is the dense network.",
+    )
+
+
+def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | None:
+    """Draws the metric over the epochs of every round of a search."""
+    curves = [(r, list(r.history.get(monitor, ()))) for r in rounds]
+    curves = [(r, values) for r, values in curves if values]
+    if not curves:
+        return None
+
+    def plot(axes: Any) -> None:
+        from matplotlib import cm, colors, ticker
+
+        left = [100 * (1 - r.sparsity) for r, _ in curves]
+        bounds = colors.LogNorm(min([*left, 50]), 100)
+        colormap = cm.ScalarMappable(bounds, "cividis")
+        for (r, values), percent in zip(curves, left, strict=True):
+            dense = r.round == 0
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                color=drawing.BLACK if dense else colormap.cmap(bounds(percent)),
+                linestyle="--" if dense else "-",
+                marker="o" if len(values) == 1 else None,
+                linewidth=1.6 if dense else 1.2,
+                zorder=3 if dense else 2,
+                label="dense" if dense else None,
+            )
+        bar = axes.figure.colorbar(colormap, ax=axes, pad=0.02)
+        ticks = [t for t in (100, 50, 20, 10, 5, 2, 1, 0.5) if t >= min(left)]
+        bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+        bar.minorticks_off()
+        bar.set_label("weights left (%)")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.set_xlabel("epochs trained in the round")
+        axes.set_ylabel(drawing.plain(monitor))
+
+    ends = "; ".join(
+        f"round {r.round} ends at {values[-1]:.4g}" for r, values in curves
+    )
+    return drawing.draw(
+        plot,
+        alt=f"{monitor} over the epochs of {len(curves)} rounds: {ends}.",
+        caption=f"{monitor} in each round: the darker, the fewer weights.",
+    )
+
+
+def _counts(record: Round, monitor: str) -> bool:
+    value = record.metrics.get(monitor)
+    return record.failure is None and value is not None and abs(value) < float("inf")
