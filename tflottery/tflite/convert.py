@@ -56,6 +56,7 @@ def from_model(
       representative_data: If given, the file is quantized to int8 throughout. Inputs
         as for `samples`, or batches of them, with or without labels.
     """
+    generation(model)
     specs = _specs(model, batch_size, samples)
     drawn = as_samples(samples, specs) if samples is not None else draw(specs)
     expected = _answers(model, drawn, specs)

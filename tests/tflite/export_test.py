@@ -1,0 +1,253 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from small_files import one_layer, prune, sparse_array
+
+from tflottery.tflite import (
+    WrongFileError,
+    convert,
+    evaluate_tflite,
+    export_tflite,
+    sparsify,
+    worker,
+)
+from tflottery.tflite.flatbuffer import Graph
+
+layers = keras.layers
+
+
+def calibration(model, count=32):
+    shape = model.inputs[0].shape[1:]
+    return np.random.default_rng(5).normal(size=(count, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("target", ["size", "float16", "int8", "sparse_speed"])
+@pytest.mark.parametrize("name", ["lenet", "convnet"])
+def test_every_target_is_small_and_right(name, target, request, tmp_path):
+    model = request.getfixturevalue(name)
+    data = calibration(model) if target == "int8" else None
+    path = tmp_path / "model.tflite"
+    report = export_tflite(
+        model,
+        path,
+        target=target,
+        representative_data=data,
+        samples=calibration(model, 9),
+    )
+    assert path.stat().st_size == report.bytes
+    assert report.bytes < report.dense_float32_bytes / (4 if name == "lenet" else 1)
+    exact = target in ("size", "sparse_speed")
+    assert report.difference < (
+        1e-5 if exact else 0.005 if target == "float16" else 0.2
+    )
+    assert report.bound_ratio == pytest.approx(report.bytes / report.entropy_bound)
+    runtimes = {"tensorflow", "tensorflow+xnnpack", "litert", "litert+xnnpack"}
+    assert {"tensorflow", "tensorflow+xnnpack"} <= set(report.differences) <= runtimes
+    assert all(plan.path != "wrong" for plan in report.plans.values())
+
+
+def test_float32_values_are_kept_exactly(lenet, tmp_path):
+    export_tflite(lenet, tmp_path / "model.tflite")
+    from tflottery.tflite.parameters import read
+
+    graph = Graph((tmp_path / "model.tflite").read_bytes())
+    stored = [read(graph, tensor) for tensor in range(len(graph.tensors))]
+    values = np.concatenate([np.sort(s.values) for s in stored if s is not None])
+    kernels = [layer.kernel.numpy().reshape(-1) for layer in lenet.layers]
+    kept = np.concatenate([k[k != 0] for k in kernels])
+    assert np.isin(values, kept).all()
+    assert len(values) > 0.2 * len(kept)  # the rest are units that change nothing
+
+
+def test_weights_in_int8_are_smaller_than_float16_and_float32(lenet, tmp_path):
+    sizes = [
+        export_tflite(lenet, tmp_path / "model.tflite", **options).bytes
+        for options in ({"quantize": "weights"}, {"target": "float16"}, {})
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 0.55 * sizes[2]
+
+
+def test_the_report_prints_and_is_json(lenet, tmp_path):
+    report = export_tflite(lenet, tmp_path / "model.tflite")
+    assert f"{report.bytes / 1000:,.1f} KB" in str(report)
+    assert "no faster than dense float32" in str(report)
+    read = json.loads(report.to_json())
+    assert read["bytes"] == report.bytes
+    assert read["plans"]["arm"]["paths"][0] == ["CONV_2D", "dense"]
+    assert report.sparsity == pytest.approx(0.95, abs=0.01)
+
+
+def test_a_dense_file_takes_the_place_of_the_model(lenet, tmp_path):
+    dense = tmp_path / "dense.tflite"
+    dense.write_bytes(convert.from_model(lenet).dense)
+    report = export_tflite(dense, tmp_path / "sparse.tflite", quantize="weights")
+    assert report.bytes == (
+        export_tflite(lenet, tmp_path / "model.tflite", quantize="weights").bytes
+    )
+    with pytest.raises(ValueError, match="sparse already"):
+        export_tflite(tmp_path / "sparse.tflite", tmp_path / "again.tflite")
+
+
+def test_a_file_over_the_tolerance_leaves_nothing(lenet, tmp_path):
+    path = tmp_path / "model.tflite"
+    with pytest.raises(WrongFileError, match="`tolerance` allows 1e-09"):
+        export_tflite(lenet, path, quantize="weights", tolerance=1e-9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_older_file(lenet, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"older")
+    with pytest.raises(WrongFileError):
+        export_tflite(lenet, path, quantize="weights", tolerance=0)
+    assert path.read_bytes() == b"older"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_a_wrongly_written_weight_is_noticed(lenet, tmp_path, monkeypatch):
+    right = sparsify.quantize
+
+    def wrong(array, axis):
+        found = right(array, axis)
+        return sparsify.Quantized(found.values[::-1].copy(), found.scale, found.axis)
+
+    monkeypatch.setattr(sparsify, "quantize", wrong)
+    with pytest.raises(WrongFileError, match="outputs differ"):
+        export_tflite(lenet, tmp_path / "model.tflite", quantize="weights")
+
+
+def test_names_are_kept_if_asked(lenet, tmp_path):
+    sizes = [
+        export_tflite(lenet, tmp_path / "model.tflite", keep_names=keep).bytes
+        for keep in (False, True)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def test_batches_are_static(convnet, tmp_path):
+    report = export_tflite(convnet, tmp_path / "model.tflite", batch_size=3)
+    assert Graph((tmp_path / "model.tflite").read_bytes()).shape(0)[0] == 3
+    assert report.difference < 1e-5
+
+
+def two_inputs():
+    a, b = layers.Input((6,), name="b"), layers.Input((8,), name="a")
+    hidden = [layers.Dense(16, "relu")(a), layers.Dense(12, "relu")(b)]
+    return keras.Model([a, b], layers.Dense(4)(layers.Concatenate()(hidden)))
+
+
+def two_outputs():
+    image = layers.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(32, 3, activation="relu")(image))
+    return keras.Model(image, {"z": layers.Dense(4)(x), "a": layers.Dense(2)(x)})
+
+
+def recurrent():
+    steps = layers.Input((5, 8))
+    return keras.Model(steps, layers.Dense(3)(layers.LSTM(16)(steps)))
+
+
+def mobilenet_v1():
+    return keras.applications.MobileNet((32, 32, 3), 0.25, weights=None, classes=10)
+
+
+def mobilenet_v2():
+    return keras.applications.MobileNetV2((32, 32, 3), 0.35, weights=None, classes=10)
+
+
+@pytest.mark.parametrize(
+    "build", [two_inputs, two_outputs, recurrent, mobilenet_v1, mobilenet_v2]
+)
+def test_other_kinds_of_models_are_right(build, tmp_path):
+    model = prune(build())
+    targets = ["size"] if build is mobilenet_v2 else ["size", "sparse_speed"]
+    for target in targets:
+        report = export_tflite(model, tmp_path / "model.tflite", target=target)
+        assert report.difference < 1e-4
+        assert report.bytes < report.dense_float32_bytes
+
+
+def test_a_recurrent_network_is_refused_as_int8(tmp_path):
+    with pytest.raises(ValueError, match="cannot quantize a network with loops"):
+        export_tflite(
+            prune(recurrent()),
+            tmp_path / "model.tflite",
+            target="int8",
+            representative_data=np.zeros((4, 5, 8), np.float32),
+        )
+
+
+def test_int8_files_with_dense_layers_run_everywhere_and_predict_alike(lenet, tmp_path):
+    # The converter's own sparse int8 file with FULLY_CONNECTED does not load in LiteRT.
+    data = calibration(lenet, 64)
+    path = tmp_path / "model.tflite"
+    report = export_tflite(lenet, path, target="int8", representative_data=data)
+    assert "FULLY_CONNECTED" not in report.operators
+    assert report.bytes < report.dense_int8_bytes / 2
+    labels = lenet.predict(data, verbose=0).argmax(axis=-1)
+    graph = Graph(path.read_bytes())
+    assert graph.dtype(graph.inputs[0]) == graph.dtype(graph.outputs[0]) == np.int8
+    batches = [(data[:40], labels[:40]), (data[40:], labels[40:])]
+    assert evaluate_tflite(path, batches, progress=False)["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "fast"}, "`target` must be one of"),
+        ({"quantize": "int4"}, "`quantize` must be None or"),
+        ({"quantize": "weights", "target": "float16"}, "`quantize` goes with target"),
+        ({"representative_data": [1]}, "only for `target="),
+        ({"target": "int8"}, "needs `representative_data`"),
+        ({"tolerance": -1.0}, "`tolerance` must be at least 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"samples": np.zeros((4, 7))}, "`samples` of input"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_errors(options, message, lenet, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_tflite(lenet, tmp_path / "model.tflite", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_something_else_than_a_model_is_an_error(tmp_path):
+    with pytest.raises(TypeError, match="must be a Keras 3 or tf_keras model"):
+        export_tflite(object(), tmp_path / "model.tflite")
+
+
+def test_a_damaged_file_is_an_error_never_a_crash(tmp_path):
+    whole, _ = one_layer(sparse_array((4, 6), 0.5))
+    generator = np.random.default_rng(0)
+    damaged = [b"", b"TFL3", whole[:100], whole[: len(whole) // 2], whole[:-1]]
+    for _ in range(25):
+        edited = bytearray(whole)
+        start = int(generator.integers(0, len(whole) - 8))
+        edited[start : start + 8] = generator.bytes(8)
+        damaged.append(bytes(edited))
+    path, out = tmp_path / "damaged.tflite", tmp_path / "out.tflite"
+    refused = 0
+    for data in damaged:
+        path.write_bytes(data)
+        out.unlink(missing_ok=True)
+        try:
+            report = export_tflite(path, out)
+        except (ValueError, worker.JobError):
+            refused += 1
+            assert not out.exists()
+        else:  # what was edited did not matter, or is another good file
+            assert report.difference <= 1e-4
+    assert refused >= 10
+
+
+def test_the_modules_of_the_export_load_neither_keras_nor_tensorflow():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, tflottery.tflite; "
+        "sys.exit(bool({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,71 @@
+"""Small files and models, pruned at random, that the export's tests share."""
+
+import numpy as np
+
+from tflottery.tflite import packing
+from tflottery.tflite.flatbuffer import Graph
+from tflottery.tflite.packing import schema
+
+
+def sparse_array(shape, sparsity=0.9, seed=0):
+    """Returns normal values of which an exact share is zero."""
+    generator = np.random.default_rng(seed)
+    array = generator.normal(size=shape).astype(np.float32)
+    flat = array.reshape(-1)
+    flat[generator.permutation(flat.size)[: round(sparsity * flat.size)]] = 0
+    return array
+
+
+def prune(model, sparsity=0.9, seed=0):
+    """Gives a Keras model of either generation random, pruned weights, in place."""
+    generator = np.random.default_rng(seed)
+    for number, layer in enumerate(model.layers):
+        kind = type(layer).__name__
+        if kind in ("Dense", "Conv2D"):
+            kernel, *bias = layer.get_weights()
+            scale = np.sqrt(2 / np.prod(kernel.shape[:-1]) / (1 - sparsity))
+            kernel = sparse_array(kernel.shape, sparsity, seed + number) * scale
+            biases = [generator.normal(size=b.shape) * 0.1 for b in bias]
+            layer.set_weights([kernel, *biases])
+        elif kind == "BatchNormalization":
+            gamma, beta, mean, variance = layer.get_weights()
+            layer.set_weights(
+                [
+                    generator.uniform(0.8, 1.2, gamma.shape),
+                    generator.normal(size=beta.shape) * 0.1,
+                    generator.normal(size=mean.shape) * 0.05,
+                    generator.uniform(0.8, 1.2, variance.shape),
+                ]
+            )
+    return model
+
+
+def one_layer(weight):
+    """Returns a dense file of one layer with that weight, rank 2 or 4, and its input.
+
+    Rank 2 is a fully-connected layer, `[outputs, inputs]`; rank 4 a convolution,
+    `[outputs, rows, columns, channels]`, over an image of the kernel's own size.
+    """
+    generated = schema()
+    empty = generated.BufferT()
+    model, subgraph = generated.ModelT(), generated.SubGraphT()
+    model.version, model.buffers, model.operatorCodes = 3, [empty], []
+    subgraph.tensors, subgraph.operators = [], []
+    subgraph.inputs, subgraph.outputs = np.array([0]), np.array([1])
+    model.subgraphs = [subgraph]
+    graph = Graph.__new__(Graph)
+    graph.model, graph.subgraph = model, subgraph
+    outs = weight.shape[0]
+    convolution = weight.ndim == 4
+    shape = (1, *weight.shape[1:])
+    graph.add_tensor(shape)
+    graph.add_tensor((1, 1, 1, outs) if convolution else (1, outs))
+    read = [0, graph.add_const(weight), graph.add_const(np.zeros(outs, np.float32))]
+    if convolution:
+        padding = generated.Padding.VALID
+        op = graph.op("CONV_2D", read, [1], padding=padding, strideH=1, strideW=1)
+    else:
+        op = graph.op("FULLY_CONNECTED", read, [1], fusedActivationFunction=0)
+    subgraph.operators.append(op)
+    values = np.random.default_rng(1).normal(size=(3, *shape[1:])).astype(np.float32)
+    return packing.to_bytes(model, keep_names=False), values
