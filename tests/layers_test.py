@@ -16,12 +16,15 @@ PACKAGE = "tflottery"
 LAYERS = {
     "core": (
         *("masks", "criteria", "budgets", "pruning", "config"),
-        *("files", "paths", "records", "tickets", "runs"),
+        *("files", "paths", "records", "tickets", "runs", "locks"),
     ),
     "engines": ("engines",),
-    "verbs": ("search", "rounds", "progress", "transfer", "controls", "tflite"),
+    "verbs": (
+        *("search", "rounds", "callbacks", "stops", "progress", "cost"),
+        *("transfer", "controls", "tflite"),
+    ),
     "lab": ("lab",),
-    "cli": ("cli", "commands", "__main__"),
+    "cli": ("cli", "commands", "edge_commands", "__main__"),
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 VERBS = list(LAYERS).index("verbs")

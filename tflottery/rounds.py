@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tflottery import callbacks as callbacks_lib
 from tflottery import engines, runs
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig
 from tflottery.engines import data as data_lib
+from tflottery.engines import network, ordered
 from tflottery.masks import Masks, Weights
 from tflottery.tickets import Round
 
@@ -29,6 +31,31 @@ class Trained:
     record: Round
     masks: Masks
     weights: Weights
+
+
+@dataclasses.dataclass
+class _At:
+    """Where a round stands.
+
+    Attributes:
+        round: its number.
+        epoch: the next epoch to train; beyond the last where nothing is left.
+        step: the optimizer's steps before the round.
+        seconds: time taken so far.
+        history: the logs of the epochs so far by name.
+        record: what the round came to, once it has.
+        began: when it would have begun, had it never stopped.
+        arrays: what callbacks had kept of the weights when it stopped.
+    """
+
+    round: int
+    epoch: int
+    step: int
+    seconds: float = 0.0
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    record: dict[str, Any] | None = None
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class Trainer:
@@ -56,6 +83,10 @@ class Trainer:
         self.records: list[Round] = []
         self.monitor = config.monitor or ""
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
+        self._batches = ds
+        if config.seed is not None and isinstance(ds, tuple | list):
+            keras = network.keras_of(engine.model)
+            self._batches = ordered.ordered(ds, config.seed, keras)
         self._run = runs.Run(None, {})
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
@@ -78,20 +109,37 @@ class Trainer:
         return self.engine.prepare(self.ds, rewind_step=k, callbacks=self.callbacks)
 
     def open(self, run: runs.Run) -> None:
-        """Takes up what `run` holds of an earlier try, and keeps what follows in it."""
+        """Takes up what `run` holds of an earlier try, and keeps what follows in it.
+
+        Raises:
+            RunError: where rounds are finished, but the state after them is gone.
+        """
         self._run = run
         saved = run.load("start")
-        self._start = saved[0] if saved else self.engine.state()
+        self._start = light(saved[0] if saved else self.engine.state())
         if not saved:
             run.save("start", self._start, {})
+        self._current = run.load("current")
         if self.config.rewind_step == 0:
             self._rewind = self._start
-        elif saved := run.load("rewind"):
-            self._rewind = saved[0]
-        self._current = run.load("current")
-        if self._current is None:
-            self.engine.restore(self._start, parts=_PARTS)
+        # Step k of an epoch that did not end will be seen again.
+        elif self._current is not None and self._current[1]["rewound"]:
+            saved = run.load("rewind")
+            self._rewind = light(saved[0]) if saved else {}
+        self.engine.restore(self._start, parts=_PARTS)
         self.records = run.rounds()
+        if self.records and (self._current is None or not self._rewind):
+            raise runs.RunError(
+                f"`run_dir` {str(run.path)!r} has finished rounds, but lacks the "
+                "states that the next one starts from. Choose another folder, or call "
+                'with resume="never".'
+            )
+
+    def put_back(self) -> None:
+        """Puts the model back to where the search started, its masks gone."""
+        if self._start:
+            self.engine.restore(self._start, parts=_PARTS)
+        self.engine.leave()
 
     def weights_at(self, name: str) -> dict[str, np.ndarray]:
         """Returns all weights as they were, `"initial"` (θ0) or at `"rewind"` (θk)."""
@@ -103,47 +151,89 @@ class Trainer:
         }
 
     def train(self, masks: Masks) -> Trained:
-        """Trains the next round with `masks` held."""
-        engine, config, number = self.engine, self.config, len(self.records)
-        began, epoch, history = time.monotonic(), 0, {}
-        header = self._take_up()
-        if header is not None and header["round"] == number:
-            history, before = header["history"], header["step"]
-            began -= header["seconds"]
-            epoch = config.epochs if header["stopped"] else header["epoch"] + 1
-        else:
-            if number > 0:
-                engine.restore(self._rewind, parts=_REWOUND[config.retrain])
-                if config.retrain == "rewind" and self._steps_per_epoch:
-                    epoch = config.rewind_step // self._steps_per_epoch
-            before = engine.step()
-        engine.hold(masks)
-        if hasattr(self.ds, "epoch"):
-            self.ds.epoch = number * config.epochs + epoch
+        """Trains the next round, or what an earlier try left of it, with `masks`."""
+        at = self.take_up()
+        if at is None or at.round < len(self.records):
+            at = self._begin()
+        elif at.record is not None:
+            self.engine.hold(masks)
+            return Trained(Round(**at.record), masks, self.engine.weights())
+        self.engine.hold(masks)
+        self._fit(at)
+        metrics = self._metrics(at.history)
+        at.seconds = time.monotonic() - at.began
+        at.record = dataclasses.asdict(
+            Round(
+                round=at.round,
+                sparsity=masks_lib.sparsity(masks),
+                density_per_layer=masks_lib.density_per_layer(masks),
+                metrics=metrics,
+                history=at.history,
+                steps=self.engine.step() - at.step,
+                seconds=at.seconds,
+                failure=None if np.isfinite(metrics["loss"]) else "diverged",
+            )
+        )
+        self._save(at)
+        return Trained(Round(**at.record), masks, self.engine.weights())
+
+    def take_up(self) -> "_At | None":
+        """Puts the state of an earlier try back, once; returns where that was."""
+        if self._current is None:
+            return None
+        (state, header), self._current = self._current, None
+        self.engine.restore(state, parts=_PARTS)
+        callbacks_lib.remind(self.callbacks, header.pop("callbacks"), state)
+        del header["rewound"]
+        at = _At(**header)
+        at.began -= at.seconds
+        at.arrays = {n: a for n, a in state.items() if n.startswith("callbacks/")}
+        return at
+
+    def _begin(self) -> "_At":
+        """Puts the model where a new round starts."""
+        number, config, epoch = len(self.records), self.config, 0
+        if number > 0:
+            self.engine.restore(self._rewind, parts=_REWOUND[config.retrain])
+            if config.retrain == "rewind" and self._steps_per_epoch:
+                epoch = config.rewind_step // self._steps_per_epoch
+        return _At(round=number, epoch=epoch, step=self.engine.step())
+
+    def _fit(self, at: "_At") -> None:
+        """Trains the epochs of the round that are left, and keeps each that ends."""
+        engine, config = self.engine, self.config
+        numbers, _ = callbacks_lib.remembered(self.callbacks)
+        midway = bool(at.history)
+
+        def on_begin() -> None:
+            # Callbacks forget as a training begins.
+            if midway:
+                callbacks_lib.remind(self.callbacks, numbers, at.arrays)
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             self._check_monitor(logs)
             for name, value in logs.items():
-                history.setdefault(name, []).append(value)
+                at.history.setdefault(name, []).append(value)
             if not np.isfinite(logs["loss"]):
                 engine.stop()
-            if self._run.path is not None:
-                header = {"round": number, "epoch": epoch, "step": before}
-                header |= {"seconds": time.monotonic() - began, "history": history}
-                header |= {"stopped": engine.stopped()}
-                self._run.save("current", engine.state(), header)
+            at.epoch = config.epochs if engine.stopped() else epoch + 1
+            at.seconds = time.monotonic() - at.began
+            self._save(at)
 
+        if hasattr(self._batches, "epoch"):
+            self._batches.epoch = at.round * config.epochs + at.epoch
         engine.fit(
-            self.ds,
+            self._batches,
             validation_data=self.validation_data,
             epochs=config.epochs,
-            initial_epoch=epoch,
+            initial_epoch=at.epoch,
             callbacks=[
                 *self.callbacks,
                 engine.callback(
                     at_step=config.rewind_step,
                     on_step=None if self._rewind else self._capture,
                     on_epoch=on_epoch,
+                    on_begin=on_begin,
                 ),
             ],
             verbose=self.verbose,
@@ -153,29 +243,17 @@ class Trainer:
                 f"`rewind_step` must lie within round 0, which ended after "
                 f"{engine.step()} steps. Received: rewind_step={config.rewind_step}"
             )
-        metrics = self._metrics(history)
-        record = Round(
-            round=number,
-            sparsity=masks_lib.sparsity(masks),
-            density_per_layer=masks_lib.density_per_layer(masks),
-            metrics=metrics,
-            history=history,
-            steps=engine.step() - before,
-            seconds=time.monotonic() - began,
-            failure=None if np.isfinite(metrics["loss"]) else "diverged",
-        )
-        return Trained(record, masks, engine.weights())
 
-    def _take_up(self) -> Any:
-        """Puts the state of an earlier try back, once, and returns its header."""
-        if self._current is None:
-            return None
-        (state, header), self._current = self._current, None
-        self.engine.restore(state, parts=_PARTS)
-        return header
+    def _save(self, at: "_At") -> None:
+        if self._run.path is None:
+            return
+        numbers, arrays = callbacks_lib.remembered(self.callbacks)
+        header = {n: v for n, v in vars(at).items() if n not in ("began", "arrays")}
+        header |= {"callbacks": numbers, "rewound": bool(self._rewind)}
+        self._run.save("current", {**self.engine.state(), **arrays}, header)
 
     def _capture(self) -> None:
-        self._rewind = self.engine.state()
+        self._rewind = light(self.engine.state())
         self._run.save("rewind", self._rewind, {"step": self.config.rewind_step})
 
     def _metrics(self, history: Mapping[str, list[float]]) -> dict[str, float]:
@@ -195,6 +273,20 @@ class Trainer:
                 f"`monitor` must be one of {', '.join(map(repr, logs))}. "
                 f"Received: monitor={self.monitor!r}"
             )
+
+
+def light(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the state with arrays of zeros, as slots are at first, without memory.
+
+    >>> light({"m": np.zeros((1000, 1000))})["m"].strides
+    (0, 0)
+    """
+    return {
+        name: array
+        if array.ndim == 0 or array.any()
+        else np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        for name, array in state.items()
+    }
 
 
 def choose_monitor(logs: Mapping[str, float], validation_data: Any) -> str:

@@ -8,17 +8,22 @@ RUN_DIR/
   rounds/003.ticket       each finished round, itself a ticket
   rounds/003.json         its record, times included
   ticket.safetensors      the ticket that the search came to
+  lock                    who is at it now; see `locks`
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tflottery import files, tickets
+from tflottery import files, locks, tickets
 from tflottery.tickets import Round, Ticket
+
+RESUME = ("auto", "never")
 
 
 class RunError(ValueError):
@@ -31,25 +36,28 @@ class Run:
     Args:
         path: a folder, a URL such as `gs://bucket/run`, or `None`.
         manifest: plain data that tells one search from another.
+        writes: whether to write; of several workers only the chief does.
 
     Raises:
         RunError: where `path` holds a run of another search; it lists what differs.
     """
 
-    def __init__(self, path: Any, manifest: Mapping[str, Any]):
+    def __init__(self, path: Any, manifest: Mapping[str, Any], *, writes: bool = True):
         self.path = None if path is None else files.path_of(path)
+        self.writes = writes and path is not None
         if self.path is None:
             return
-        files.make_folder(self.path / "rounds")
+        if writes:
+            files.make_folder(self.path / "rounds")
         plain = json.loads(json.dumps(manifest))
-        if (self.path / "run.json").exists():
+        if is_run(self.path):
             _check_same(self.path, files.read_json(self.path / "run.json"), plain)
-        else:
+        elif writes:
             files.write_json(self.path / "run.json", plain)
 
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
         """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
-        if self.path is not None:
+        if self.path is not None and self.writes:
             files.write_arrays(self.path / f"{name}.safetensors", state, header)
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
@@ -60,7 +68,7 @@ class Run:
 
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket first, then the record that ends it."""
-        if self.path is not None:
+        if self.path is not None and self.writes:
             name = f"{ticket.round:03d}"
             ticket.save(self.path / "rounds" / f"{name}.ticket")
             record = dataclasses.asdict(ticket.rounds[-1])
@@ -95,8 +103,61 @@ class Run:
 
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search came to."""
-        if self.path is not None:
+        if self.path is not None and self.writes:
             ticket.save(self.path / "ticket.safetensors")
+
+
+@contextlib.contextmanager
+def opened(
+    path: Any,
+    manifest: Mapping[str, Any],
+    *,
+    resume: str = "auto",
+    writes: bool = True,
+) -> Iterator[Run]:
+    """Opens a run directory for a search, which has it to itself.
+
+    Args:
+        path: as for `Run`.
+        manifest: as for `Run`.
+        resume: `"auto"` goes on with the run that is there; `"never"` takes the first
+            of `path`, `path-2`, `path-3`, ... that holds none.
+        writes: as for `Run`.
+
+    Raises:
+        RunError: where `path` holds a run of another search, or files of some other
+            kind under the names of a run's.
+        LockError: where another search is using it.
+    """
+    if path is None or (resume == "never" and not writes):
+        yield Run(None, manifest)
+        return
+    if not writes:
+        yield Run(path, manifest, writes=False)
+        return
+    for number in itertools.count(1):
+        folder = files.path_of(path)
+        if resume == "never" and number > 1:
+            folder = folder.parent / f"{folder.name}-{number}"
+        if resume == "never" and is_run(folder):
+            continue
+        files.make_folder(folder)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(folder))
+            except locks.LockError:
+                if resume == "never":
+                    continue
+                raise
+            if resume == "never" and is_run(folder):
+                continue
+            yield Run(folder, manifest)
+            return
+
+
+def is_run(folder: Any) -> bool:
+    """Returns whether a folder holds a run."""
+    return (folder / "run.json").exists()
 
 
 def _check_same(path: Any, old: Any, new: Any) -> None:

@@ -6,13 +6,14 @@ Hypothesis"; the other ways to retrain from Renda et al. 2020, "Comparing Rewind
 and Fine-tuning in Neural Network Pruning".
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tflottery import criteria, engines, pruning, runs
+from tflottery import criteria, engines, pruning, runs, stops
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
@@ -45,6 +46,7 @@ def find_ticket(
     select: str = "sparsest_winning",
     seed: int | None = None,
     run_dir: Any = None,
+    resume: str = "auto",
     callbacks: Sequence[Any] = (),
     verbose: str | int = "auto",
 ) -> Any:
@@ -97,8 +99,11 @@ def find_ticket(
             the last round.
         seed: makes two searches on one machine alike: sets the global seeds of
             Python, NumPy and the backend.
-        run_dir: a folder to keep every round in. Called again with the same arguments
-            the search goes on where it stopped.
+        run_dir: a folder to keep every round in, or a URL such as `gs://bucket/run`.
+            Called again with the same arguments the search goes on after the last
+            finished epoch, and a finished one returns at once.
+        resume: `"auto"` goes on with the search in `run_dir`, `"never"` starts anew,
+            beside it where there is one, in `run_dir-2`, `run_dir-3`, ...
         callbacks: Keras callbacks; each round is one training to them.
         verbose: 0 is silent, `"auto"` prints a line per round (and Keras' bar inside
             a round where someone watches), 1 adds the bar, 2 a line per epoch.
@@ -141,7 +146,7 @@ def find_ticket(
         network.keras_of(model).utils.set_random_seed(seed)
     trainer = Trainer(engine, config, ds, validation_data, list(callbacks))
     search = _Search(trainer, _criterion_of(criterion, config), Progress(verbose))
-    return search.run(run_dir)
+    return search.run(run_dir, resume)
 
 
 def _criterion_of(criterion: Any, config: LotteryConfig) -> Callable:
@@ -166,38 +171,77 @@ class _Search:
         self.best: Trained | None = None
         self.last: Trained | None = None
 
-    def run(self, run_dir: Any) -> Any:
-        """Runs the search, or what is left of it, and returns the model."""
+    def run(self, run_dir: Any, resume: str) -> Any:
+        """Runs the search, or what is left of it, and returns the model.
+
+        Where it breaks off, the model is put back to where it was.
+        """
+        kept: list[Any] = [None]
+        with stops.explained(lambda: kept[0]):
+            try:
+                for line in self.trainer.prepare():
+                    self.progress.say(line)
+                if self.trainer.validation_data is None:
+                    warnings.warn(
+                        "Without `validation_data` a ticket is judged by its training "
+                        "metrics, which a network that memorizes passes too.",
+                        stacklevel=3,
+                    )
+                with runs.opened(
+                    run_dir,
+                    self._manifest(),
+                    resume=resume,
+                    writes=self.engine.is_chief(),
+                ) as run:
+                    kept[0] = run.path
+                    if resume == "never" and run.path is not None:
+                        self.progress.say(f"This search is kept in {str(run.path)!r}.")
+                    return self._run(run)
+            except BaseException:
+                with contextlib.suppress(Exception):  # The first error is what counts.
+                    self.trainer.put_back()
+                raise
+
+    def _run(self, run: runs.Run) -> Any:
         config, engine, trainer = self.config, self.engine, self.trainer
-        for line in trainer.prepare():
-            self.progress.say(line)
-        if trainer.validation_data is None:
-            warnings.warn(
-                "Without `validation_data` a ticket is judged by its training "
-                "metrics, which a network that memorizes passes too.",
-                stacklevel=3,
-            )
-        run = runs.Run(run_dir, self._manifest())
         trainer.open(run)
         initial = trainer.weights_at("initial")
         masks = masks_lib.ones({path: initial[path] for path in self.paths})
         plan = pruning.plan(
             masks,
-            config.fraction,
+            self._fraction(masks, done=0),
             layer_fractions=config.layer_fractions,
             target_density=1 - config.target_sparsity,
             rounds=config.rounds,
         )
+        if len(plan) == 1 or round(plan[-1] * masks_lib.size(masks)) == masks_lib.size(
+            masks
+        ):
+            raise ValueError(
+                f"`target_sparsity` prunes not one of the {masks_lib.size(masks)} "
+                f"weights. Received: target_sparsity={config.target_sparsity}"
+            )
         self.progress.start(plan)
+        if trainer.records:
+            # Keras knows the direction of a metric only once it has been computed.
+            engine.evaluate(trainer.validation_data or trainer.ds)
         for record in run.rounds():
             ticket = run.load_round(record.round)
             self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
         while not self._done():
             if self.last is not None:
                 masks = self._prune(self.last)
+                if masks_lib.kept(masks) == masks_lib.kept(self.last.masks):
+                    self._warn(
+                        "Nothing more can be pruned: every layer keeps at least one "
+                        f"weight. The search ends at "
+                        f"{100 * masks_lib.sparsity(masks):.2f} % sparsity."
+                    )
+                    break
             trained = trainer.train(masks)
             run.save_round(self._ticket(trained))
             self._consider(trained)
+        trainer.take_up()
         ticket = self._ticket(self._selected())
         engine.hold(ticket.masks)
         engine.restore(
@@ -213,7 +257,7 @@ class _Search:
         trainer, record = self.trainer, trained.record
         if not trainer.monitor:
             trainer.monitor = choose_monitor(record.metrics, trainer.validation_data)
-        if record not in trainer.records:
+        if record.round >= len(trainer.records):
             trainer.records.append(record)
         self.progress.add(record, trainer.monitor, resumed=resumed)
         self.last = trained
@@ -268,10 +312,22 @@ class _Search:
         return pruning.prune(
             scores,
             trained.masks,
-            self.config.fraction,
+            self._fraction(trained.masks, done=trained.record.round),
             scope=self.config.scope,
             layer_fractions=self.config.layer_fractions,
             target_density=1 - self.config.target_sparsity,
+        )
+
+    def _fraction(self, masks: Masks, *, done: int) -> float:
+        """Returns the share to prune next, where `done` prunings lie behind."""
+        config = self.config
+        if config.rounds is None:
+            return config.prune_fraction
+        return pruning.fraction_for(
+            masks,
+            config.rounds - done,
+            layer_fractions=config.layer_fractions,
+            target_density=1 - config.target_sparsity,
         )
 
     def _selected(self) -> Trained:

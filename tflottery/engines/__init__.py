@@ -86,6 +86,14 @@ class Engine(Protocol):
         """Returns how the model is trained, its optimizer and loss, as plain data."""
         ...
 
+    def is_chief(self) -> bool:
+        """Returns whether this process is the one of several workers that writes."""
+        ...
+
+    def leave(self) -> None:
+        """Takes masks and settings off the model again; weights stay as they are."""
+        ...
+
     def finish(self, ticket: Ticket) -> Any:
         """Returns the caller's model with the ticket's masks held for good."""
         ...

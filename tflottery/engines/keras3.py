@@ -53,7 +53,10 @@ class Keras3Engine:
         self.prunable = network.prunable(model, keras)
         self._variables = network.variables(model)
         self._masks: dict[str, Any] = {}
-        self._given_steps_per_execution = 1
+        self._given_steps_per_execution: int | None = None
+
+    def is_chief(self) -> bool:
+        return network.is_chief(self.model)
 
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         told = []
@@ -190,15 +193,24 @@ class Keras3Engine:
         return data_lib.describe(self.model, keras)
 
     def finish(self, ticket: Ticket) -> Any:
-        self._set_steps_per_execution(self._given_steps_per_execution)
-        inner = _optimizer(self.model)
-        for mask in self._masks.values():
-            # Held on, but no longer saved as part of the optimizer.
-            inner._untrack_variable(mask)
-        self.model.train_function = None
+        self._untrack_masks()
         _hold_through_compile(self.model)
         self.model.ticket = ticket
         return self.model
+
+    def leave(self) -> None:
+        self._untrack_masks()
+        release(self.model)
+
+    def _untrack_masks(self) -> None:
+        """Holds the masks on, but has them saved no longer as the optimizer's."""
+        if self._given_steps_per_execution is not None:
+            self._set_steps_per_execution(self._given_steps_per_execution)
+        inner = _optimizer(self.model)
+        for mask in self._masks.values():
+            inner._untrack_variable(mask)
+        self._masks = {}
+        self.model.train_function = None
 
 
 def hold(model: Any, masks: Masks) -> None:

@@ -164,6 +164,12 @@ def all_layers(model: Any) -> list[Any]:
     return list(found.values())
 
 
+def is_chief(model: Any) -> bool:
+    """Returns whether this process writes files; of several workers one does."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return bool(getattr(getattr(strategy, "extended", None), "should_checkpoint", True))
+
+
 def read(variables: dict[str, Any]) -> dict[str, np.ndarray]:
     """Returns the values of variables by path; they share no memory with them."""
     return {path: np.array(value_of(v)) for path, v in variables.items()}

@@ -41,7 +41,7 @@ class TfmotEngine:
         self._variables = network.variables(self.model)
         self._masks: dict[str, Any] = {}
         self._wrappers: list[HeldLowMagnitude] = []
-        self._given_steps_per_execution = 1
+        self._given_steps_per_execution: int | None = None
         self._later_steps_per_execution = 1
 
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
@@ -189,8 +189,16 @@ class TfmotEngine:
     def describe(self) -> dict[str, Any]:
         return data_lib.describe(self.model, tf_keras)
 
+    def is_chief(self) -> bool:
+        return network.is_chief(self.model)
+
+    def leave(self) -> None:
+        held.release(self.model)
+        if self._given_steps_per_execution is not None:
+            self._set_steps_per_execution(self._given_steps_per_execution)
+
     def finish(self, ticket: Ticket) -> Any:
-        self._set_steps_per_execution(self._given_steps_per_execution)
+        self._set_steps_per_execution(self._given_steps_per_execution or 1)
         held.hold_through_compile(self.model)
         self.model.ticket = ticket
         return self.model
