@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_ = tf.keras.__version__  # From here on `tf.keras` is decided.
+_ = tf.keras.Model  # From here on `tf.keras` is decided.
 _given = os.environ.get("TF_USE_LEGACY_KERAS")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # distutils
