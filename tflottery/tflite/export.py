@@ -133,17 +133,20 @@ def _rewrite(
 ) -> tuple[tuple[sparsify.Stored, ...], list[str]]:
     """Rewrites the dense graph for its target, in place; returns forms and notes."""
     storage: sparsify.Storage = "int8" if quantize else "keep"
+    kernel: set[int] = set()
     notes: list[str] = []
     if target == "sparse_speed":
         kernel, notes = make_fast(graph)
-        stored = sparsify.sparsify(graph, storage, kernel=kernel)
-    elif target == "float16":
-        stored = sparsify.sparsify(graph, "float16")
     else:
         widen(graph, quantize=bool(quantize), always=target == "int8")
-        stored = sparsify.sparsify(graph, storage)
-    notes += planner.make_right(graph)
-    return stored, notes
+    if target == "float16":
+        storage = "float16"
+
+    def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
+        return sparsify.sparsify(graph, storage, kernel=kernel)
+
+    notes += planner.make_right(graph, store)
+    return store(graph), notes
 
 
 def _dense_int8_bytes(graph: Graph) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import platform
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from tflottery.tflite import chw
-from tflottery.tflite.flatbuffer import Graph, inputs, outputs
+from tflottery.tflite.flatbuffer import Graph, inputs
 from tflottery.tflite.sparsify import WEIGHTED
 
 RUNTIMES = ("x86", "arm", "wasm")
@@ -75,12 +76,16 @@ def plan(graph: Graph) -> dict[str, Plan]:
     }
 
 
-def make_right(graph: Graph) -> list[str]:
+def make_right(graph: Graph, store: Callable[[Graph], object]) -> list[str]:
     """Rewires, in place, a graph that XNNPACK would compute wrongly on ARM or wasm.
 
     Every such graph enters the planar layout at a 3x3 convolution of stride 2 over 3
-    channels whose padding XNNPACK fuses. Padding in two steps instead leaves that
-    convolution with a padding that does not match, so the graph stays dense, and right.
+    channels, padded by 1. As a 4x4 one, with zeros in the last row and column, it is no
+    entry, so the graph is computed dense there, and right.
+
+    Args:
+      graph: A graph before its weights are stored.
+      store: What will store them; it is tried on a copy.
 
     Returns:
       What was done, in words; empty if nothing was.
@@ -88,44 +93,50 @@ def make_right(graph: Graph) -> list[str]:
     Raises:
       ValueError: If the graph would be wrong even so.
     """
-    if not chw.outlook(graph).wrong:
+    if not _wrong(graph, store):
         return []
+    _close_entries(graph)
+    left = _wrong(graph, store)
+    if left:
+        raise ValueError(
+            "XNNPACK would compute this file wrongly on ARM and wasm, and no rewriting "
+            f"is known that helps ({left}). Was the model's first convolution built in "
+            "an unusual way?"
+        )
+    return [
+        "XNNPACK's sparse path would be wrong for this network on ARM and wasm; the "
+        "first convolution was widened so that it runs dense and right there."
+    ]
+
+
+def _wrong(graph: Graph, store: Callable[[Graph], object]) -> str:
+    """Returns the reasons why the graph would be wrong once stored; "" if it is not."""
+    trial = copy.deepcopy(graph)
+    store(trial)
+    return "; ".join(f"{trial.name(op)}: {why}" for op, why in chw.outlook(trial).wrong)
+
+
+def _close_entries(graph: Graph) -> None:
     producers, readers = graph.producers(), graph.consumers()
     counts = collections.Counter({t: len(found) for t, found in readers.items()})
     for op in list(graph.operators):
         if graph.name(op) != "CONV_2D":
             continue
         found = chw.fused_padding(graph, op, producers, counts)
-        if found is not None and found[1] == (1, 1, 1, 1):
-            _pad_in_two_steps(graph, producers[inputs(op)[0]])
-    left = chw.outlook(graph).wrong
-    if left:
-        reasons = "; ".join(f"{graph.name(op)}: {why}" for op, why in left)
-        raise ValueError(
-            "XNNPACK would compute this file wrongly on ARM and wasm, and no rewriting "
-            f"is known that helps ({reasons}). Was the model's first convolution built "
-            "in an unusual way?"
-        )
-    return [
-        "XNNPACK's sparse path would be wrong for this network on ARM and wasm; the "
-        "first padding was split so that it runs dense and right there."
-    ]
-
-
-def _pad_in_two_steps(graph: Graph, pad: Any) -> None:
-    source, target = inputs(pad)[0], outputs(pad)[0]
-    amounts = graph.const(inputs(pad)[1])
-    assert amounts is not None
-    first, second = amounts.copy(), amounts.copy()
-    first[:, 1], second[:, 0] = 0, 0
-    shape = np.array(graph.shape(source)) + first.sum(axis=1)
-    between = graph.add_tensor(shape.tolist(), like=source)
-    new = [
-        graph.op("PAD", [source, graph.add_const(first)], [between]),
-        graph.op("PAD", [between, graph.add_const(second)], [target]),
-    ]
-    where = graph.operators.index(pad)
-    graph.operators[where : where + 1] = new
+        weight = graph.const(inputs(op)[1])
+        if found is None or found[1] != (1, 1, 1, 1) or weight is None:
+            continue
+        if weight.shape[1:] != (3, 3, 3) or weight.dtype != np.float32:
+            continue
+        amounts = np.array([(0, 0), (1, 2), (1, 2), (0, 0)], np.int32)
+        shape = np.array(graph.shape(found[0])) + amounts.sum(axis=1)
+        padded = graph.add_tensor(shape.tolist(), like=found[0])
+        pad = graph.op("PAD", [found[0], graph.add_const(amounts)], [padded])
+        graph.operators.insert(graph.operators.index(op), pad)
+        graph.operators.remove(producers[inputs(op)[0]])
+        wide = graph.add_const(np.pad(weight, [(0, 0), (0, 1), (0, 1), (0, 0)]))
+        graph.tensors[wide].name = graph.tensors[inputs(op)[1]].name
+        op.inputs = np.array([padded, wide, *inputs(op)[2:]], np.int32)
 
 
 def warn(plans: dict[str, Plan], target: str) -> list[str]:

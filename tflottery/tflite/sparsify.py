@@ -88,6 +88,16 @@ def weights(graph: Graph) -> dict[int, list[tuple[Any, int]]]:
         if tensor < 0 or graph.const(tensor) is None:
             continue
         alone = users[graph.tensors[tensor].buffer] == 1
+        # A dynamic-range weight, int8 under float32 values, cannot be unpacked: XNNPACK
+        # reads it before it is there.
+        alone &= all(
+            graph.tensors[
+                inputs(op)[p - 1 + (graph.name(op) == "TRANSPOSE_CONV") * 2]
+            ].type
+            == graph.tensors[tensor].type
+            for op, p in readers
+            if p == 1 and graph.name(op) in WEIGHTED
+        )
         plain = all(p == 1 and graph.name(op) in WEIGHTED for op, p in readers)
         axes = {WEIGHTED.get(graph.name(op)) for op, _ in readers}
         if alone and plain and len(axes) == 1 and tensor not in graph.outputs:
