@@ -84,12 +84,6 @@ def test_a_config_does_not_change_with_the_dict_that_it_was_given():
     assert config.layer_fractions == {"a": 0.1}
 
 
-def test_the_fraction_follows_from_rounds_and_target():
-    config = LotteryConfig(target_sparsity=0.75, rounds=2, prune_fraction=0.1)
-    assert config.fraction == pytest.approx(0.5)
-    assert LotteryConfig(prune_fraction=0.1).fraction == 0.1
-
-
 def test_a_criterion_is_known_by_its_name():
     def mine(trained, rewind):
         return trained

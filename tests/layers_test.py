@@ -15,7 +15,7 @@ PACKAGE = "tflottery"
 # names the folder of tflottery/ that holds it.
 LAYERS = {
     "core": (
-        *("masks", "criteria", "budgets", "pruning", "config"),
+        *("masks", "criteria", "budgets", "pruning", "plans", "config"),
         *("files", "paths", "records", "tickets", "runs", "locks"),
     ),
     "engines": ("engines",),

@@ -256,31 +256,6 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_paths():
         )
 
 
-def test_plan_gives_the_densities_that_pruning_comes_to():
-    masks = {"a": np.ones(600, bool), "b": np.ones(400, bool)}
-    scores = {
-        path: np.random.default_rng(0).random(m.shape) for path, m in masks.items()
-    }
-    for layer_fractions in ({}, {"b": 0.1}):
-        plan = pruning.plan(
-            masks, 0.3, layer_fractions=layer_fractions, target_density=0.1
-        )
-        assert plan[0] == 1.0
-        assert plan[-1] == pytest.approx(0.1)
-        now = masks
-        for density in plan[1:]:
-            now = pruning.prune(
-                scores, now, 0.3, layer_fractions=layer_fractions, target_density=0.1
-            )
-            assert masks_lib.density(now) == pytest.approx(density, abs=0.002)
-
-
-def test_plan_ends_with_the_rounds_that_were_asked_for():
-    masks = {"a": np.ones(100, bool)}
-    assert len(pruning.plan(masks, 0.2, target_density=0.01, rounds=3)) == 4
-    assert pruning.plan({}, 0.2, target_density=0.1) == [1.0]
-
-
 @st.composite
 def problems(draw):
     """Layers with masks, and scores with many ties."""

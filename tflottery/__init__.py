@@ -13,33 +13,50 @@ if TYPE_CHECKING:
     from tflottery.engines.tfmot import LotterySchedule as LotterySchedule
     from tflottery.engines.tfmot import RewindToInit as RewindToInit
     from tflottery.search import find_ticket as find_ticket
+    from tflottery.tflite import ExportReport as ExportReport
+    from tflottery.tflite import benchmark_tflite as benchmark_tflite
+    from tflottery.tflite import evaluate_tflite as evaluate_tflite
+    from tflottery.tflite import export_tflite as export_tflite
     from tflottery.tickets import Ticket as Ticket
     from tflottery.tickets import load_ticket as load_ticket
+    from tflottery.transfer import transfer_ticket as transfer_ticket
 
 __version__ = "0.1.0"
 
 # The whole public API, and where each name lives.
 _HOME = {
+    "ExportReport": "tflite",
     "LotteryConfig": "config",
     "LotterySchedule": "engines.tfmot",
     "RewindToInit": "engines.tfmot",
     "Ticket": "tickets",
+    "benchmark_tflite": "tflite",
+    "evaluate_tflite": "tflite",
+    "export_tflite": "tflite",
     "find_ticket": "search",
     "load_ticket": "tickets",
     "release": "engines",
+    "transfer_ticket": "transfer",
 }
 __all__ = [
+    "ExportReport",
     "LotteryConfig",
     "LotterySchedule",
     "RewindToInit",
     "Ticket",
+    "benchmark_tflite",
+    "evaluate_tflite",
+    "export_tflite",
     "find_ticket",
     "load_ticket",
     "release",
+    "transfer_ticket",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "controls":
+        return importlib.import_module("tflottery.controls")
     if name not in _HOME:
         raise AttributeError(f"module 'tflottery' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tflottery.{_HOME[name]}"), name)

@@ -41,9 +41,13 @@ class Command:
         self.name = run.__name__
         self.summary = (run.__doc__ or "").splitlines()[0]
         self.arguments = tuple(arguments)
-        self.values = flags.FlagValues()
-        if define is not None:
-            define(self.values)
+        self.define = define
+
+    def _flags(self) -> flags.FlagValues:
+        values = flags.FlagValues()
+        if self.define is not None:
+            self.define(values)
+        return values
 
     def help(self) -> str:
         """Returns the help text of the command."""
@@ -52,11 +56,12 @@ class Command:
         details = textwrap.dedent("\n".join((self.run.__doc__ or "").splitlines()[1:]))
         if details.strip():
             text += f"\n{details.strip()}\n"
-        names = sorted(self.values)
+        values = self._flags()
+        names = sorted(values)
         if names:
             text += "\nFlags:\n"
         for name in names:
-            flag = self.values[name]
+            flag = values[name]
             default = "" if flag.default is None else f" Default: {flag.default}."
             text += textwrap.fill(
                 f"{flag.help}{default}",
@@ -73,8 +78,9 @@ class Command:
         Raises:
             UsageError: for words that are not the command's.
         """
+        values = self._flags()
         try:
-            _, *arguments = self.values([self.name, *words])
+            _, *arguments = values([self.name, *words])
         except flags.Error as error:
             raise UsageError(f"{error} See `tflottery {self.name} --help`.") from error
         if len(arguments) != len(self.arguments):
@@ -84,7 +90,7 @@ class Command:
                 f"Received: {' '.join(arguments) or 'nothing'}. "
                 f"See `tflottery {self.name} --help`."
             )
-        self.run(self.values, arguments)
+        self.run(values, arguments)
 
 
 class UsageError(Exception):
@@ -98,12 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     read, 130 an interrupt.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from tflottery.commands import COMMANDS
+    from tflottery import commands, edge_commands
+
+    every = (*commands.BASIC, *edge_commands.EDGE)
+    table = {command.name: command for command in every}
 
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("--help", "-h", "-help", "help"):
-            lines = [f"  {name:<10} {c.summary}" for name, c in COMMANDS.items()]
+            lines = [f"  {name:<10} {c.summary}" for name, c in table.items()]
             print(USAGE.format(commands="\n".join(lines)), end="")
             return 0
         if words[0] == "--version":
@@ -111,14 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(f"tflottery {__version__}")
             return 0
-        if words[0] not in COMMANDS:
-            near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        if words[0] not in table:
+            near = difflib.get_close_matches(words[0], table, n=1)
             raise UsageError(
                 f"There is no command {words[0]!r}. The commands are: "
-                f"{', '.join(COMMANDS)}."
-                + (f" Did you mean {near[0]!r}?" if near else "")
+                f"{', '.join(table)}." + (f" Did you mean {near[0]!r}?" if near else "")
             )
-        command = COMMANDS[words[0]]
+        command = table[words[0]]
         if any(word in ("--help", "-h", "-help") for word in words[1:]):
             print(command.help(), end="")
             return 0

@@ -10,54 +10,56 @@ from typing import Any
 from absl import flags
 
 from tflottery import config, criteria, pruning
-from tflottery.cli import Command
+from tflottery.cli import Command, UsageError
 
 _DATASETS = "digits, mnist, fashion_mnist, cifar10 or smallnorb"
 _MODELS = "lenet_small, lenet_300_100, conv2, conv4, conv6, resnet18, resnet20 or vgg19"
 
 
+def define_recipe(values: flags.FlagValues) -> None:
+    """Defines the flags that name a recipe and its data."""
+    for name, text in (
+        ("recipe", "A published recipe by name; --model and --dataset find one too."),
+        ("model", f"{_MODELS}."),
+        ("dataset", f"{_DATASETS}."),
+        ("data_dir", "Where the dataset is: NAME.npz, or a TFDS directory."),
+    ):
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_integer(
+        "seed", 0, "What makes two runs alike.", flag_values=values, lower_bound=0
+    )
+
+
 def _define_find(values: flags.FlagValues) -> None:
-    def string(name: str, text: str, default: str | None = None) -> None:
-        flags.DEFINE_string(name, default, text, flag_values=values)
+    def string(name: str, text: str) -> None:
+        flags.DEFINE_string(name, None, text, flag_values=values)
 
     def number(name: str, text: str) -> None:
         flags.DEFINE_float(name, None, text, flag_values=values)
 
-    def count(name: str, text: str, default: int | None = None) -> None:
-        flags.DEFINE_integer(name, default, text, flag_values=values)
+    def count(name: str, text: str) -> None:
+        flags.DEFINE_integer(name, None, text, flag_values=values)
 
     def choice(name: str, choices: Sequence[str], text: str) -> None:
         flags.DEFINE_enum(name, None, list(choices), text, flag_values=values)
 
-    string("recipe", "A published recipe by name; --model and --dataset find one too.")
-    string("model", f"{_MODELS}.")
-    string("dataset", f"{_DATASETS}.")
-    string("data_dir", "Where the dataset is: NAME.npz, or a TFDS directory.")
+    define_recipe(values)
     string(
         "run_dir",
-        "Where to keep the run; a run that is there goes on. By default "
-        "the first free of runs/find_001, runs/find_002, ...",
+        "Where to keep the run; a run that is there goes on. By default the first free "
+        "of runs/find_001, runs/find_002, ...",
     )
     string("monitor", "The metric that tells a winning ticket.")
-    count("seed", "What makes two searches alike.", 0)
     count("epochs", "Epochs of a round, in place of the recipe's steps.")
     count("rounds", "How many times to prune; the fraction follows.")
     count("rewind_step", "The optimizer step to rewind to.")
     number("target_sparsity", "The share of weights to prune in the end, in (0, 1).")
     number("prune_fraction", "The share of the rest to prune each round, in (0, 1).")
     number("tolerance", "How much worse than dense a winning ticket may be.")
-    choice("scope", pruning.SCOPES, "What ranks together: global, layer or erk.")
-    choice(
-        "criterion",
-        tuple(criteria.CRITERIA),
-        f"What is kept: {', '.join(criteria.CRITERIA)}.",
-    )
-    choice("retrain", config.RETRAIN, f"{', '.join(config.RETRAIN)}.")
-    choice(
-        "select",
-        config.SELECT,
-        f"Which round's ticket to return: {' or '.join(config.SELECT)}.",
-    )
+    choice("scope", pruning.SCOPES, "What is ranked together.")
+    choice("criterion", tuple(criteria.CRITERIA), "What tells the weights to keep.")
+    choice("retrain", config.RETRAIN, "What goes back to the rewind step.")
+    choice("select", config.SELECT, "Which round's ticket to return.")
     flags.DEFINE_enum(
         "verbose",
         "auto",
@@ -65,6 +67,17 @@ def _define_find(values: flags.FlagValues) -> None:
         "What to print while a round trains, as Keras.",
         flag_values=values,
     )
+
+
+def chosen_recipe(values: Any) -> Any:
+    """Returns the recipe that --recipe, --model and --dataset ask for."""
+    from tflottery.lab import recipes
+
+    if values.recipe is None:
+        return recipes.recipe_for(values.model, values.dataset)
+    recipe = recipes.recipe(values.recipe)
+    given = {"model": values.model, "dataset": values.dataset}
+    return dataclasses.replace(recipe, **{k: v for k, v in given.items() if v})
 
 
 def find(values: Any, arguments: Sequence[str]) -> None:
@@ -75,18 +88,9 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     """
     del arguments
     from tflottery import find_ticket, load_ticket
-    from tflottery.lab import datasets, pipelines, recipes, training
+    from tflottery.lab import datasets, pipelines, training
 
-    if values.recipe is not None:
-        recipe = recipes.recipe(values.recipe)
-    else:
-        recipe = recipes.recipe_for(values.model, values.dataset)
-    given = {
-        key: getattr(values, key)
-        for key in ("model", "dataset")
-        if getattr(values, key) is not None
-    }
-    recipe = dataclasses.replace(recipe, **given)
+    recipe = chosen_recipe(values)
     images = datasets.load(recipe.dataset, data_dir=values.data_dir)
     data = recipe.arrays(images, seed=values.seed)
     size = recipe.batch_size
@@ -140,6 +144,9 @@ def find(values: Any, arguments: Sequence[str]) -> None:
         f"{100 * model.ticket.density:.1f} % of the weights {100 * sparse:.2f} %.\n"
         f"The ticket: {run_dir}/ticket.safetensors"
     )
+    if "://" not in str(run_dir):
+        model.save(pathlib.Path(run_dir) / "model.keras")
+        print(f"The model, for `tflottery export`: {run_dir}/model.keras")
     if importlib.util.find_spec("matplotlib"):
         from tflottery.lab import report as report_lib
 
@@ -178,7 +185,6 @@ def data(values: Any, arguments: Sequence[str]) -> None:
     NAME is digits, mnist, fashion_mnist, cifar10 or smallnorb. Any --data_dir of the
     other commands may be the folder that it is written to.
     """
-    from tflottery.cli import UsageError
     from tflottery.lab import datasets
 
     if values.to is None:
@@ -211,12 +217,9 @@ def _free(pattern: str) -> str:
     )
 
 
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command(find, _define_find),
-        Command(show, arguments=("TICKET",)),
-        Command(data, _define_data, arguments=("NAME",)),
-        Command(report, _define_report, arguments=("RUN_DIR",)),
-    )
-}
+BASIC = (
+    Command(find, _define_find),
+    Command(show, arguments=("TICKET",)),
+    Command(data, _define_data, arguments=("NAME",)),
+    Command(report, _define_report, arguments=("RUN_DIR",)),
+)

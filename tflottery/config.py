@@ -121,13 +121,6 @@ the remaining weights to prune. Received: prune_fraction=0.0
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    @property
-    def fraction(self) -> float:
-        """The share of the weights left to prune after each round, in (0, 1)."""
-        if self.rounds is None:
-            return self.prune_fraction
-        return 1.0 - (1.0 - self.target_sparsity) ** (1.0 / self.rounds)
-
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, which `LotteryConfig(**data)` reads."""
         return dataclasses.asdict(self) | {"skip": list(self.skip)}

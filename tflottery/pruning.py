@@ -92,7 +92,7 @@ def prune(
         check_fraction(f"layer_fractions[{pattern!r}]", value)
     scores = _checked(scores, masks)
 
-    alone = {path: _fraction_of(path, layer_fractions) for path in masks}
+    alone = {path: fraction_of(path, layer_fractions) for path in masks}
     together = [path for path in masks if alone[path] is None]
     groups = [([path], f) for path, f in alone.items() if f is not None]
     if scope == "layer":
@@ -117,38 +117,6 @@ def prune(
     return {path: kept[path] for path in masks}
 
 
-def plan(
-    masks: Masks,
-    fraction: float,
-    *,
-    layer_fractions: Mapping[str, float] | None = None,
-    target_density: float,
-    rounds: int | None = None,
-) -> list[float]:
-    """Returns the densities of the rounds to come, round 0 first.
-
-    >>> masks = {"w": np.ones(100, bool)}
-    >>> [round(d, 2) for d in plan(masks, 0.5, target_density=0.2)]
-    [1.0, 0.5, 0.25, 0.2]
-    """
-    layer_fractions = layer_fractions or {}
-    left = {path: float(mask.size) for path, mask in masks.items()}
-    rates = {
-        path: fraction if (f := _fraction_of(path, layer_fractions)) is None else f
-        for path in masks
-    }
-    total = sum(left.values())
-    densities = [1.0]
-    if not total:
-        return densities
-    while (rounds is None or len(densities) <= rounds) and (
-        densities[-1] > target_density * (1 + 1e-9)
-    ):
-        left = {path: n * (1 - rates[path]) for path, n in left.items()}
-        densities.append(max(sum(left.values()) / total, target_density))
-    return densities
-
-
 def check_fraction(name: str, value: float) -> None:
     """Raises ValueError unless the argument `name` lies strictly between 0 and 1."""
     if not (isinstance(value, numbers.Real) and 0 < value < 1):
@@ -158,7 +126,8 @@ def check_fraction(name: str, value: float) -> None:
         )
 
 
-def _fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
+def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
+    """Returns the fraction of the first pattern that matches, or `None`."""
     found = (float(f) for p, f in layer_fractions.items() if matches(path, p))
     return next(found, None)
 

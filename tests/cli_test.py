@@ -1,0 +1,133 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tflottery import cli
+
+
+def run(capsys, *words):
+    """Returns the status, what was printed, and the errors."""
+    status = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_without_a_word_the_commands_are_listed(capsys):
+    status, out, err = run(capsys)
+    assert (status, err) == (0, "")
+    commands = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
+    assert {"find", "show", "data", "report", "export", "demo"} <= commands
+    assert run(capsys, "--help")[1] == out
+
+
+@pytest.mark.parametrize("name", ["find", "show", "data", "report", "export", "demo"])
+def test_every_command_has_help_that_fits_a_terminal(capsys, name):
+    status, out, err = run(capsys, name, "--help")
+    assert (status, err) == (0, "")
+    assert f"Usage: tflottery {name}" in out
+    assert max(map(len, out.splitlines())) <= 88
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fnd"], "There is no command 'fnd'. The commands are: find, "),
+        (["fnd"], "Did you mean 'find'?"),
+        (["find", "--modle=conv2"], "Did you mean: model ?"),
+        (["find", "--seed=one"], "--seed=one"),
+        (["find", "--retrain=rewnd"], "rewind|learning_rate|fine_tune"),
+        (["show"], "`tflottery show` takes TICKET. Received: nothing."),
+        (["data", "digits"], "needs a folder to write to: --to=FOLDER"),
+        (["export", "model.pb", "a.tflite"], "must be the folder of a run"),
+    ],
+)
+def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
+    capsys, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pb").write_bytes(b"")
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["find", "--model=lenet"], "Did you mean 'lenet_small'?"),
+        (["find", "--dataset=mnits"], "digits, mnist, fashion_mnist, cifar10"),
+        (["find", "--recipe=frankle"], "`recipe` must be one of digits, frankle_"),
+        (["find", "--prune_fraction=0"], "`prune_fraction` must be in (0, 1)"),
+        (["show", "no.ticket"], "no.ticket"),
+        (["export", "no.keras", "a.tflite"], "There is no no.keras to export"),
+        (["data", "cifar", "--to=."], "Did you mean 'cifar10'?"),
+    ],
+)
+def test_an_error_is_one_line_without_a_traceback_and_exits_with_1(
+    capsys, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *words)
+    assert status == 1
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_data_writes_a_file_that_find_reads(capsys, tmp_path):
+    status, out, _ = run(capsys, "data", "digits", f"--to={tmp_path}")
+    assert status == 0
+    assert out.strip() == str(tmp_path / "digits.npz")
+    with np.load(tmp_path / "digits.npz", allow_pickle=False) as file:
+        assert set(file) == {"x_train", "y_train", "x_test", "y_test"}
+
+
+def test_find_keeps_its_run_and_its_ticket_is_shown_and_exported(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ("find", "--epochs=1", "--rounds=2", "--target_sparsity=0.5")
+    status, out, _ = run(capsys, *words, "--select=last")
+    assert status == 0
+    assert "lenet_small on digits" in out
+    assert "2/2" in out
+    assert "Test accuracy: dense" in out
+    folder = tmp_path / "runs/find_001"
+    config = json.loads((folder / "run.json").read_text())["config"]
+    assert (config["rounds"], config["target_sparsity"]) == (2, 0.5)
+    status, out, _ = run(capsys, "show", folder)
+    assert status == 0
+    assert "50.00 % of the prunable weights left" in out
+    assert "fc1/kernel" in out
+    status, out, err = run(capsys, "report", folder, f"--out={tmp_path / 'r.html'}")
+    assert (status, err) == (0, "")
+    assert "<html" in (tmp_path / "r.html").read_text()
+    status, out, _ = run(capsys, "export", folder, tmp_path / "a.tflite")
+    assert status == 0
+    assert (tmp_path / "a.tflite").stat().st_size < 41_000
+    status, out, _ = run(capsys, "evaluate", tmp_path / "a.tflite")
+    assert status == 0
+    assert 0.1 < float(out.split()[-1]) <= 1.0
+    # Another search gets another folder: nothing is written over.
+    run(capsys, *words, "--verbose=0")
+    assert (tmp_path / "runs/find_002/ticket.safetensors").exists()
+
+
+def test_an_interrupt_exits_with_130(capsys, monkeypatch):
+    from tflottery import commands
+
+    def interrupted(values, arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands.BASIC[0], "run", interrupted)
+    status, _, err = run(capsys, "find")
+    assert status == 130
+    assert "stopped" in err
+
+
+def test_the_module_runs_as_the_command_does():
+    command = [sys.executable, "-m", "tflottery", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "tflottery 0.1.0\n"

@@ -1,0 +1,229 @@
+"""Commands for the edge: a ticket as a file, its answers and its speed; and a demo."""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from tflottery.cli import Command, UsageError
+from tflottery.commands import chosen_recipe, define_recipe
+
+_TARGETS = ("size", "int8", "sparse_speed", "float16")
+
+
+def _define_export(values: flags.FlagValues) -> None:
+    define_recipe(values)
+    flags.DEFINE_enum(
+        "target", "size", _TARGETS, "What the file is made for.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "quantize",
+        None,
+        ["weights"],
+        "Store the weights as int8, computing in float32.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "tolerance",
+        None,
+        "The largest output difference allowed, as a share of the largest output.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "json", None, "Where to write the report as JSON.", flag_values=values
+    )
+
+
+def export(values: Any, arguments: Sequence[str]) -> None:
+    """Writes a sparse model as a small, verified TFLite file.
+
+    SOURCE is the RUN_DIR of `tflottery find`, a .keras file or a dense .tflite file.
+    --target=int8 calibrates with training images of --dataset (digits by default),
+    made ready as --recipe says.
+    """
+    source, path = arguments
+    from tflottery import export_tflite, files
+
+    images = samples = None
+    if values.target == "int8":
+        images = _arrays(values).train[0][:256]
+        samples = images[:64]
+    report = export_tflite(
+        _model(source),
+        path,
+        target=values.target,
+        quantize=values.quantize,
+        tolerance=values.tolerance,
+        representative_data=images,
+        samples=samples,
+    )
+    print(report)
+    if values.json is not None:
+        files.write(values.json, report.to_json().encode())
+
+
+def _model(source: str) -> Any:
+    """Returns what `export_tflite` takes, of a run, a .keras or a .tflite file."""
+    path = pathlib.Path(source)
+    if path.is_dir():
+        path = path / "model.keras"
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path} to export.")
+    if path.suffix == ".tflite":
+        return path
+    if path.suffix != ".keras":
+        raise UsageError(
+            "SOURCE must be the folder of a run, a .keras file or a .tflite file. "
+            f"Received: {source}"
+        )
+    import keras
+
+    return keras.saving.load_model(path, compile=False)
+
+
+def _arrays(values: Any) -> Any:
+    from tflottery.lab import datasets
+
+    recipe = chosen_recipe(values)
+    images = datasets.load(recipe.dataset, data_dir=values.data_dir)
+    return recipe.arrays(images, seed=values.seed)
+
+
+def evaluate(values: Any, arguments: Sequence[str]) -> None:
+    """Prints a TFLite file's accuracy on a dataset's test images.
+
+    The images are those of --dataset (digits by default), made ready as --recipe says.
+    """
+    from tflottery import evaluate_tflite
+
+    metrics = evaluate_tflite(arguments[0], _batches(*_arrays(values).test))
+    for name, value in metrics.items():
+        print(f"{name}: {value:.4f}")
+
+
+def _batches(x: Any, y: Any) -> list[tuple[Any, Any]]:
+    return [(x[i : i + 100], y[i : i + 100]) for i in range(0, len(x), 100)]
+
+
+def _define_benchmark(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "against", None, "Another file, such as the dense one.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "threads", 1, "Threads to compute with.", flag_values=values, lower_bound=1
+    )
+
+
+def benchmark(values: Any, arguments: Sequence[str]) -> None:
+    """Measures how fast a TFLite file is, beside another one."""
+    from tflottery import benchmark_tflite
+
+    print(
+        benchmark_tflite(arguments[0], threads=values.threads, against=values.against)
+    )
+
+
+def _define_demo(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "run_dir", "runs/demo", "Where to keep what it makes.", flag_values=values
+    )
+
+
+def demo(values: Any, arguments: Sequence[str]) -> None:
+    """Finds, transfers and exports a ticket, on digits, in less than three minutes.
+
+    It searches a small LeNet on the digits 0 to 4, moves the ticket to 5 to 9, and
+    writes a file for every target. Run again, it takes up what is there.
+    """
+    del arguments
+    import keras
+
+    from tflottery import export_tflite, find_ticket, transfer_ticket
+    from tflottery.lab import datasets, pipelines, recipes, training
+
+    folder = pathlib.Path(values.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = dataclasses.replace(recipes.recipe("digits"), steps=300)
+    digits = datasets.load("digits")
+    low = recipe.arrays(_only(digits, range(5)), seed=0)
+    high = recipe.arrays(_only(digits, range(5, 10)), seed=0)
+    size = recipe.batch_size
+
+    print("1. Find a ticket for the digits 0 to 4.")
+    keras.utils.set_random_seed(0)
+    network = recipe.build(_only(digits, range(5)), seed=0)
+    teacher = find_ticket(
+        training.compile_model(network, recipe),
+        pipelines.train_pipeline(*low.train, batch_size=size, seed=0),
+        validation_data=pipelines.eval_pipeline(*low.validation, batch_size=size),
+        seed=0,
+        run_dir=folder / "find",
+        **recipe.search_settings(len(low.train[0])),
+    )
+    print("\n2. Transfer it to the digits 5 to 9: a new head, the same masks.")
+    student = transfer_ticket(teacher, num_classes=5, seed=0)
+    training.compile_model(student, recipe)
+    student.fit(
+        pipelines.train_pipeline(*high.train, batch_size=size, seed=0),
+        epochs=recipe.epochs(len(high.train[0])),
+        shuffle=False,
+        verbose=0,
+    )
+    accuracy = student.evaluate(*high.test, verbose=0, return_dict=True)["accuracy"]
+    student.ticket.save(folder / "student.ticket")
+    print(f"Test accuracy of the student: {100 * accuracy:.2f} %.")
+    print("\n3. Export it for every target, each file run and compared.")
+    for target in _TARGETS:
+        report = export_tflite(
+            student,
+            folder / f"student_{target}.tflite",
+            target=target,
+            representative_data=high.train[0] if target == "int8" else None,
+            samples=high.validation[0],
+        )
+        _tell(report, high.test)
+    report = export_tflite(
+        student,
+        folder / "student_w8.tflite",
+        quantize="weights",
+        samples=high.validation[0],
+    )
+    _tell(report, high.test)
+    if importlib.util.find_spec("matplotlib"):
+        from tflottery.lab import report as report_lib
+
+        print(f"\nThe search's report: {report_lib.report(folder / 'find')}")
+    print(f"All of it is in {folder}.")
+
+
+def _tell(report: Any, test: tuple[Any, Any]) -> None:
+    from tflottery import evaluate_tflite
+
+    metrics = evaluate_tflite(report.path, _batches(*test), progress=False)
+    kind = f"{report.target}{', int8 weights' if report.quantize else ''}"
+    print(
+        f"  {kind:<20} {report.bytes:>7,} bytes of {report.dense_float32_bytes:,} "
+        f"dense; test accuracy {100 * metrics['accuracy']:.2f} %; {report.path}",
+        flush=True,
+    )
+
+
+def _only(images: Any, classes: range) -> Any:
+    """Returns the images of some classes, with labels from 0."""
+    parts = {}
+    for part in ("train", "test"):
+        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
+        chosen = (y >= classes.start) & (y < classes.stop)
+        parts[f"x_{part}"], parts[f"y_{part}"] = x[chosen], y[chosen] - classes.start
+    return dataclasses.replace(images, num_classes=len(classes), **parts)
+
+
+EDGE = (
+    Command(export, _define_export, arguments=("SOURCE", "FILE")),
+    Command(evaluate, define_recipe, arguments=("FILE",)),
+    Command(benchmark, _define_benchmark, arguments=("FILE",)),
+    Command(demo, _define_demo),
+)

@@ -1,0 +1,82 @@
+"""Plans: the densities that rounds of pruning come to, and the fraction for them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tflottery import masks as masks_lib
+from tflottery import pruning
+from tflottery.masks import Masks
+
+
+def plan(
+    masks: Masks,
+    fraction: float,
+    *,
+    layer_fractions: Mapping[str, float] | None = None,
+    target_density: float,
+    rounds: int | None = None,
+) -> list[float]:
+    """Returns the densities of the rounds to come, round 0 first.
+
+    >>> masks = {"w": np.ones(100, bool)}
+    >>> [round(d, 2) for d in plan(masks, 0.5, target_density=0.2)]
+    [1.0, 0.5, 0.25, 0.2]
+    """
+    layer_fractions = layer_fractions or {}
+    left = {path: float(mask.size) for path, mask in masks.items()}
+    rates = {
+        path: fraction
+        if (f := pruning.fraction_of(path, layer_fractions)) is None
+        else f
+        for path in masks
+    }
+    total = sum(left.values())
+    densities = [1.0]
+    if not total:
+        return densities
+    while (rounds is None or len(densities) <= rounds) and (
+        densities[-1] > target_density * (1 + 1e-9)
+    ):
+        left = {path: n * (1 - rates[path]) for path, n in left.items()}
+        densities.append(max(sum(left.values()) / total, target_density))
+    return densities
+
+
+def fraction_for(
+    masks: Masks,
+    rounds: int,
+    *,
+    layer_fractions: Mapping[str, float] | None = None,
+    target_density: float,
+) -> float:
+    """Returns the prune fraction that reaches `target_density` in `rounds` prunings.
+
+    Raises:
+        ValueError: where the layers of `layer_fractions` alone keep more than that.
+
+    >>> masks = {"w": np.ones(100, bool)}
+    >>> round(fraction_for(masks, 2, target_density=0.25), 6)
+    0.5
+    """
+    layer_fractions = layer_fractions or {}
+    left = {path: int(np.count_nonzero(mask)) for path, mask in masks.items()}
+    alone = {path: pruning.fraction_of(path, layer_fractions) for path in masks}
+    target = target_density * masks_lib.size(masks)
+
+    def kept(fraction: float) -> float:
+        rates = {p: fraction if f is None else f for p, f in alone.items()}
+        return sum(n * (1 - rates[path]) ** rounds for path, n in left.items())
+
+    low, high = 0.0, 1.0 - 1e-9
+    if kept(high) > target + 0.5:
+        raise ValueError(
+            f"`layer_fractions` prunes its layers so little that {rounds} rounds do "
+            f"not reach a sparsity of {1 - target_density:g}. Received: "
+            f"layer_fractions={dict(layer_fractions)!r}. Raise its fractions or "
+            "`rounds`, or lower `target_sparsity`."
+        )
+    for _ in range(64):
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) > target else (low, middle)
+    return high
