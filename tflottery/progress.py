@@ -65,7 +65,7 @@ class Progress:
     def _time_left(self) -> str:
         ahead = len(self._plan) - len(self._records)
         seconds = [r.seconds or 0.0 for r in self._records[-3:]]
-        return _duration(ahead * sum(seconds) / len(seconds))
+        return duration(ahead * sum(seconds) / len(seconds))
 
     def end(self, ticket: Ticket) -> None:
         """Says which ticket the search came to."""
@@ -75,14 +75,14 @@ class Progress:
         self.say(
             f"Ticket of round {ticket.round}: {100 * ticket.density:.2f} % of the "
             f"weights, {ticket.monitor} {metric:.4f} ({metric - dense:+.4f} to dense), "
-            f"in {_duration(sum(r.seconds or 0 for r in ticket.rounds))}."
+            f"in {duration(sum(r.seconds or 0 for r in ticket.rounds))}."
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns a time as one reads it.
 
-    >>> _duration(42), _duration(754), _duration(7500)
+    >>> duration(42), duration(754), duration(7500)
     ('42 s', '12 min 34 s', '2 h 05 min')
     """
     whole = round(seconds)

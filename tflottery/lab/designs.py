@@ -1,0 +1,312 @@
+"""Designs: the published comparisons as data: which networks are trained, on what."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from tflottery.lab import recipes
+from tflottery.lab.models import unknown
+from tflottery.lab.training import Adam, Recipe
+
+TICKETS = ("trained", "rewind", "initial")
+"""The arms that start from a ticket's own weights: θT, θk and θ0."""
+
+CONTROLS = ("reinitialized", "randomly_masked", "layer_shuffled", "globally_shuffled")
+"""The arms of `tflottery.controls` that a ticket is compared with."""
+
+REGIMES = ("fine_tuned", "frozen")
+HEADS = ("linear", "two_layer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One cell of a design: a network to train.
+
+    Attributes:
+        arm: `"ticket"`, `"dense"` or a name of `CONTROLS`.
+        weights: what it starts from: `"trained"`, `"rewind"`, `"initial"`; of a
+            control `"fresh"`, or `"trained"` where it has the ticket's own weights.
+        round: the round of the search that its masks are of; 0 is dense.
+        seed: the seed of its search, its data's order and its head.
+        regime: `"fine_tuned"`, or `"frozen"` where only the head trains.
+        head: `"linear"` or `"two_layer"`.
+    """
+
+    arm: str
+    weights: str
+    round: int
+    seed: int
+    regime: str = "fine_tuned"
+    head: str = "linear"
+
+    @property
+    def name(self) -> str:
+        """A name of its own, for its folder."""
+        return (
+            f"seed{self.seed}/round{self.round:02d}-{self.arm}-{self.weights}-"
+            f"{self.regime}-{self.head}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Design:
+    """A comparison: a search on a source task, and arms trained on a target task.
+
+    Attributes:
+        name: what it is called, as in `tflottery reproduce NAME`.
+        preset: `"smoke"`, `"cpu"` or `"paper"`.
+        shows: what it is there to show, one sentence.
+        source: how tickets are searched for.
+        target: how the arms are trained; `None` trains them as the source is, on the
+            same task with the same head.
+        prunings: how often to prune, at least 1; each to an equal share of what is
+            left, down to the source's `target_sparsity`.
+        rounds: the rounds to compare at, of 1 to `prunings`.
+        arms: names of `TICKETS` and `CONTROLS`. The dense network is always there.
+        regimes, heads: of `REGIMES` and `HEADS`; without a target one of each.
+        seeds: how many seeds, where nothing else is asked for.
+        images: the largest number of training images of each task, or `None` for all.
+        source_classes, target_classes: the classes of the dataset that are the task, or
+            `None` for all.
+        one_shot: whether each density is pruned to at once, from the dense network.
+    """
+
+    name: str
+    preset: str
+    shows: str
+    source: Recipe
+    target: Recipe | None
+    prunings: int
+    rounds: tuple[int, ...]
+    arms: tuple[str, ...]
+    regimes: tuple[str, ...] = ("fine_tuned",)
+    heads: tuple[str, ...] = ("linear",)
+    seeds: int = 3
+    images: int | None = None
+    one_shot: bool = False
+    source_classes: tuple[int, ...] | None = None
+    target_classes: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        for name, known in (
+            ("arms", (*TICKETS, *CONTROLS)),
+            ("regimes", REGIMES),
+            ("heads", HEADS),
+            ("rounds", range(1, self.prunings + 1)),
+        ):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise ValueError(
+                        f"`{name}` must be of {', '.join(map(str, known))}. "
+                        f"Received: {value!r}"
+                    )
+
+    def density(self, round_number: int) -> float:
+        """Returns the density that a round is pruned to, but for rounding."""
+        target = 1 - self.source.target_sparsity
+        return target ** (round_number / self.prunings)
+
+    def searches(self, seed: int) -> list[tuple[str, int, float]]:
+        """Returns the searches of a seed: the name, the prunings, the sparsity."""
+        if not self.one_shot:
+            sparsity = self.source.target_sparsity
+            return [(f"seed{seed}", self.prunings, sparsity)]
+        return [
+            (f"seed{seed}-once{number:02d}", 1, 1 - self.density(number))
+            for number in self.rounds
+        ]
+
+    def ticket(self, seed: int, round_number: int) -> str:
+        """Returns where a round's ticket lies, relative to the searches."""
+        if not self.one_shot:
+            return f"seed{seed}/rounds/{round_number:03d}.ticket"
+        once = round_number or self.rounds[0]
+        return f"seed{seed}-once{once:02d}/rounds/{min(round_number, 1):03d}.ticket"
+
+    def trials(self, seed: int) -> Iterator[Trial]:
+        """Yields the cells of a seed, those that share a compiled model together."""
+        for regime in self.regimes:
+            for head in self.heads:
+                more: dict[str, Any] = {"seed": seed, "regime": regime, "head": head}
+                start = "trained" if self.target is not None else "initial"
+                yield Trial(arm="dense", weights=start, round=0, **more)
+                for number in self.rounds:
+                    for arm in self.arms:
+                        if arm in TICKETS:
+                            yield Trial(
+                                arm="ticket", weights=arm, round=number, **more
+                            )
+                        else:
+                            own = "trained" if arm == "layer_shuffled" else "fresh"
+                            yield Trial(arm=arm, weights=own, round=number, **more)
+
+
+def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
+    """Returns a design of `DESIGNS`.
+
+    Raises:
+        ValueError: where there is none of that name, or not with that preset.
+
+    >>> design("lenet_mnist", "smoke").source.dataset
+    'digits'
+    """
+    if name not in DESIGNS:
+        raise ValueError(unknown("name", name, DESIGNS))
+    if preset not in DESIGNS[name]:
+        raise ValueError(unknown("preset", preset, DESIGNS[name]))
+    return DESIGNS[name][preset]
+
+
+def _changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """Returns a recipe with other settings, which its source then does not stand for."""
+    return dataclasses.replace(recipe, source=f"{recipe.source}, made small", **changes)
+
+
+_WITHOUT_REWIND = ("trained", "initial", "reinitialized", "randomly_masked")
+_MEHTA = recipes.recipe("mehta_resnet18")
+_LENET = recipes.recipe("frankle_lenet")
+_DIGITS = recipes.recipe("digits")
+_SMALL_RESNET = _changed(
+    _MEHTA,
+    name="mehta_resnet20_narrow",
+    model="resnet20_narrow",
+    input_shape=(16, 16, 3),
+    augment=None,
+    batch_size=64,
+    steps=560,
+    optimizer=Adam(learning_rate=2e-3),
+    target_sparsity=0.95,
+)
+
+_TRANSFER = Design(
+    name="sparse_transfer",
+    preset="paper",
+    shows="Tickets of one task reach the dense network's accuracy on another "
+    "(Mehta 2019, section 4).",
+    source=_MEHTA,
+    target=recipes.recipe("mehta_resnet18_fashion_mnist"),
+    prunings=15,
+    rounds=tuple(range(1, 16)),
+    arms=("trained", "rewind", "initial", "reinitialized", "randomly_masked"),
+    regimes=REGIMES,
+    heads=HEADS,
+)
+_LENET_SOURCE = _changed(
+    _LENET, name="lenet_transfer", batch_size=128, steps=1_290, target_sparsity=0.97
+)
+_FRANKLE = Design(
+    name="lenet_mnist",
+    preset="paper",
+    shows="Tickets trained anew from θ0 reach the dense network's accuracy, and "
+    "re-initialized they do not (Frankle & Carbin 2019, figures 3 and 4).",
+    source=_LENET,
+    target=None,
+    prunings=16,
+    rounds=tuple(range(1, 17)),
+    arms=("initial", "reinitialized", "randomly_masked"),
+    seeds=5,
+)
+_CONV = dataclasses.replace(
+    _FRANKLE,
+    name="conv_cifar10",
+    shows="Tickets of convolutional networks beat the dense network "
+    "(Frankle & Carbin 2019, figure 5).",
+    source=recipes.recipe("frankle_conv4"),
+    prunings=14,
+    rounds=tuple(range(1, 15)),
+)
+
+DESIGNS: dict[str, dict[str, Design]] = {}
+for _design in (
+    _TRANSFER,
+    dataclasses.replace(
+        _TRANSFER,
+        preset="cpu",
+        source=_SMALL_RESNET,
+        target=_changed(
+            _SMALL_RESNET,
+            name="mehta_resnet20_narrow_fashion_mnist",
+            dataset="fashion_mnist",
+        ),
+        prunings=8,
+        rounds=tuple(range(1, 9)),
+        arms=_WITHOUT_REWIND,
+        regimes=("fine_tuned",),
+        heads=("linear",),
+        images=10_000,
+    ),
+    dataclasses.replace(
+        _TRANSFER,
+        preset="smoke",
+        shows="Tickets of the digits 0 to 4 on the digits 5 to 9.",
+        source=_changed(
+            _DIGITS, name="digits_0_to_4", steps=200, target_sparsity=0.9, rewind_step=20
+        ),
+        target=_changed(_DIGITS, name="digits_5_to_9", steps=100),
+        prunings=4,
+        rounds=(2, 4),
+        seeds=2,
+        source_classes=(0, 1, 2, 3, 4),
+        target_classes=(5, 6, 7, 8, 9),
+    ),
+    dataclasses.replace(
+        _TRANSFER,
+        name="lenet_transfer",
+        preset="cpu",
+        shows="Tickets of LeNet-300-100 on MNIST reach the dense network's accuracy on "
+        "FashionMNIST.",
+        source=_LENET_SOURCE,
+        target=_changed(
+            _LENET_SOURCE, name="lenet_fashion_mnist", dataset="fashion_mnist"
+        ),
+        prunings=9,
+        rounds=tuple(range(1, 10)),
+        arms=_WITHOUT_REWIND,
+        regimes=("fine_tuned",),
+        heads=("linear",),
+        seeds=5,
+    ),
+    _FRANKLE,
+    dataclasses.replace(
+        _FRANKLE,
+        preset="cpu",
+        source=_changed(_LENET, steps=4_600),
+        prunings=9,
+        rounds=tuple(range(1, 10)),
+        seeds=3,
+    ),
+    dataclasses.replace(
+        _FRANKLE,
+        preset="smoke",
+        source=_changed(_DIGITS, steps=200),
+        prunings=3,
+        rounds=(1, 2, 3),
+        seeds=2,
+    ),
+    _CONV,
+    dataclasses.replace(
+        _CONV,
+        preset="cpu",
+        source=_changed(
+            recipes.recipe("frankle_conv2"), steps=850, target_sparsity=0.95
+        ),
+        prunings=5,
+        rounds=tuple(range(1, 6)),
+        images=10_000,
+        seeds=3,
+    ),
+    dataclasses.replace(
+        _CONV,
+        preset="smoke",
+        source=_changed(
+            recipes.recipe("frankle_conv2"),
+            dataset="digits",
+            steps=40,
+            target_sparsity=0.8,
+        ),
+        prunings=2,
+        rounds=(1, 2),
+        seeds=2,
+    ),
+):
+    DESIGNS.setdefault(_design.name, {})[_design.preset] = _design

@@ -1,0 +1,336 @@
+"""Experiment: a design's searches and cells, run and kept; what is finished is skipped.
+
+RUN_DIR/
+  experiment.json         the design
+  log.txt                 a line for each part done
+  searches/seed0/         the run directory of each search, see `tflottery.runs`
+  cells/seed0/round03-ticket-trained-fine_tuned-linear/result.json
+  results.json            all cells, and how they were made
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tflottery import files, masks, runs, tickets
+from tflottery.lab import datasets
+from tflottery.lab.board import Board
+from tflottery.lab.designs import Design, Trial
+from tflottery.lab.designs import design as find_design
+from tflottery.lab.executors import EXECUTORS, Executor, local
+
+
+def reproduce(
+    name: str,
+    *,
+    preset: str = "cpu",
+    seeds: int | None = None,
+    data_dir: Any = None,
+    run_dir: Any = None,
+    executor: str | Executor = "local",
+    verbose: str | int = "auto",
+    command: str | None = None,
+) -> Any:
+    """Runs a published comparison, or what is left of it.
+
+    Called again with the same `run_dir` it goes on where it stopped; with more seeds,
+    it adds them. A stop loses at most the round of a search or the cell under way.
+
+    Args:
+        name: a name of `designs.DESIGNS`.
+        preset: `"smoke"` (minutes, on data that comes with the installation), `"cpu"`
+            or `"paper"`.
+        seeds: how many seeds, at least 1: 0 and up. `None` is the design's own number.
+        data_dir: where the datasets are; see `datasets.load`.
+        run_dir: where everything is kept; `None` is `runs/NAME-PRESET`.
+        executor: `"local"`, `"ray"`, or a function; see `executors`.
+        verbose: `"auto"` shows a table in a terminal and lines elsewhere; 0 nothing; 2
+            lines.
+        command: what to record as the command that made the results; `None` records
+            this program's own.
+
+    Returns:
+        The path of `results.json` in `run_dir`.
+
+    Raises:
+        ValueError: for a name, a preset or a number that there is not, and where
+            `run_dir` holds another experiment.
+    """
+    design = find_design(name, preset)
+    return run(
+        design,
+        seeds=seeds,
+        data_dir=data_dir,
+        run_dir=f"runs/{name}-{preset}" if run_dir is None else run_dir,
+        executor=executor,
+        verbose=verbose,
+        command=command,
+    )
+
+
+def run(
+    design: Design,
+    *,
+    seeds: int | None = None,
+    data_dir: Any = None,
+    run_dir: Any,
+    executor: str | Executor = "local",
+    verbose: str | int = "auto",
+    command: str | None = None,
+) -> Any:
+    """Runs a design of your own; arguments and result are those of `reproduce`."""
+    count = design.seeds if seeds is None else seeds
+    if not tickets.is_whole(count) or count < 1:
+        raise ValueError(
+            f"`seeds` must be a whole number of at least 1. Received: seeds={seeds!r}"
+        )
+    if isinstance(executor, str):
+        if executor not in EXECUTORS:
+            raise ValueError(datasets.unknown("executor", executor, EXECUTORS))
+        executor = EXECUTORS[executor]
+    folder = _absolute(run_dir)
+    data_dir = data_dir and _absolute(data_dir)
+    _open(folder, design)
+    lines = _Log(folder / "log.txt")
+    board = Board(verbose, lines.add)
+    worker = _Worker(design, data_dir, folder)
+    searches = [part for seed in range(count) for part in _searches(design, seed)]
+    cells = [trial for seed in range(count) for trial in design.trials(seed)]
+    left = [part for part in searches if not _searched(folder, part)]
+    if executor is local:
+        worker = dataclasses.replace(worker, board=board)
+    done = {
+        "rounds": sum(_rounds_done(folder, part) for part in searches),
+        "cells": sum(_result_path(folder, trial).exists() for trial in cells),
+    }
+    total = {"rounds": sum(p.prunings + 1 for p in searches), "cells": len(cells)}
+    board.start(total, done)
+    try:
+        with board.shown():
+            for part in executor(worker, left):
+                if worker.board is None:
+                    for _ in range(part.prunings + 1):
+                        board.add("rounds", part.name)
+            left = [t for t in cells if not _result_path(folder, t).exists()]
+            for trial in executor(worker, left):
+                row = files.read_json(_result_path(folder, trial))
+                board.add(
+                    "cells",
+                    f"seed {trial.seed}, {100 * row['density']:.2f} % left, "
+                    f"{trial.arm} ({trial.weights}), {trial.regime}, {trial.head} "
+                    f"head: {row['metric']:.4f}, {row['seconds']:.1f} s",
+                )
+    except KeyboardInterrupt:
+        board.say(f"Stopped. The same command goes on from here: {folder}")
+        raise
+    finally:
+        _BENCHES.clear()
+    return _write_results(folder, design, count, command, searches, cells)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """One search of a design: a part to run before the cells."""
+
+    seed: int
+    name: str
+    prunings: int
+    sparsity: float
+
+
+def _searches(design: Design, seed: int) -> list[_Search]:
+    return [_Search(seed, *search) for search in design.searches(seed)]
+
+
+# Of this process: the dataset and the networks that its next cell may use again.
+_BENCHES: dict[Any, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Worker:
+    """Runs one part of a design, in whatever process, and keeps it in `folder`."""
+
+    design: Design
+    data_dir: Any
+    folder: Any
+    board: Board | None = None
+
+    def __call__(self, part: Any) -> Any:
+        if isinstance(part, _Search):
+            self._search(part)
+        else:
+            self._train(part)
+        return part
+
+    def _search(self, part: _Search) -> None:
+        from tflottery.lab import bench
+
+        board = self.board
+        bench.search(
+            self.design,
+            self._images("source"),
+            part.seed,
+            prunings=part.prunings,
+            sparsity=part.sparsity,
+            run_dir=self.folder / "searches" / part.name,
+            on_round=board and (lambda: board.add("rounds", part.name)),
+        )
+
+    def _train(self, trial: Trial) -> None:
+        from tflottery.lab import bench
+
+        design = self.design
+        name = design.ticket(trial.seed, trial.round)
+        ticket = tickets.load_ticket(self.folder / "searches" / name)
+        key = (str(self.folder), trial.regime, trial.head)
+        if key not in _BENCHES:
+            _BENCHES[key] = bench.Bench(
+                design,
+                len(design.source_classes or ()) or self._images("source").num_classes,
+                self._images("source" if design.target is None else "target"),
+                regime=trial.regime,
+                head=trial.head,
+                ticket=ticket,
+            )
+        row = {"experiment": design.name} | _BENCHES[key].train(trial, ticket)
+        path = _result_path(self.folder, trial)
+        files.make_folder(path.parent)
+        files.write_json(path, row)
+
+    def _images(self, task: str) -> datasets.Images:
+        from tflottery.lab import bench
+
+        design = self.design
+        recipe = design.source if task == "source" else design.target
+        assert recipe is not None
+        key = (str(self.folder), task)
+        if key not in _BENCHES:
+            images = datasets.load(recipe.dataset, data_dir=self.data_dir)
+            images = bench.with_classes(images, getattr(design, f"{task}_classes"))
+            _BENCHES[key] = bench.limited(images, design.images)
+        return _BENCHES[key]
+
+
+def _absolute(path: Any) -> Any:
+    """Returns a path that is the same from every process's own folder."""
+    path = files.path_of(path)
+    return path.absolute() if isinstance(path, pathlib.Path) else path
+
+
+def _result_path(folder: Any, trial: Trial) -> Any:
+    return folder / "cells" / trial.name / "result.json"
+
+
+def _searched(folder: Any, part: _Search) -> bool:
+    return (folder / "searches" / part.name / "ticket.safetensors").exists()
+
+
+def _rounds_done(folder: Any, part: _Search) -> int:
+    rounds = folder / "searches" / part.name / "rounds"
+    return sum((rounds / f"{i:03d}.json").exists() for i in range(part.prunings + 1))
+
+
+def _open(folder: Any, design: Design) -> None:
+    """Makes the folder, or checks that it is this design's."""
+    files.make_folder(folder)
+    path, plain = folder / "experiment.json", plain_design(design)
+    if path.exists():
+        there = files.read_json(path)
+        different = [k for k in {**there, **plain} if there.get(k) != plain.get(k)]
+        if different:
+            raise runs.RunError(
+                f"`run_dir` {str(folder)!r} holds another experiment: its "
+                f"{', '.join(different)} differ. Choose another folder."
+            )
+    else:
+        files.write_json(path, plain)
+
+
+def plain_design(design: Design) -> dict[str, Any]:
+    """Returns a design as JSON holds it."""
+    return json.loads(json.dumps(dataclasses.asdict(design), default=_plain)) | {
+        # Not what a folder depends on: seeds can be added.
+        "seeds": None
+    }
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "__name__", None) or repr(value)
+
+
+def _write_results(
+    folder: Any,
+    design: Design,
+    seeds: int,
+    command: str | None,
+    searches: Sequence[_Search],
+    cells: Sequence[Trial],
+) -> Any:
+    rows = [files.read_json(_result_path(folder, trial)) for trial in cells]
+    results: dict[str, Any] = {
+        "experiment": design.name,
+        "shows": design.shows,
+        "command": command or shlex.join(sys.argv),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "backend": _backend(),
+        "preset": design.preset,
+        "seeds": list(range(seeds)),
+        "recipe": plain_design(design),
+        "tolerance": (design.target or design.source).tolerance,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "mask_overlap": _mask_overlap(folder, design, seeds),
+        "rows": rows,
+    }
+    path = folder / "results.json"
+    files.write_json(path, results)
+    return path
+
+
+def _mask_overlap(folder: Any, design: Design, seeds: int) -> list[list[Any]]:
+    """Returns the Jaccard index of the masks of each two seeds, round by round."""
+    overlaps = []
+    for number in design.rounds:
+        found = [
+            tickets.load_ticket(folder / "searches" / design.ticket(s, number))
+            for s in range(seeds)
+        ]
+        overlaps += [
+            [a, b, found[a].density, masks.overlap(found[a].masks, found[b].masks)]
+            for a in range(seeds)
+            for b in range(a + 1, seeds)
+        ]
+    return overlaps
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("tflottery", "keras", "tensorflow", "jax", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _backend() -> str:
+    import keras
+
+    return keras.backend.backend()
+
+
+class _Log:
+    """Adds lines to a text file, each with its time."""
+
+    def __init__(self, path: Any):
+        self.path = path
+
+    def add(self, line: str) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

@@ -1,0 +1,412 @@
+"""Transfer: a ticket on another task, with a new head and the same masks.
+
+Mehta 2019, "Sparse Transfer Learning via Winning Lottery Tickets", section 2.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import warnings
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+from tflottery import engines, paths, tickets
+from tflottery.engines import data as data_lib
+from tflottery.engines import graph, network
+from tflottery.masks import Weights
+from tflottery.records import is_whole
+from tflottery.tickets import Ticket
+
+_FROZEN_TOO_SPARSE = 0.8
+
+
+def transfer_ticket(
+    source: Any,
+    num_classes: int | None = None,
+    *,
+    head: Any = None,
+    backbone: Any = None,
+    weights: Literal["trained", "rewind", "initial"] = "trained",
+    freeze_backbone: bool = False,
+    input_shape: Sequence[int] | None = None,
+    seed: int | None = None,
+) -> Any:
+    """Moves a ticket to another task: a new head, the same masks, held as before.
+
+    Example:
+
+    ```python
+    student = tflottery.transfer_ticket(model, num_classes=5)
+    student.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    student.fit(x, y, epochs=3)
+
+    # The two-layer head of Mehta 2019:
+    layers = [keras.layers.Dense(100, "relu"), keras.layers.Dense(5, "softmax")]
+    student = tflottery.transfer_ticket(model, head=layers)
+    ```
+
+    Args:
+        source: a Keras 3 or tf_keras model that carries a ticket; or a `Ticket` or
+            the path of a ticket file, with `backbone`. It is left untouched.
+        num_classes: puts one Dense layer of so many units, at least 2, in the place
+            of the classifier, which is the last Dense or 1x1 convolution to the
+            output, with its name and the activation that the output had.
+        head: instead, a new layer or a list of new layers. They get what the old
+            classifier got.
+        backbone: a built model to fill: of the ticket's paths, or of all but the
+            classifier's. Subclassed models need it, without the classifier. The
+            student is made of its layers.
+        weights: what to start from: `"trained"` (θT; of a model, the weights that it
+            has now), `"rewind"` (θk) or `"initial"` (θ0). The head starts fresh.
+        freeze_backbone: whether only the head trains, with batch normalization in
+            inference mode; else everything does.
+        input_shape: the shape of an example of the new task, without the batch, where
+            it differs. A network can take another shape where its weights do not
+            depend on it, as with global pooling.
+        seed: makes the head the same each time, at least 0.
+
+    Returns:
+        The student, of the same Keras as the source. It is not compiled, as the new
+        task has its own loss and learning rate. Its `ticket` holds the masks and
+        weights with the new head's; `ticket.origin` says where it came from.
+
+    Raises:
+        TypeError: where `source` is not one of the above.
+        ValueError: for a head that cannot be made, a backbone that does not fit
+            (naming the first paths that differ), or an `input_shape` that the weights
+            do not allow.
+    """
+    _check_head(num_classes, head, seed)
+    if weights not in tickets.WEIGHTS:
+        raise ValueError(
+            f"`weights` must be one of {tickets.WEIGHTS}. Received: weights={weights!r}"
+        )
+    ticket, model = _source(source)
+    body = model if backbone is None else backbone
+    if body is None:
+        raise ValueError(
+            "`backbone` is needed where `source` is a ticket: a built model to put it "
+            "in, such as the one that it was found on, made anew."
+        )
+    keras = network.keras_of(body)
+    if model is not None and network.keras_of(model) is not keras:
+        raise ValueError(
+            f"`backbone` must be of the source's Keras, "
+            f"{network.keras_of(model).__name__}. Received a model of {keras.__name__}."
+        )
+    with _scope(body):
+        body, layers = _parts(ticket, body, backbone, keras, num_classes, head)
+        if graph.is_graph(body) and (backbone is None or input_shape is not None):
+            body = graph.clone(body, keras, input_shape)
+        known = _shared(ticket, network.read(network.variables(body)), input_shape)
+        layers = [_seeded(x, seed, i) for i, x in enumerate(layers)]
+        _check_names(layers, body)
+        student = graph.attach(body, layers, keras, input_shape)
+    names = {id(v): path for path, v in network.variables(body).items()}
+    mapping = {
+        path: known[names[id(v)]]
+        for path, v in network.variables(student).items()
+        if id(v) in names
+    }
+    fresh = network.read(network.variables(student))
+    origin = {"weights": weights, "seed": seed}
+    engines.apply_ticket(
+        grafted(ticket, fresh, mapping, origin), student, weights=weights
+    )
+    for layer in network.children(student):
+        layer.trainable = not freeze_backbone
+    for layer in layers:
+        layer.trainable = True
+    if freeze_backbone and ticket.sparsity > _FROZEN_TOO_SPARSE:
+        _warn_of_frozen()
+    _check_at_fit(student)
+    return student
+
+
+def grafted(
+    ticket: Ticket,
+    fresh: Weights,
+    mapping: Mapping[str, str],
+    origin: Mapping[str, Any],
+) -> Ticket:
+    """Returns a ticket for a student: the source's masks and weights, a fresh head.
+
+    Args:
+        ticket: the source's.
+        fresh: the student's weights by path, of which the head's are taken.
+        mapping: for each path of the student that is not the head's, the path in
+            `ticket` that it stands for.
+        origin: plain data to keep with where the ticket comes from.
+    """
+    parts = {
+        name: {
+            path: getattr(ticket, name)[mapping[path]] if path in mapping else w
+            for path, w in fresh.items()
+        }
+        for name in tickets.WEIGHTS
+    }
+    masks = {path: ticket.masks[p] for path, p in mapping.items() if p in ticket.masks}
+    return dataclasses.replace(
+        ticket,
+        masks=masks,
+        **parts,
+        origin={
+            "architecture": ticket.architecture,
+            "density": ticket.density,
+            "round": ticket.round,
+            **origin,
+            "origin": None if ticket.origin is None else dict(ticket.origin),
+        },
+    )
+
+
+def _check_head(num_classes: Any, head: Any, seed: Any) -> None:
+    if (num_classes is None) == (head is None):
+        raise ValueError(
+            "Give the student's head either by `num_classes` or by `head`. Received: "
+            f"num_classes={num_classes!r}, head={head!r}"
+        )
+    if num_classes is not None and (not is_whole(num_classes) or int(num_classes) < 2):
+        raise ValueError(
+            "`num_classes` must be a whole number of at least 2. For one output pass a "
+            f"layer, as head=Dense(1). Received: num_classes={num_classes!r}"
+        )
+    if seed is not None and not is_whole(seed):
+        raise ValueError(
+            f"`seed` must be a whole number of at least 0. Received: seed={seed!r}"
+        )
+
+
+def _source(source: Any) -> tuple[Ticket, Any]:
+    """Returns the ticket, and the model that carries it or `None`."""
+    if isinstance(source, Ticket):
+        return source, None
+    if isinstance(source, str | os.PathLike):
+        return tickets.load_ticket(source), None
+    try:
+        network.keras_of(source)
+    except TypeError as error:
+        raise TypeError(
+            "`source` must be a model that carries a ticket, a `Ticket` or the path of "
+            f"a ticket file. Received: {source!r} of type {type(source).__name__}"
+        ) from error
+    ticket = getattr(source, "ticket", None)
+    if ticket is None:
+        raise ValueError(
+            f"`source` {source.name!r} carries no ticket. Make one with "
+            "`tflottery.find_ticket(source, ...)`, or put one in with "
+            "`ticket.apply(source)`."
+        )
+    now = network.read(network.variables(source))
+    mapping = tickets.align(ticket, now)
+    trained = {path: now[mapping[path]] for path in ticket.trained}
+    return dataclasses.replace(ticket, trained=trained), source
+
+
+def _parts(
+    ticket: Ticket, body: Any, backbone: Any, keras: Any, num_classes: Any, head: Any
+) -> tuple[Any, list[Any]]:
+    """Returns the network without its classifier, and the head's layers."""
+    whole = backbone is None or len(network.variables(body)) >= len(ticket.trained)
+    if whole and backbone is not None:
+        tickets.align(ticket, network.read(network.variables(body)))
+        if not graph.is_graph(body):
+            raise ValueError(
+                f"`backbone` {body.name!r} has a weight for each one of the ticket, the "
+                "classifier's too, and nobody can take that off a subclassed model. "
+                "Give it without its classifier."
+            )
+    found = graph.cut(body, keras) if whole else None
+    if found is not None:
+        body = found.features
+    if head is not None:
+        return body, _checked_layers(head, keras)
+    rank, pooling = None, {}
+    if graph.is_graph(body):
+        rank = len(body.outputs[0].shape)
+    if found is None:
+        units = keras.layers.Dense(num_classes, activation="softmax", name="head")
+        output_rank = 2
+    else:
+        units = _classifier_like(found, keras, num_classes)
+        output_rank = found.output_rank
+        pooling = {"data_format": getattr(found.classifier, "data_format", None)}
+    if rank is None or rank == output_rank or output_rank != 2:
+        return body, [units]
+    pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
+    return body, [pool(name="head_pool", **pooling), units]
+
+
+def _classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
+    """Returns a Dense layer in the place of the old classifier."""
+    old, activation = found.classifier, found.activation
+    old_units = getattr(old, "units", None) or old.filters
+    name = getattr(activation, "__name__", None)
+    if name == "sigmoid" and old_units == 1:
+        activation = keras.activations.softmax
+    return keras.layers.Dense(
+        num_classes,
+        activation=activation,
+        use_bias=old.use_bias,
+        dtype=getattr(old, "dtype_policy", None) or old.dtype,
+        name=old.name,
+    )
+
+
+def _checked_layers(head: Any, keras: Any) -> list[Any]:
+    layers = list(head) if isinstance(head, list | tuple) else [head]
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(
+                f"`head` must be a layer of {keras.__name__} or a list of them, as the "
+                f"source is. Received: {layer!r} of type {type(layer).__name__}"
+            )
+        if layer.built and layer.weights:
+            raise ValueError(
+                f"`head` must be new, but its layer {layer.name!r} has weights already. "
+                "Make a new layer for each student."
+            )
+    if not layers:
+        raise ValueError("`head` must have at least one layer. Received: head=[]")
+    return layers
+
+
+def _check_names(layers: Sequence[Any], body: Any) -> None:
+    taken = graph.layers_of(body) if graph.is_graph(body) else {body.name}
+    for layer in layers:
+        if layer.name in taken:
+            raise ValueError(
+                f"`head` has a layer named {layer.name!r}, as the backbone has. Give "
+                "it another name."
+            )
+
+
+def _seeded(layer: Any, seed: int | None, index: int) -> Any:
+    """Returns the layer with a seed for each random draw that has none."""
+    if seed is None:
+        return layer
+    return type(layer).from_config(_with_seeds(layer.get_config(), f"{seed}/{index}"))
+
+
+def _with_seeds(config: Any, key: str) -> Any:
+    if isinstance(config, dict):
+        return {
+            name: zlib.crc32(key.encode()) & 0x7FFFFFFF
+            if name == "seed" and value is None
+            else _with_seeds(value, f"{key}/{name}")
+            for name, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_with_seeds(value, f"{key}/{i}") for i, value in enumerate(config)]
+    return config
+
+
+def _shared(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
+    """Returns which of the ticket's paths each path of the backbone stands for.
+
+    What the ticket has beyond them, behind them, is its head.
+    """
+    theirs = list(ticket.trained)
+    first = theirs[0].split("/")[0] + "/"
+    inside = [p for p in theirs if p.startswith(first)]
+    known: dict[str, str] = {}
+    for mine, their, originals in (
+        (list(ours), theirs, theirs),
+        (paths.canonical(ours), paths.canonical(theirs), theirs),
+        # The ticket's network may hold the backbone as its first layer.
+        (
+            paths.canonical(ours),
+            paths.canonical(p.removeprefix(first) for p in inside),
+            inside,
+        ),
+    ):
+        if set(mine) <= set(their):
+            by_name = dict(zip(their, originals, strict=True))
+            known = {path: by_name[m] for path, m in zip(ours, mine, strict=True)}
+            break
+    else:
+        raise ValueError(_difference(paths.canonical(ours), paths.canonical(theirs)))
+    left = set(theirs) - set(known.values())
+    if not left or left != set(theirs[-len(left) :]):
+        missing = next((p for p in theirs if p in left), None)
+        raise ValueError(
+            f"`backbone` lacks {missing!r} of the ticket, which is not at its end and so "
+            "no part of its head. Give a backbone with the same paths."
+        )
+    for path, other in known.items():
+        there, here = ticket.trained[other].shape, ours[path].shape
+        if there != here:
+            if input_shape is not None:
+                raise ValueError(
+                    f"`input_shape` {tuple(input_shape)} does not go with the ticket: "
+                    f"{other!r} would have the shape {here}, and has {there}. Only a "
+                    "network whose weights do not depend on the size, as with global "
+                    "pooling, takes another; else resize the images."
+                )
+            raise ValueError(
+                f"`backbone` does not fit the ticket: {path!r} has the shape {here}, "
+                f"and {other!r} in the ticket {there}."
+            )
+    return known
+
+
+def _difference(ours: Collection[str], theirs: Collection[str]) -> str:
+    pairs = [(a, b) for a, b in zip(theirs, ours, strict=False) if a != b][:3]
+    if not pairs:
+        pairs = [("no further weight", list(ours)[len(theirs)])]
+    listed = "; ".join(
+        f"where the ticket has {a!r}, `backbone` has {b!r}" for a, b in pairs
+    )
+    return f"`backbone` does not fit the ticket: {listed}. Give it the same paths."
+
+
+@functools.cache
+def _warn_of_frozen() -> None:
+    warnings.warn(
+        "`freeze_backbone=True` with a ticket sparser than 80 %: frozen sparse features "
+        "lose accuracy on other tasks, while fine-tuning all weights keeps it (Iofinova "
+        "et al. 2021).",
+        stacklevel=3,
+    )
+
+
+def _check_at_fit(student: Any) -> None:
+    """Has the first `fit` check that the examples are of the student's shape."""
+    fit = type(student).fit
+
+    def checked_fit(x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        found = data_lib.shape_of_examples(x)
+        wanted = student.input_shape
+        if found is not None and isinstance(wanted, tuple):
+            _check_shape(found, wanted[1:])
+        result = fit(student, x, *args, **kwargs)
+        vars(student).pop("fit", None)
+        return result
+
+    vars(student)["fit"] = checked_fit
+
+
+def _check_shape(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
+    def as_images(shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Keras adds and takes off a last dimension of 1 by itself.
+        return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
+
+    a, b = as_images(found), as_images(wanted)
+    if len(a) == len(b) and all(
+        x == y or x is None or y is None for x, y in zip(a, b, strict=True)
+    ):
+        return
+    raise ValueError(
+        f"`fit` got examples of the shape {found}, but the student takes {wanted}, as "
+        "the network that its ticket was found on. Adapt them, as "
+        f"`tflottery.lab.pixels.adapt(x, {wanted})` does with images; or, where the "
+        f"network ends in global pooling, pass `input_shape={found}` to "
+        "`transfer_ticket`."
+    )
+
+
+def _scope(model: Any) -> Any:
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
