@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tflottery import criteria, engines, pruning, runs, stops
+from tflottery import criteria, engines, plans, pruning, runs, stops
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
@@ -197,6 +197,8 @@ class _Search:
                     if resume == "never" and run.path is not None:
                         self.progress.say(f"This search is kept in {str(run.path)!r}.")
                     return self._run(run)
+            except SystemExit:
+                raise  # The process ends, and has little time to.
             except BaseException:
                 with contextlib.suppress(Exception):  # The first error is what counts.
                     self.trainer.put_back()
@@ -207,7 +209,7 @@ class _Search:
         trainer.open(run)
         initial = trainer.weights_at("initial")
         masks = masks_lib.ones({path: initial[path] for path in self.paths})
-        plan = pruning.plan(
+        plan = plans.plan(
             masks,
             self._fraction(masks, done=0),
             layer_fractions=config.layer_fractions,
@@ -323,7 +325,7 @@ class _Search:
         config = self.config
         if config.rounds is None:
             return config.prune_fraction
-        return pruning.fraction_for(
+        return plans.fraction_for(
             masks,
             config.rounds - done,
             layer_fractions=config.layer_fractions,

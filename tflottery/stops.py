@@ -4,6 +4,7 @@ All finished epochs are in the run directory already, so there is nothing to sav
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 _EXIT = 128 + signal.SIGTERM
+_AGAIN = 2.0
 
 
 @contextlib.contextmanager
@@ -26,8 +28,17 @@ def explained(folder: Callable[[], Any]) -> Iterator[None]:
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     )
+    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+
+    def leave(number: int, frame: Any) -> NoReturn:
+        # What is raised in a destructor or a collector's callback is lost.
+        if not again.ident:
+            again.start()
+        raise SystemExit(_EXIT)
+
     if ours:
-        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except KeyboardInterrupt:
@@ -38,12 +49,9 @@ def explained(folder: Callable[[], Any]) -> Iterator[None]:
             _say(folder(), "stopped by SIGTERM")
         raise
     finally:
+        again.cancel()
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _exit(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(_EXIT)
 
 
 def _say(folder: Any, how: str) -> None:
