@@ -101,8 +101,8 @@ def _others(
     items = (
         element(
             "li",
-            element("b", ", ".join(filter(None, (name, label)))),
-            f": {headline(choice, tolerance)}",
+            element("b", f"{', '.join(filter(None, (name, label)))}:"),
+            f" {headline(choice, tolerance)}",
         )
         for name, label, choice in sentences
     )
@@ -156,13 +156,13 @@ def _section(
     tolerance: float,
 ) -> Html:
     """Returns the figures and tables of one setting."""
-    at, layers = None, None
+    at, title = None, ""
+    densities: list[Mapping[str, float]] = []
     if chosen and chosen[0][1]:
         curve, at = chosen[0][0], chosen[0][1].comparison.density
         cells = tables.nearest(curve, at).cells
         densities = [c.density_per_layer for c in cells if c.density_per_layer]
         title = f"{figures.label(curve)} with {share(at)} of the weights"
-        layers = figures.layers(densities, title)
     marks = {
         curve.weights: choice.comparison.density for curve, choice in chosen if choice
     }
@@ -175,9 +175,10 @@ def _section(
                     figures.accuracy(setting),
                     figures.differences(setting, tolerance),
                     figures.steps_to_best(setting),
-                    layers,
+                    figures.layers(densities, title),
                 ]
             ),
+            tables.layers(densities, title),
             tables.densities(setting, tolerance, marks),
         )
     )
@@ -216,10 +217,16 @@ def _setting_name(settings: Sequence[Setting], place: int) -> str:
 
 
 def _tolerance(header: Mapping[str, Any]) -> float:
+    """Returns the tolerance of the target's recipe, or of the only one there is."""
     recipe = header.get("recipe")
-    inner = recipe.get("tolerance") if isinstance(recipe, dict) else None
-    value = header.get("tolerance", inner)
-    return float(value) if is_number(value) and 0 <= value < 1 else 0.0
+    places: list[Any] = [header]
+    if isinstance(recipe, dict):
+        places += [recipe.get("target"), recipe, recipe.get("source")]
+    for place in places:
+        value: Any = place.get("tolerance") if isinstance(place, dict) else None
+        if is_number(value) and 0 <= value < 1:
+            return float(value)
+    return 0.0
 
 
 def _overlaps(pairs: Any) -> list[tuple[float, float]]:

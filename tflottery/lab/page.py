@@ -206,5 +206,5 @@ def document(title: str, headline: str, *parts: Any) -> bytes:
         ),
     )
     text = f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
-    # A lone surrogate, which JSON can hold, is no character.
-    return text.encode("utf-8", "replace")
+    # JSON can hold lone surrogates and NUL, which a page cannot.
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")

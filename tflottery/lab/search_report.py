@@ -5,7 +5,7 @@ from typing import Any
 
 from tflottery import files, runs
 from tflottery.config import LotteryConfig
-from tflottery.lab import drawing, figures, page
+from tflottery.lab import drawing, figures, page, tables
 from tflottery.lab.page import Html, element
 from tflottery.lab.statistics import share
 from tflottery.records import Round
@@ -38,19 +38,17 @@ def search_page(path: Any) -> bytes:
     parts: list[Any] = [_how(rounds, monitor, config, chosen)]
     if any(_counts(r, monitor) for r in rounds):
         shown = rounds[chosen if chosen is not None else -1]
+        title = f"round {shown.round}, {share(1 - shown.sparsity)} of the weights"
         parts.append(
             page.figures(
                 [
                     rounds_metric(rounds, monitor, chosen),
                     learning_curves(rounds, monitor),
-                    figures.layers(
-                        [shown.density_per_layer],
-                        f"round {shown.round}, {share(1 - shown.sparsity)} in all",
-                    ),
+                    figures.layers([shown.density_per_layer], title),
                 ]
             )
         )
-        parts += [_layer_table(shown)]
+        parts.append(tables.layers([shown.density_per_layer], title))
     versions = ticket.versions if ticket else manifest.get("versions")
     return page.document(
         "Ticket search",
@@ -90,24 +88,6 @@ def _how(
     failed = [r for r in rounds if r.failure is not None]
     texts += [f"Round {r.round} failed: {r.failure}." for r in failed]
     return element("p", " ".join(texts), cls="how")
-
-
-def _layer_table(shown: Round) -> Html:
-    rows = [
-        [path, f"{100 * density:.2f}"]
-        for path, density in shown.density_per_layer.items()
-    ]
-    return element(
-        "details",
-        element("summary", "Every layer"),
-        page.table(
-            ["weight", "left (%)"],
-            rows,
-            caption=f"Weights left after round {shown.round}",
-            text=("weight",),
-        ),
-        open="",
-    )
 
 
 def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> Html:

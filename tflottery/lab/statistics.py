@@ -231,8 +231,15 @@ def _mean(comparison: Comparison) -> float:
     return -math.inf if comparison.validation is None else comparison.validation.mean
 
 
-def points(difference: Interval, *, signed: bool = False) -> str:
+def points(
+    difference: Interval, *, signed: bool = False, digits: int | None = None
+) -> str:
     """Returns a difference of accuracies in percentage points.
+
+    Args:
+        difference: of accuracies in [0, 1].
+        signed: whether a plus sign is shown.
+        digits: after the point; `None` is 1, or 2 where the interval is that narrow.
 
     >>> points(Interval(0.004, 0.0021, 3)), points(Interval(-0.013, None, 1))
     ('0.4 ± 0.2', '-1.3')
@@ -240,7 +247,8 @@ def points(difference: Interval, *, signed: bool = False) -> str:
     '+0.04 ± 0.03'
     """
     mean, half = 100 * difference.mean, difference.half
-    digits = 1 if half is None or half >= 0.00095 or half < _ROUNDING else 2
+    if digits is None:
+        digits = 2 if half is not None and _ROUNDING <= half < 0.00095 else 1
     text = f"{mean:{'+' if signed else ''}.{digits}f}"
     return text if half is None else f"{text} ± {100 * half:.{digits}f}"
 

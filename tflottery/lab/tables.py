@@ -38,7 +38,9 @@ def arms(setting: Setting, at: float | None, tolerance: float) -> Html:
             [
                 figures.label(curve, setting),
                 *_means(point),
-                None if found.test is None else points(found.test, signed=True),
+                None
+                if found.test is None
+                else points(found.test, signed=True, digits=2),
                 verdict(found, tolerance),
                 None if point is ticket else _of_ticket(ticket, point),
             ]
@@ -56,7 +58,7 @@ def arms(setting: Setting, at: float | None, tolerance: float) -> Html:
 
 def _of_ticket(ticket: Point, other: Point) -> str | None:
     pairs = paired(ticket.by_seed("metric"), other.by_seed("metric"))
-    return points(interval(pairs.values()), signed=True) if pairs else None
+    return points(interval(pairs.values()), signed=True, digits=2) if pairs else None
 
 
 def densities(
@@ -97,11 +99,31 @@ def densities(
     )
 
 
+def layers(densities: Sequence[Mapping[str, float]], title: str) -> Html:
+    """Returns the density of every layer, the mean over tickets."""
+    if not densities or not densities[0]:
+        return Html()
+    rows = []
+    for path in densities[0]:
+        values = [100 * found[path] for found in densities if path in found]
+        rows.append([path, f"{sum(values) / len(values):.2f}"])
+    return element(
+        "details",
+        element("summary", "Every layer"),
+        page.table(
+            ["weight", "left (%)"],
+            rows,
+            caption=f"Weights left per layer, {title}",
+            text=("weight",),
+        ),
+    )
+
+
 def _means(point: Point) -> list[str | None]:
     """Returns the test accuracy and the steps to best, as text."""
     accuracy, steps = point.by_seed("metric"), point.by_seed("steps_to_best")
     return [
-        f"{points(interval(accuracy.values()))}" if accuracy else "failed",
+        points(interval(accuracy.values()), digits=2) if accuracy else "failed",
         _whole(interval(steps.values())) if steps else None,
     ]
 
@@ -112,19 +134,20 @@ def _whole(found: Interval) -> str:
 
 
 def _signed(found: Interval | None) -> str | None:
-    return None if found is None else points(found, signed=True)
+    return None if found is None else points(found, signed=True, digits=2)
 
 
 def cells(found: Sequence[Cell]) -> Html:
     settings = ("experiment", "dataset", "regime", "head")
     varying = [n for n in settings if len({getattr(c, n) for c in found}) > 1]
-    numbers = ("metric", "val_metric", "steps", "steps_to_best", "seconds")
+    numbers = {"metric": 4, "val_metric": 4, "steps": 0, "steps_to_best": 0}
+    numbers["seconds"] = 1
     rows = [
         [
             *(getattr(cell, name) for name in varying),
             *(cell.arm, cell.weights, share(cell.density), cell.seed),
             cell.source_round,
-            *(_number(getattr(cell, name)) for name in numbers),
+            *(_number(getattr(cell, name), digits) for name, digits in numbers.items()),
             (cell.failure or "failed") if cell.failed else None,
         ]
         for cell in found
@@ -139,8 +162,5 @@ def cells(found: Sequence[Cell]) -> Html:
     )
 
 
-def _number(value: float | None) -> str | None:
-    if value is None:
-        return None
-    whole = abs(value) >= 100 or (abs(value) > 1 and float(value).is_integer())
-    return f"{value:,.0f}" if whole else f"{value:.4f}"
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:,.{digits}f}"
