@@ -43,9 +43,9 @@ def separable(padding):
     return build
 
 
-def flattened():
+def flattened(filters=16):
     image = x = layers.Input((8, 8, 3))
-    x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+    x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
     x = layers.MaxPooling2D(2)(x)
     x = layers.Dense(12, activation="relu")(layers.Flatten()(x))
     return keras.Model(image, layers.Dense(5)(x))
@@ -68,6 +68,7 @@ REWRITTEN = {
     "zero padding": separable("zero"),
     "same padding": separable("same"),
     "flattened": flattened,
+    "flattened, not of 4n channels": lambda: flattened(18),
 }
 
 

@@ -284,9 +284,20 @@ class _Rewriter(Canvas):
         if height == width == 1:
             self._leave(source, target)
             return
-        if channels % 4:
-            raise Refusal(f"an image of {channels} channels, not of 4n, is flattened")
-        opened = (batch, 2 * height, 2 * width, channels // 4)
+        if target in self.graph.outputs:
+            raise Refusal("the flattened image is an output of the model")
+        filled = channels + -channels % 4  # DEPTH_TO_SPACE wants a multiple of 4
+        if filled != channels:
+            wider = self.like(source, filled)
+            kernel = np.eye(filled, channels, dtype=np.float32).reshape(
+                filled, 1, 1, -1
+            )
+            self.emit("CONV_2D", source, kernel, [], wider, NONE, 1)
+            source = wider
+            self.graph.tensors[target].shape = np.array(
+                (batch, height * width * filled), np.int32
+            )
+        opened = (batch, 2 * height, 2 * width, filled // 4)
         spread = self.graph.add_tensor(opened, like=source)
         self.new += [
             self.graph.op("DEPTH_TO_SPACE", [source], [spread], blockSize=2),
@@ -296,8 +307,6 @@ class _Rewriter(Canvas):
             height, width, channels, flip=self.flip
         )
         self.after.add(target)
-        if target in self.graph.outputs:
-            raise Refusal("the flattened image is an output of the model")
 
     def _permute(self, op: Any) -> None:
         """Puts the columns of a dense layer in the order of the flattened image."""
@@ -307,7 +316,8 @@ class _Rewriter(Canvas):
         if not plain or weight is None:
             raise Refusal(f"{self.graph.name(op)} reads the flattened image")
         op.inputs = np.array(inputs(op), np.int32)
-        columns = np.ascontiguousarray(weight[:, order])
+        wide = np.pad(weight, [(0, 0), (0, 1)])  # place -1: a channel that is not there
+        columns = np.ascontiguousarray(wide[:, order])
         op.inputs[1] = self.graph.add_const(columns)
 
     def _elementwise(self, op: Any) -> None:

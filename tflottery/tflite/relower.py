@@ -171,13 +171,15 @@ def flatten_order(height: int, width: int, channels: int, *, flip: bool) -> np.n
     """Returns, per place after DEPTH_TO_SPACE(2) and flattening, the place before.
 
     Args:
-      height: Rows of the image; `width` and `channels` likewise, channels % 4 == 0.
+      height: Rows of the image; `width` and `channels` likewise.
       width: Columns.
-      channels: Channels.
+      channels: Channels; filled up to a multiple of 4, whose places are -1.
       flip: Whether the image is mirrored.
     """
     places = np.arange(height * width * channels).reshape(height, width, channels)
     if flip:
         places = places[::-1, ::-1]
-    blocks = places.reshape(height, width, 2, 2, channels // 4)
+    filled = [(0, 0), (0, 0), (0, -channels % 4)]
+    places = np.pad(places, filled, constant_values=-1)
+    blocks = places.reshape(height, width, 2, 2, places.shape[2] // 4)
     return blocks.transpose(0, 2, 1, 3, 4).reshape(-1)

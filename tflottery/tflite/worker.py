@@ -92,7 +92,8 @@ def _worker() -> Any:
     def stop() -> None:
         with contextlib.suppress(OSError):
             stdin.close()
-        process.wait(timeout=10)
+        process.kill()  # its jobs are done: they are waited for
+        process.wait()
         stdout.close()
 
     atexit.register(stop)
