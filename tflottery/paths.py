@@ -78,6 +78,57 @@ def align(theirs: Weights, ours: Weights) -> dict[str, str]:
     return mapping
 
 
+def of_backbone(theirs: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
+    """Returns which of the ticket's paths each path of a backbone stands for.
+
+    Those that the ticket has behind them are its head's. The ticket's network may hold
+    the backbone as its first layer.
+
+    Args:
+        theirs: the ticket's paths, in order.
+        ours: the backbone's, in order.
+
+    Raises:
+        ValueError: naming the first paths that do not fit.
+
+    >>> of_backbone(["conv_3/kernel", "output/kernel"], ["conv/kernel"])
+    {'conv/kernel': 'conv_3/kernel'}
+    >>> of_backbone(["body/conv/kernel", "output/kernel"], ["conv/kernel"])
+    {'conv/kernel': 'body/conv/kernel'}
+    """
+    theirs, ours = list(theirs), list(ours)
+    first = theirs[0].split("/")[0] + "/"
+    inside = [p for p in theirs if p.startswith(first)]
+    for mine, names, originals in (
+        (ours, theirs, theirs),
+        (canonical(ours), canonical(theirs), theirs),
+        (canonical(ours), canonical(p.removeprefix(first) for p in inside), inside),
+    ):
+        if set(mine) <= set(names):
+            by_name = dict(zip(names, originals, strict=True))
+            known = {path: by_name[m] for path, m in zip(ours, mine, strict=True)}
+            break
+    else:
+        raise ValueError(_difference(canonical(ours), canonical(theirs)))
+    left = set(theirs) - set(known.values())
+    missing = [p for p in theirs if p in left]
+    if missing != theirs[len(theirs) - len(missing) :]:
+        raise ValueError(
+            f"`backbone` does not fit the ticket: it lacks {missing[0]!r}, which does "
+            "not belong to a head at the ticket's end. Give it the same paths."
+        )
+    return known
+
+
+def _difference(ours: list[str], theirs: list[str]) -> str:
+    pairs = [(a, b) for a, b in zip(theirs, ours, strict=False) if a != b][:3]
+    pairs = pairs or [("no further weight", ours[len(theirs)])]
+    listed = "; ".join(
+        f"where the ticket has {a!r}, `backbone` has {b!r}" for a, b in pairs
+    )
+    return f"`backbone` does not fit the ticket: {listed}. Give it the same paths."
+
+
 def _first(ticket: str | None, model: str | None) -> str:
     return (
         f"where the ticket has {ticket or 'no further weight'!r}, the model has "

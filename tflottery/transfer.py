@@ -5,16 +5,14 @@ Mehta 2019, "Sparse Transfer Learning via Winning Lottery Tickets", section 2.
 
 import contextlib
 import dataclasses
-import functools
 import os
 import warnings
-import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tflottery import engines, paths, tickets
 from tflottery.engines import data as data_lib
-from tflottery.engines import graph, network
+from tflottery.engines import graph, heads, network
 from tflottery.masks import Weights
 from tflottery.records import is_whole
 from tflottery.tickets import Ticket
@@ -100,9 +98,9 @@ def transfer_ticket(
         body, layers = _parts(ticket, body, backbone, keras, num_classes, head)
         if graph.is_graph(body) and (backbone is None or input_shape is not None):
             body = graph.clone(body, keras, input_shape)
-        known = _shared(ticket, network.read(network.variables(body)), input_shape)
-        layers = [_seeded(x, seed, i) for i, x in enumerate(layers)]
-        _check_names(layers, body)
+        known = _known(ticket, network.read(network.variables(body)), input_shape)
+        layers = [heads.seeded(x, seed, i) for i, x in enumerate(layers)]
+        heads.check_names(layers, body)
         student = graph.attach(body, layers, keras, input_shape)
     names = {id(v): path for path, v in network.variables(body).items()}
     mapping = {
@@ -214,15 +212,15 @@ def _parts(
         tickets.align(ticket, network.read(network.variables(body)))
         if not graph.is_graph(body):
             raise ValueError(
-                f"`backbone` {body.name!r} has a weight for each one of the ticket, the "
-                "classifier's too, and nobody can take that off a subclassed model. "
-                "Give it without its classifier."
+                f"`backbone` {body.name!r} has a weight for each one of the ticket, "
+                "the classifier's too, and nobody can take that off a subclassed "
+                "model. Give it without its classifier."
             )
     found = graph.cut(body, keras) if whole else None
     if found is not None:
         body = found.features
     if head is not None:
-        return body, _checked_layers(head, keras)
+        return body, heads.checked(head, keras)
     rank, pooling = None, {}
     if graph.is_graph(body):
         rank = len(body.outputs[0].shape)
@@ -230,7 +228,7 @@ def _parts(
         units = keras.layers.Dense(num_classes, activation="softmax", name="head")
         output_rank = 2
     else:
-        units = _classifier_like(found, keras, num_classes)
+        units = heads.classifier_like(found, keras, num_classes)
         output_rank = found.output_rank
         pooling = {"data_format": getattr(found.classifier, "data_format", None)}
     if rank is None or rank == output_rank or output_rank != 2:
@@ -239,112 +237,19 @@ def _parts(
     return body, [pool(name="head_pool", **pooling), units]
 
 
-def _classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
-    """Returns a Dense layer in the place of the old classifier."""
-    old, activation = found.classifier, found.activation
-    old_units = getattr(old, "units", None) or old.filters
-    name = getattr(activation, "__name__", None)
-    if name == "sigmoid" and old_units == 1:
-        activation = keras.activations.softmax
-    return keras.layers.Dense(
-        num_classes,
-        activation=activation,
-        use_bias=old.use_bias,
-        dtype=getattr(old, "dtype_policy", None) or old.dtype,
-        name=old.name,
-    )
-
-
-def _checked_layers(head: Any, keras: Any) -> list[Any]:
-    layers = list(head) if isinstance(head, list | tuple) else [head]
-    for layer in layers:
-        if not isinstance(layer, keras.layers.Layer):
-            raise ValueError(
-                f"`head` must be a layer of {keras.__name__} or a list of them, as the "
-                f"source is. Received: {layer!r} of type {type(layer).__name__}"
-            )
-        if layer.built and layer.weights:
-            raise ValueError(
-                f"`head` must be new, but its layer {layer.name!r} has weights already. "
-                "Make a new layer for each student."
-            )
-    if not layers:
-        raise ValueError("`head` must have at least one layer. Received: head=[]")
-    return layers
-
-
-def _check_names(layers: Sequence[Any], body: Any) -> None:
-    taken = graph.layers_of(body) if graph.is_graph(body) else {body.name}
-    for layer in layers:
-        if layer.name in taken:
-            raise ValueError(
-                f"`head` has a layer named {layer.name!r}, as the backbone has. Give "
-                "it another name."
-            )
-
-
-def _seeded(layer: Any, seed: int | None, index: int) -> Any:
-    """Returns the layer with a seed for each random draw that has none."""
-    if seed is None:
-        return layer
-    return type(layer).from_config(_with_seeds(layer.get_config(), f"{seed}/{index}"))
-
-
-def _with_seeds(config: Any, key: str) -> Any:
-    if isinstance(config, dict):
-        return {
-            name: zlib.crc32(key.encode()) & 0x7FFFFFFF
-            if name == "seed" and value is None
-            else _with_seeds(value, f"{key}/{name}")
-            for name, value in config.items()
-        }
-    if isinstance(config, list):
-        return [_with_seeds(value, f"{key}/{i}") for i, value in enumerate(config)]
-    return config
-
-
-def _shared(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
-    """Returns which of the ticket's paths each path of the backbone stands for.
-
-    What the ticket has beyond them, behind them, is its head.
-    """
-    theirs = list(ticket.trained)
-    first = theirs[0].split("/")[0] + "/"
-    inside = [p for p in theirs if p.startswith(first)]
-    known: dict[str, str] = {}
-    for mine, their, originals in (
-        (list(ours), theirs, theirs),
-        (paths.canonical(ours), paths.canonical(theirs), theirs),
-        # The ticket's network may hold the backbone as its first layer.
-        (
-            paths.canonical(ours),
-            paths.canonical(p.removeprefix(first) for p in inside),
-            inside,
-        ),
-    ):
-        if set(mine) <= set(their):
-            by_name = dict(zip(their, originals, strict=True))
-            known = {path: by_name[m] for path, m in zip(ours, mine, strict=True)}
-            break
-    else:
-        raise ValueError(_difference(paths.canonical(ours), paths.canonical(theirs)))
-    left = set(theirs) - set(known.values())
-    if not left or left != set(theirs[-len(left) :]):
-        missing = next((p for p in theirs if p in left), None)
-        raise ValueError(
-            f"`backbone` lacks {missing!r} of the ticket, which is not at its end and so "
-            "no part of its head. Give a backbone with the same paths."
-        )
+def _known(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
+    """Returns which of the ticket's paths each path of the backbone stands for."""
+    known = paths.of_backbone(ticket.trained, ours)
     for path, other in known.items():
         there, here = ticket.trained[other].shape, ours[path].shape
+        if there != here and input_shape is not None:
+            raise ValueError(
+                f"`input_shape` {tuple(input_shape)} does not go with the ticket: "
+                f"{other!r} would have the shape {here}, and has {there}. Only a "
+                "network whose weights do not depend on the size, as with global "
+                "pooling, takes another; else resize the images."
+            )
         if there != here:
-            if input_shape is not None:
-                raise ValueError(
-                    f"`input_shape` {tuple(input_shape)} does not go with the ticket: "
-                    f"{other!r} would have the shape {here}, and has {there}. Only a "
-                    "network whose weights do not depend on the size, as with global "
-                    "pooling, takes another; else resize the images."
-                )
             raise ValueError(
                 f"`backbone` does not fit the ticket: {path!r} has the shape {here}, "
                 f"and {other!r} in the ticket {there}."
@@ -352,22 +257,11 @@ def _shared(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
     return known
 
 
-def _difference(ours: Collection[str], theirs: Collection[str]) -> str:
-    pairs = [(a, b) for a, b in zip(theirs, ours, strict=False) if a != b][:3]
-    if not pairs:
-        pairs = [("no further weight", list(ours)[len(theirs)])]
-    listed = "; ".join(
-        f"where the ticket has {a!r}, `backbone` has {b!r}" for a, b in pairs
-    )
-    return f"`backbone` does not fit the ticket: {listed}. Give it the same paths."
-
-
-@functools.cache
 def _warn_of_frozen() -> None:
     warnings.warn(
-        "`freeze_backbone=True` with a ticket sparser than 80 %: frozen sparse features "
-        "lose accuracy on other tasks, while fine-tuning all weights keeps it (Iofinova "
-        "et al. 2021).",
+        "`freeze_backbone=True` with a ticket sparser than 80 %: frozen sparse "
+        "features lose accuracy on other tasks, while fine-tuning all weights keeps it "
+        "(Iofinova et al. 2021).",
         stacklevel=3,
     )
 

@@ -6,7 +6,9 @@ the optimizer's first state in place.
 
 import dataclasses
 import functools
+import math
 import time
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -20,12 +22,14 @@ from tflottery.lab import models, pipelines, training
 from tflottery.lab.datasets import Images
 from tflottery.lab.designs import TICKETS, Design, Trial
 from tflottery.lab.training import Arrays, Recipe
+from tflottery.masks import Weights
 from tflottery.search import find_ticket
 from tflottery.tickets import Ticket
 
 _EVALUATION_BATCH = 1_000
 # About 50,000 more weights on ResNet-18's 512 features, as in Mehta 2019, section 3.
 _HIDDEN = 100
+_OTHER_SEEDS = 1_000
 
 
 def limited(images: Images, count: int | None) -> Images:
@@ -127,28 +131,32 @@ class Bench:
         }
         training.compile_model(student, self.recipe)
         self._engine: Any = engines.engine_for(student)
-        self._start: dict[str, Any] | None = None
+        self._first: dict[str, Any] = {}
         self._data: tuple[int, Any] | None = None
+        self._fresh: tuple[int, Weights, Weights] | None = None
 
     def train(self, trial: Trial, ticket: Ticket) -> dict[str, Any]:
         """Trains a cell from its round's ticket, and returns its row of the results."""
         began = time.monotonic()
         train, validation, test = self._data_of(trial.seed)
         engine = self._engine
-        if self._start is None:
+        if not self._first:
             engine.prepare(train, rewind_step=0, callbacks=[])
-            self._start = engine.state()
+            self._first = engine.state()
         start, masks = self._weights_and_masks(trial, ticket)
-        state = self._start | {f"weights/{path}": w for path, w in start.items()}
+        state = self._first | {f"weights/{path}": w for path, w in start.items()}
         engine.restore(state, parts=("weights", "optimizer", "seeds"))
         engine.hold(masks)
-        best: dict[str, Any] = {"val_accuracy": -1.0}
+        best: dict[str, Any] = {"val_accuracy": -1.0, "failure": None}
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             if logs["val_accuracy"] > best["val_accuracy"]:
                 best["val_accuracy"] = logs["val_accuracy"]
                 best["step"] = engine.step()
                 best["weights"] = engine.weights()
+            if not math.isfinite(logs["loss"]):
+                best["failure"] = "diverged"
+                engine.stop()
 
         train.epoch = 0
         engine.fit(
@@ -180,21 +188,28 @@ class Bench:
             "seconds": time.monotonic() - began,
             "source_round": trial.round,
             "density_per_layer": masks_lib.density_per_layer(masks),
+            "failure": best["failure"],
         }
 
     def _weights_and_masks(self, trial: Trial, ticket: Ticket) -> tuple[Any, Any]:
         """Returns what a cell starts from, and what it holds."""
         weights = trial.weights if trial.weights in TICKETS else "trained"
+        of_student, of_network = self._fresh_of(trial.seed, ticket)
         if trial.arm not in ("ticket", "dense"):
-            # Other weights than the search's, which `seed` made.
-            fresh = controls.weights_of(self._network(seed=1_000 + trial.seed))
-            ticket = controls.ARMS[trial.arm](ticket, fresh, trial.seed)
+            ticket = controls.ARMS[trial.arm](ticket, of_network, trial.seed)
         if not self._same_task:
-            student = self._student(ticket, trial.seed)
-            mapping = self._mapping
-            fresh = controls.weights_of(student)
-            ticket = transfer.grafted(ticket, fresh, mapping, {"weights": weights})
+            origin = {"weights": weights}
+            ticket = transfer.grafted(ticket, of_student, self._mapping, origin)
         return getattr(ticket, weights), ticket.masks
+
+    def _fresh_of(self, seed: int, ticket: Ticket) -> tuple[Weights, Weights]:
+        """Returns the weights of a student with a new head, and of a new network."""
+        if self._fresh is None or self._fresh[0] != seed:
+            # Other weights than the search's, which `seed` made.
+            other = controls.weights_of(self._network(seed=_OTHER_SEEDS + seed))
+            student = {} if self._same_task else self._student(ticket, seed)
+            self._fresh = (seed, student and controls.weights_of(student), other)
+        return self._fresh[1:]
 
     def _student(self, ticket: Ticket, seed: int) -> Any:
         classes = self._images.num_classes
@@ -208,13 +223,16 @@ class Bench:
                 ]
             },
         }
-        return transfer.transfer_ticket(
-            ticket,
-            **kinds[self._head](),
-            backbone=self._network(seed=0),
-            freeze_backbone=self._regime == "frozen",
-            seed=seed,
-        )
+        with warnings.catch_warnings():
+            # What frozen sparse features lose is what is measured here.
+            warnings.filterwarnings("ignore", "`freeze_backbone=True`")
+            return transfer.transfer_ticket(
+                ticket,
+                **kinds[self._head](),
+                backbone=self._network(seed=0),
+                freeze_backbone=self._regime == "frozen",
+                seed=seed,
+            )
 
     def _data_of(self, seed: int) -> Any:
         if self._data is None or self._data[0] != seed:

@@ -133,9 +133,7 @@ class Design:
                 for number in self.rounds:
                     for arm in self.arms:
                         if arm in TICKETS:
-                            yield Trial(
-                                arm="ticket", weights=arm, round=number, **more
-                            )
+                            yield Trial(arm="ticket", weights=arm, round=number, **more)
                         else:
                             own = "trained" if arm == "layer_shuffled" else "fresh"
                             yield Trial(arm=arm, weights=own, round=number, **more)
@@ -158,7 +156,7 @@ def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
 
 
 def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """Returns a recipe with other settings, which its source then does not stand for."""
+    """Returns a recipe with other settings, of which its source is not to blame."""
     return dataclasses.replace(recipe, source=f"{recipe.source}, made small", **changes)
 
 
@@ -173,7 +171,7 @@ _SMALL_RESNET = _changed(
     input_shape=(16, 16, 3),
     augment=None,
     batch_size=64,
-    steps=560,
+    steps=340,
     optimizer=Adam(learning_rate=2e-3),
     target_sparsity=0.95,
 )
@@ -233,16 +231,25 @@ for _design in (
         arms=_WITHOUT_REWIND,
         regimes=("fine_tuned",),
         heads=("linear",),
-        images=10_000,
+        images=8_000,
     ),
     dataclasses.replace(
         _TRANSFER,
         preset="smoke",
         shows="Tickets of the digits 0 to 4 on the digits 5 to 9.",
         source=_changed(
-            _DIGITS, name="digits_0_to_4", steps=200, target_sparsity=0.9, rewind_step=20
+            _DIGITS,
+            name="digits_0_to_4",
+            steps=150,
+            target_sparsity=0.9,
+            rewind_step=20,
         ),
-        target=_changed(_DIGITS, name="digits_5_to_9", steps=100),
+        target=_changed(
+            _DIGITS,
+            name="digits_5_to_9",
+            steps=60,
+            optimizer=Adam(learning_rate=5e-3),
+        ),
         prunings=4,
         rounds=(2, 4),
         seeds=2,

@@ -4,6 +4,7 @@ An executor is a function `(run, parts) -> results`, which yields each result as
 it is there; one of your own is such a function.
 """
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
         RuntimeError: where Ray is not installed.
     """
     try:
-        import ray as library
+        library = importlib.import_module("ray")
     except ImportError as error:
         raise RuntimeError(
             "The executor 'ray' needs Ray: pip install 'tflottery[ray]'"

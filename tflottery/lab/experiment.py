@@ -10,6 +10,7 @@ RUN_DIR/
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import platform
@@ -125,14 +126,15 @@ def run(
                     "cells",
                     f"seed {trial.seed}, {100 * row['density']:.2f} % left, "
                     f"{trial.arm} ({trial.weights}), {trial.regime}, {trial.head} "
-                    f"head: {row['metric']:.4f}, {row['seconds']:.1f} s",
+                    f"head: {row['failure'] or format(row['metric'], '.4f')}",
                 )
     except KeyboardInterrupt:
         board.say(f"Stopped. The same command goes on from here: {folder}")
         raise
     finally:
         _BENCHES.clear()
-    return _write_results(folder, design, count, command, searches, cells)
+        results = _write_results(folder, design, count, command, cells)
+    return results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +189,15 @@ class _Worker:
         from tflottery.lab import bench
 
         design = self.design
-        name = design.ticket(trial.seed, trial.round)
-        ticket = tickets.load_ticket(self.folder / "searches" / name)
+        row: dict[str, Any] = {"experiment": design.name}
+        path = self.folder / "searches" / design.ticket(trial.seed, trial.round)
+        if not path.exists():
+            # Training diverged in an earlier round.
+            density = design.density(trial.round)
+            row |= dataclasses.asdict(trial) | {"density": density, "metric": None}
+            self._keep(trial, row | {"failure": "the search ended before this round"})
+            return
+        ticket = tickets.load_ticket(path)
         key = (str(self.folder), trial.regime, trial.head)
         if key not in _BENCHES:
             _BENCHES[key] = bench.Bench(
@@ -199,7 +208,9 @@ class _Worker:
                 head=trial.head,
                 ticket=ticket,
             )
-        row = {"experiment": design.name} | _BENCHES[key].train(trial, ticket)
+        self._keep(trial, row | _BENCHES[key].train(trial, ticket))
+
+    def _keep(self, trial: Trial, row: dict[str, Any]) -> None:
         path = _result_path(self.folder, trial)
         files.make_folder(path.parent)
         files.write_json(path, row)
@@ -270,23 +281,24 @@ def _write_results(
     design: Design,
     seeds: int,
     command: str | None,
-    searches: Sequence[_Search],
     cells: Sequence[Trial],
 ) -> Any:
-    rows = [files.read_json(_result_path(folder, trial)) for trial in cells]
-    results: dict[str, Any] = {
-        "experiment": design.name,
-        "shows": design.shows,
-        "command": command or shlex.join(sys.argv),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "backend": _backend(),
-        "preset": design.preset,
-        "seeds": list(range(seeds)),
-        "recipe": plain_design(design),
-        "tolerance": (design.target or design.source).tolerance,
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "mask_overlap": _mask_overlap(folder, design, seeds),
-        "rows": rows,
+    """Writes what there is so far to `results.json`, and returns its path."""
+    done = [path for trial in cells if (path := _result_path(folder, trial)).exists()]
+    results = {
+        "header": {
+            "experiment": design.name,
+            "shows": design.shows,
+            "command": command or shlex.join(sys.argv),
+            "versions": {"python": platform.python_version(), **_versions()},
+            "backend": _backend(),
+            "preset": design.preset,
+            "seeds": list(range(seeds)),
+            "finished": len(done) == len(cells),
+            "recipe": plain_design(design),
+            "mask_overlap": _mask_overlap(folder, design, seeds),
+        },
+        "rows": [files.read_json(path) for path in done],
     }
     path = folder / "results.json"
     files.write_json(path, results)
@@ -298,13 +310,13 @@ def _mask_overlap(folder: Any, design: Design, seeds: int) -> list[list[Any]]:
     overlaps = []
     for number in design.rounds:
         found = [
-            tickets.load_ticket(folder / "searches" / design.ticket(s, number))
-            for s in range(seeds)
+            (seed, tickets.load_ticket(path))
+            for seed in range(seeds)
+            if (path := folder / "searches" / design.ticket(seed, number)).exists()
         ]
         overlaps += [
-            [a, b, found[a].density, masks.overlap(found[a].masks, found[b].masks)]
-            for a in range(seeds)
-            for b in range(a + 1, seeds)
+            [a, b, one.density, masks.overlap(one.masks, other.masks)]
+            for (a, one), (b, other) in itertools.combinations(found, 2)
         ]
     return overlaps
 

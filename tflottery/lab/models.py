@@ -221,7 +221,8 @@ def builder(name: str) -> Builder:
     Traceback (most recent call last):
     ...
     ValueError: `model` must be one of lenet_small, lenet_300_100, conv2, conv4, \
-conv6, resnet18, resnet20, resnet20_narrow, vgg19. Received: model='lenet_300_10'. Did you mean \
+conv6, resnet18, resnet20, resnet20_narrow, vgg19. Received: model='lenet_300_10'. \
+Did you mean \
 'lenet_300_100'?
     """
     if name not in MODELS:
