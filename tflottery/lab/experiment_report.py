@@ -30,8 +30,9 @@ def experiment_page(path: Any) -> bytes:
     results = files.read_json(path)
     try:
         if not isinstance(results, dict):
-            raise ValueError("It must hold an object with `header` and `rows`.")
-        header = results.get("header", {})
+            raise ValueError("It must hold an object with `rows`.")
+        # How they were made stands beside the rows, or in a header.
+        header = results.get("header", results)
         if not isinstance(header, dict):
             raise ValueError("`header` must be an object.")
         cells = cells_lib.read(results.get("rows"))
@@ -61,6 +62,7 @@ def experiment_page(path: Any) -> bytes:
     return page.document(
         str(header.get("experiment") or "Experiment"),
         first,
+        element("p", header["shows"]) if header.get("shows") else "",
         _how(*sentences[0], tolerance) if sentences else "",
         _others(sentences[1:], tolerance),
         _notes(cells, settings, header),
@@ -185,22 +187,30 @@ def _section(
 
 
 def _made(header: Mapping[str, Any], cells: Sequence[Cell]) -> Html:
+    """Returns how the results were made: the command first, all settings last."""
     command, versions = header.get("command"), header.get("versions")
-    seeds = header.get("seeds") or sorted({cell.seed for cell in cells})
     seconds = sum(cell.seconds or 0 for cell in cells)
-    known = {"experiment", "command", "versions", "seeds", "mask_overlap"}
-    return page.facts(
+    seeds = header.get("seeds") or sorted({cell.seed for cell in cells})
+    known = {"experiment", "shows", "command", "versions", "seeds", "rows"}
+    more = {k: v for k, v in header.items() if k not in {*known, "mask_overlap"}}
+    nested = {k: v for k, v in more.items() if isinstance(v, dict)}
+    facts = page.facts(
         [
+            ("command", None if command is None else element("code", command)),
             (
-                "command",
-                None if command is None else element("code", page.plain(command)),
+                "seeds",
+                page.plain(seeds),
             ),
-            ("seeds", page.plain(seeds)),
             ("training time", f"{seconds:,.0f} s in all cells"),
-            *((key, page.plain(header[key])) for key in header if key not in known),
+            *((name, page.plain(v)) for name, v in more.items() if name not in nested),
             ("versions", None if versions is None else page.plain(versions)),
         ]
     )
+    details = (
+        element("details", element("summary", f"All of {name}"), page.data(value))
+        for name, value in nested.items()
+    )
+    return page.join((facts, *details))
 
 
 def _setting_name(settings: Sequence[Setting], place: int) -> str:

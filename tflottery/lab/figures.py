@@ -15,7 +15,10 @@ _NAMES = {
     "layer_shuffled": "layer-shuffled mask",
     "globally_shuffled": "globally shuffled mask",
 }
-_T = "Bars and the grey band: 95 % intervals by Student's t over the seeds."
+_T = (
+    "Bars and the grey band: 95 % intervals by Student's t over the seeds; what leaves "
+    "the frame is cut off."
+)
 
 # Density and what is drawn there.
 Series = Sequence[tuple[float, Interval]]

@@ -24,19 +24,21 @@ h2 { font-size: 1.25rem; margin: 2.2rem 0 .5rem; border-bottom: 1px solid #ddd; 
 h1, h2, p, li, dt, dd, td, figcaption { overflow-wrap: anywhere; }
 .headline { font-size: clamp(1.35rem, 4.5vw, 1.9rem); line-height: 1.25;
   font-weight: 650; margin: 0 0 .5rem; }
-.how, figcaption, caption { color: #555; font-size: .875rem; }
+.how, figcaption { color: #555; font-size: .875rem; }
 .figures { display: grid; gap: 1.25rem 2rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; max-width: 36rem; break-inside: avoid; }
 img { display: block; width: 100%; height: auto; }
-.scroll { overflow: auto; max-height: 75vh; margin: .5rem 0 1rem; }
+.scroll { overflow: auto; max-height: 75vh; margin: .25rem 0 1rem; }
+.scroll + .figures { margin-top: 1.5rem; }
 table { border-collapse: collapse; font-size: .875rem;
   font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .25rem; }
 th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #e4e4e4;
   vertical-align: top; white-space: nowrap; }
 td.long { white-space: normal; min-width: 12rem; }
-th { position: sticky; top: 0; background: #f4f4f4; font-weight: 600; }
+th { position: sticky; top: 0; background: #f4f4f4; font-weight: 600; z-index: 1; }
+td { background: #fff; }
+td:first-child { position: sticky; left: 0; }
 .number { text-align: right; }
 .chosen td { background: #eaf3fa; font-weight: 600; }
 dl { display: grid; grid-template-columns: minmax(5rem, max-content) 1fr;
@@ -46,6 +48,7 @@ dd { margin: 0; min-width: 0; }
 code { font: .875rem/1.4 ui-monospace, Consolas, "DejaVu Sans Mono", monospace;
   background: #f4f4f4; padding: .1rem .3rem; overflow-wrap: anywhere;
   white-space: pre-wrap; }
+pre { margin: 0; white-space: pre-wrap; }
 summary { cursor: pointer; font-weight: 600; margin: .75rem 0; }
 @media print {
   @page { margin: 14mm; }
@@ -55,7 +58,7 @@ summary { cursor: pointer; font-weight: 600; margin: .75rem 0; }
   .scroll { overflow: visible; max-height: none; }
   table { font-size: 7.5pt; }
   th, td { padding: .1rem .35rem; }
-  th { position: static; }
+  th, td:first-child { position: static; }
   tr { break-inside: avoid; }
   * { print-color-adjust: exact; }
 }
@@ -90,9 +93,15 @@ def element(name: str, /, *children: Any, **attributes: Any) -> Html:
 def join(parts: Iterable[Any]) -> Html:
     """Returns parts one after the other; what is not `Html` is escaped."""
     return Html(
-        "".join(
-            part if isinstance(part, Html) else html.escape(str(part)) for part in parts
-        )
+        "".join(part if isinstance(part, Html) else _escaped(part) for part in parts)
+    )
+
+
+def _escaped(value: Any) -> str:
+    """Returns a value as text, its figures not torn apart at the end of a line."""
+    text = html.escape(str(value))
+    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(
+        " ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
     )
 
 
@@ -145,19 +154,16 @@ def table(
         element("th", name, scope="col", cls=cls)
         for name, cls in zip(head, classes, strict=True)
     )
-    return element(
+    parts = element("thead", element("tr", *titles)), element("tbody", *lines)
+    frame = element(
         "div",
-        element(
-            "table",
-            element("caption", caption),
-            element("thead", element("tr", *titles)),
-            element("tbody", *lines),
-        ),
+        element("table", *parts),
         cls="scroll",
         tabindex="0",
         role="region",
         **{"aria-label": caption},
     )
+    return join((element("p", caption, cls="how"), frame))
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
@@ -170,6 +176,11 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
             if value is not None
         ),
     )
+
+
+def data(value: Any) -> Html:
+    """Returns nested data, indented."""
+    return element("pre", element("code", json.dumps(value, indent=1)))
 
 
 def plain(value: Any) -> str:

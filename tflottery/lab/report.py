@@ -13,15 +13,15 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
     The file needs nothing beside it and no network: figures are within it.
 
     Args:
-        run_dir: a folder with the `results.json` of an experiment, finished or not, or
-            the `run_dir` of a search; a path or a URL such as `gs://bucket/run`.
+        run_dir: a folder with the `results.json` of an experiment, or the `run_dir`
+            of a search, finished or not; a path or a URL such as `gs://bucket/run`.
         out: the file to write; `None` is `report.html` in `run_dir`.
 
     Returns:
         The path of the file written.
 
     Raises:
-        FileNotFoundError: where `run_dir` holds neither.
+        FileNotFoundError: where `run_dir` holds neither, or an unfinished experiment.
         FileError: (a ValueError) naming the file, and the value, that is damaged.
         ImportError: where Matplotlib is not installed.
     """
@@ -31,6 +31,12 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
     elif (path / "run.json").exists():
         html = search_page(path)
     else:
+        if (path / "experiment.json").exists():
+            raise FileNotFoundError(
+                "`run_dir` holds an experiment that is not finished, so there is no "
+                "results.json. Give the command that began it again: it goes on where "
+                f"it stopped. Received: run_dir={str(path)!r}"
+            )
         raise FileNotFoundError(
             f"`run_dir` holds neither results.json, which an experiment writes, nor "
             f"run.json, which a search writes. Received: run_dir={str(path)!r}"
