@@ -20,7 +20,7 @@ LAYERS = {
     ),
     "engines": ("engines",),
     "verbs": (
-        *("search", "rounds", "callbacks", "stops", "progress", "cost"),
+        *("search", "rounds", "calls", "callbacks", "stops", "progress", "cost"),
         *("transfer", "controls", "tflite"),
     ),
     "lab": ("lab",),

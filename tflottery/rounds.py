@@ -12,7 +12,7 @@ from tflottery import engines, runs
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig
 from tflottery.engines import data as data_lib
-from tflottery.engines import network, ordered
+from tflottery.engines import defaults, fitting, network, ordered
 from tflottery.masks import Masks, Weights
 from tflottery.tickets import Round
 
@@ -106,7 +106,14 @@ class Trainer:
                 f"{epochs * self._steps_per_epoch} steps ({epochs} epochs of "
                 f"{self._steps_per_epoch}). Received: rewind_step={k}"
             )
-        return self.engine.prepare(self.ds, rewind_step=k, callbacks=self.callbacks)
+        model, validation_data = self.engine.model, self.validation_data
+        fitting.check_examples("ds", self.ds, model)
+        if validation_data is not None:
+            fitting.check_examples("validation_data", validation_data, model)
+        told = self.engine.prepare(self.ds, rewind_step=k, callbacks=self.callbacks)
+        if validation_data is not None:
+            defaults.check_labels(model, validation_data, "validation_data")
+        return told
 
     def open(self, run: runs.Run) -> None:
         """Takes up what `run` holds of an earlier try, and keeps what follows in it.
@@ -152,15 +159,17 @@ class Trainer:
 
     def train(self, masks: Masks) -> Trained:
         """Trains the next round, or what an earlier try left of it, with `masks`."""
+        engine = self.engine
         at = self.take_up()
         if at is None or at.round < len(self.records):
             at = self._begin()
         elif at.record is not None:
-            self.engine.hold(masks)
-            return Trained(Round(**at.record), masks, self.engine.weights())
-        self.engine.hold(masks)
+            engine.hold(masks)
+            return Trained(Round(**at.record), masks, engine.weights())
+        engine.hold(masks)
         self._fit(at)
-        metrics = self._metrics(at.history)
+        metrics, weights = self._metrics(at.history), engine.weights()
+        whole = np.isfinite(metrics["loss"]) and all(map(_is_finite, weights.values()))
         at.seconds = time.monotonic() - at.began
         at.record = dataclasses.asdict(
             Round(
@@ -169,13 +178,13 @@ class Trainer:
                 density_per_layer=masks_lib.density_per_layer(masks),
                 metrics=metrics,
                 history=at.history,
-                steps=self.engine.step() - at.step,
+                steps=engine.step() - at.step,
                 seconds=at.seconds,
-                failure=None if np.isfinite(metrics["loss"]) else "diverged",
+                failure=None if whole else "diverged",
             )
         )
         self._save(at)
-        return Trained(Round(**at.record), masks, self.engine.weights())
+        return Trained(Round(**at.record), masks, weights)
 
     def take_up(self) -> "_At | None":
         """Puts the state of an earlier try back, once; returns where that was."""
@@ -273,6 +282,12 @@ class Trainer:
                 f"`monitor` must be one of {', '.join(map(repr, logs))}. "
                 f"Received: monitor={self.monitor!r}"
             )
+
+
+def _is_finite(w: np.ndarray) -> bool:
+    # The sum is NaN or infinite where one weight is, and takes no array of booleans.
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(np.sum(w, dtype=np.float64)))
 
 
 def light(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

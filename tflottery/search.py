@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tflottery import criteria, engines, plans, pruning, runs, stops
+from tflottery import calls, criteria, engines, plans, pruning, runs, stops
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
@@ -138,14 +138,17 @@ def find_ticket(
             f"`model` {model.name!r} already carries a ticket, whose masks are held. "
             "Call `tflottery.release(model)` first, or start from a new model."
         )
+    calls.check(criterion, run_dir, resume)
+    progress = Progress(verbose)
     engine = engines.engine_for(model)
+    checked = calls.checked_callbacks(callbacks, network.keras_of(model))
     data_lib.check("ds", ds)
     if validation_data is not None:
         data_lib.check("validation_data", validation_data)
     if seed is not None:
         network.keras_of(model).utils.set_random_seed(seed)
-    trainer = Trainer(engine, config, ds, validation_data, list(callbacks))
-    search = _Search(trainer, _criterion_of(criterion, config), Progress(verbose))
+    trainer = Trainer(engine, config, ds, validation_data, checked)
+    search = _Search(trainer, _criterion_of(criterion, config), progress)
     return search.run(run_dir, resume)
 
 
@@ -165,7 +168,7 @@ class _Search:
         self.criterion = criterion
         self.progress = progress
         trainer.verbose = progress.inside_round
-        self.paths = _paths_to_prune(self.engine, self.config)
+        self.paths = calls.paths_to_prune(self.engine.prunable, self.config)
         # Of the rounds so far, the network kept for each reason to return it.
         self.winning: Trained | None = None
         self.best: Trained | None = None
@@ -223,6 +226,7 @@ class _Search:
                 f"`target_sparsity` prunes not one of the {masks_lib.size(masks)} "
                 f"weights. Received: target_sparsity={config.target_sparsity}"
             )
+        calls.check_reachable(masks, config)
         self.progress.start(plan)
         if trainer.records:
             # Keras knows the direction of a metric only once it has been computed.
@@ -377,21 +381,6 @@ class _Search:
             "ds": data_lib.signature(trainer.ds),
             "validation_data": data_lib.signature(trainer.validation_data),
         }
-
-
-def _paths_to_prune(engine: engines.Engine, config: LotteryConfig) -> list[str]:
-    pruning.check_patterns("skip", config.skip, engine.prunable)
-    paths = [
-        path
-        for path in engine.prunable
-        if not any(pruning.matches(path, pattern) for pattern in config.skip)
-    ]
-    if not paths:
-        raise ValueError(
-            f"`skip` leaves nothing to prune. Received: skip={config.skip!r}"
-        )
-    pruning.check_patterns("layer_fractions", config.layer_fractions, paths)
-    return paths
 
 
 def _versions() -> dict[str, str]:

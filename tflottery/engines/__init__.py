@@ -21,6 +21,11 @@ class Engine(Protocol):
     """What a generation of Keras does for a search."""
 
     @property
+    def model(self) -> Any:
+        """The model that trains."""
+        ...
+
+    @property
     def prunable(self) -> Mapping[str, Any]:
         """The variables that can be pruned, by path."""
         ...

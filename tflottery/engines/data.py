@@ -103,14 +103,17 @@ def execution_that_ends_at(step: int, steps: int | None, wanted: int) -> int:
     return max(d for d in range(1, wanted + 1) if inside % d == 0)
 
 
-def first_batch(data: Any) -> tuple[Any, Any]:
-    """Returns `(x, y)` of the first batch, or all of arrays, as NumPy arrays."""
+def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
+    """Returns `(x, y)` of the first batch, or all of arrays; `name` is for errors."""
     if not isinstance(data, (tuple, list)):
         batch = data[0] if hasattr(data, "__getitem__") else next(iter(data))
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            what = f"{type(batch).__name__}"
+            if isinstance(batch, (tuple, list)):
+                what += f" of {len(batch)}"
             raise ValueError(
-                "`ds` must yield (x, y) batches: a ticket is judged by how well the "
-                f"model learns y. It yields: {type(batch).__name__}"
+                f"`{name}` must yield (x, y) batches: a ticket is judged by how well "
+                f"the model learns y. It yields: {what}"
             )
         data = batch
     return data[0], data[1]

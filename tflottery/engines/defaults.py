@@ -10,25 +10,31 @@ import numpy as np
 from tflottery.engines.data import first_batch
 
 
-def check_labels(model: Any, data: Any) -> None:
-    """Checks that class labels fit the model's output.
+def check_labels(model: Any, data: Any, name: str = "ds") -> None:
+    """Checks that class labels fit the model's output; `name` is the argument's.
 
     Raises:
-        ValueError: naming the labels that are out of range.
+        ValueError: naming the labels that are out of range or no whole numbers.
     """
     loss = model.loss
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    if name != "sparse_categorical_crossentropy":
+    loss_name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+    if loss_name != "sparse_categorical_crossentropy":
         return
     units = _output_units(model)
-    _, y = first_batch(data)
+    _, y = first_batch(data, name)
     labels = np.asarray(y)
     if units is None or labels.size == 0:
         return
+    if labels.dtype.kind not in "iub" and not np.all(labels == np.floor(labels)):
+        raise ValueError(
+            f"`{name}` has labels that are no whole numbers, as {labels.flat[0]}, "
+            "but the loss sparse_categorical_crossentropy takes class numbers. Use "
+            '"categorical_crossentropy" for probabilities, or a regression loss.'
+        )
     low, high = labels.min(), labels.max()
     if low < 0 or high >= units:
         raise ValueError(
-            f"`ds` has labels from {low} to {high}, but the model's output has "
+            f"`{name}` has labels from {low} to {high}, but the model's output has "
             f"{units} units, for labels from 0 to {units - 1}. Give the model a head "
             f"of {high + 1 if low >= 0 else units} units, or map the labels."
         )

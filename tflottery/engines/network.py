@@ -53,6 +53,10 @@ def variables(model: Any) -> dict[str, Any]:
         ValueError: where the model is not built, or two layers that lie side by side
             have one name.
     """
+    if model.built and not model.weights and getattr(model, "layers", ()):
+        raise ValueError(
+            f"`model` {model.name!r} has no weights, so there is nothing to prune."
+        )
     if not model.built or not model.weights:
         raise ValueError(
             f"`model` {model.name!r} is not built, so it has no weights to prune. "

@@ -1,0 +1,95 @@
+"""Calls: whether a search can be run as it was asked for, before anything trains."""
+
+import inspect
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tflottery import masks as masks_lib
+from tflottery import pruning, runs
+from tflottery.config import LotteryConfig, check_criterion
+from tflottery.masks import Masks
+
+
+def check(criterion: Any, run_dir: Any, resume: str) -> None:
+    """Checks the arguments that no other object checks.
+
+    Raises:
+        ValueError: for an unknown `resume`.
+        TypeError: for a `run_dir` that is no path, or a criterion of other arguments.
+    """
+    if resume not in runs.RESUME:
+        raise ValueError(
+            f"`resume` must be one of {', '.join(map(repr, runs.RESUME))}. "
+            f"Received: resume={resume!r}"
+        )
+    if run_dir is not None and not isinstance(run_dir, str | os.PathLike):
+        raise TypeError(
+            '`run_dir` must be a path or a URL, as "runs/a" or "gs://bucket/a". '
+            f"Received: run_dir={run_dir!r}"
+        )
+    if callable(criterion):
+        try:
+            inspect.signature(criterion).bind(None, None)
+        except TypeError as error:
+            raise TypeError(
+                "`criterion` must take two dicts of arrays, (trained, rewind), and "
+                f"return one of scores. Received: {check_criterion(criterion)}, which "
+                f"does not: {error}"
+            ) from error
+        except ValueError:  # A function of C that has no signature.
+            pass
+
+
+def checked_callbacks(callbacks: Any, keras: Any) -> list[Any]:
+    """Returns the callbacks as a list.
+
+    Raises:
+        TypeError: where they are not callbacks of `keras`, the module of the model.
+    """
+    kind = keras.callbacks.Callback
+    if not isinstance(callbacks, list | tuple) or not all(
+        isinstance(callback, kind) for callback in callbacks
+    ):
+        raise TypeError(
+            f"`callbacks` must be a list of {keras.__name__}.callbacks.Callback. "
+            f"Received: callbacks={callbacks!r}"
+        )
+    return list(callbacks)
+
+
+def paths_to_prune(prunable: Mapping[str, Any], config: LotteryConfig) -> list[str]:
+    """Returns the paths of what is pruned: what can be, less what is skipped.
+
+    Raises:
+        ValueError: where a pattern matches nothing, or nothing is left to prune.
+    """
+    pruning.check_patterns("skip", config.skip, prunable)
+    paths = [
+        path
+        for path in prunable
+        if not any(pruning.matches(path, pattern) for pattern in config.skip)
+    ]
+    if not paths:
+        raise ValueError(
+            f"`skip` leaves nothing to prune. Received: skip={config.skip!r}"
+        )
+    pruning.check_patterns("layer_fractions", config.layer_fractions, paths)
+    return paths
+
+
+def check_reachable(masks: Masks, config: LotteryConfig) -> None:
+    """Checks that the target leaves a weight of each layer.
+
+    Raises:
+        ValueError: naming the largest `target_sparsity` that does.
+    """
+    size = masks_lib.size(masks)
+    if (1 - config.target_sparsity) * size + 0.5 < len(masks):
+        raise ValueError(
+            f"`target_sparsity` must leave at least one weight of each layer: of "
+            f"{size} prunable weights in {len(masks)} layers at most "
+            f"{math.floor(1e6 * (1 - len(masks) / size)) / 1e6} can be pruned. "
+            f"Received: target_sparsity={config.target_sparsity}"
+        )
