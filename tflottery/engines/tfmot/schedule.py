@@ -42,7 +42,8 @@ class LotterySchedule(sparsity.PruningSchedule):
         prune_fraction: the share of the weights left to prune after each round, in
             (0, 1). By default 0.2, or what takes `rounds` to `target_sparsity`.
         target_sparsity: the share of all wrapped weights to prune in the end, in
-            (0, 1), which is met exactly. By default what the rounds come to.
+            (0, 1). It is met exactly, unless `layer_fractions` of their own keep some
+            layers from it. By default what the rounds come to.
         rewind_step: the optimizer step k to rewind to, in [0, `steps_per_round`).
 
     Raises:
