@@ -1,6 +1,6 @@
 """Prints the time of an epoch with held masks over one of plain tf_keras `fit`.
 
-    python benchmarks/tfmot_step.py [--data_dir DIR] [--pairs N] [--batch N] [--images N]
+    python benchmarks/tfmot_step.py [--data_dir DIR] [--pairs N] [--images N]
 
 LeNet-300-100 on MNIST, or on noise of its shape without --data_dir, at 90 % sparsity.
 Ours is the step of `find_ticket`; tfmot's own wrapper stands beside it, with a
