@@ -122,9 +122,9 @@ def ticket(name):
     x_test = np.float32(images.x_test) / 255
     model = build(x.shape[1:], images.num_classes, seed=0)
     model.compile(
-        keras.optimizers.Adam(1.2e-3),
-        "sparse_categorical_crossentropy",
-        ["accuracy"],
+        optimizer=keras.optimizers.Adam(1.2e-3),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
         jit_compile=False,
     )
     train = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=0).batch(64)
@@ -147,7 +147,9 @@ def ticket(name):
 def mobilenet():
     """Returns MobileNetV1 for 96x96 images, pruned by magnitude, and drawn inputs."""
     keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNet((96, 96, 3), weights=None)
+    model = keras.applications.MobileNet(
+        (96, 96, 3), weights=None, classifier_activation=None
+    )
     for layer in model.layers:
         if type(layer).__name__ in ("Conv2D", "Dense"):
             kernel, *rest = layer.get_weights()

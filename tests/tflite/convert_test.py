@@ -1,0 +1,133 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from small_files import one_layer, prune, sparse_array
+
+from tflottery.tflite import convert, export_tflite, samples, sparsify
+from tflottery.tflite.flatbuffer import Graph
+
+layers = keras.layers
+
+
+def test_a_tf_keras_model_is_exported(tmp_path):
+    import tf_keras
+
+    old = tf_keras.layers
+    model = tf_keras.Sequential(
+        [
+            old.Input((8, 8, 3)),
+            old.Conv2D(16, 3, padding="same"),
+            old.BatchNormalization(),
+            old.ReLU(),
+            old.GlobalAveragePooling2D(),
+            old.Dense(4),
+        ]
+    )
+    report = export_tflite(prune(model), tmp_path / "model.tflite")
+    assert report.difference < 1e-5
+    assert [stored.form for stored in report.weights] == ["sparse", "dense"]
+
+
+JAX_EXPORT = """
+import sys
+import numpy as np, keras, tflottery.tflite
+assert keras.backend.backend() == "jax"
+layers = keras.layers
+model = keras.Sequential([layers.Input((40,)), layers.Dense(60), layers.Dense(3)])
+for layer in model.layers:
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel * (abs(kernel) > np.quantile(abs(kernel), 0.9)), bias + 1])
+report = tflottery.tflite.export_tflite(model, sys.argv[1])
+assert report.difference < 1e-5, report.difference
+assert report.bytes < report.dense_float32_bytes
+"""
+
+
+def test_a_model_on_jax_is_rebuilt_and_exported(tmp_path):
+    pytest.importorskip("jax")
+    root = str(pathlib.Path(convert.__file__).parents[2])
+    environment = dict(os.environ, KERAS_BACKEND="jax", PYTHONPATH=root)
+    command = [sys.executable, "-c", JAX_EXPORT, str(tmp_path / "model.tflite")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_an_open_input_shape_is_an_error():
+    model = keras.Sequential([layers.Input((None, 4)), layers.Dense(2)])
+    with pytest.raises(ValueError, match="has an open shape"):
+        convert.from_model(model)
+
+
+def test_a_model_that_does_not_know_its_inputs_needs_samples():
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Plain()
+    model(np.zeros((1, 5), np.float32))
+    with pytest.raises(ValueError, match="does not say what its inputs are"):
+        convert.from_model(model)
+    source = convert.from_model(model, samples=np.ones((2, 5), np.float32))
+    assert source.expected[0].shape == (2, 3)
+
+
+def test_a_dynamic_range_file_keeps_its_weights_dense():
+    # Sparse ones do not load: XNNPACK reads them before they are unpacked.
+    graph = Graph(one_layer(sparse_array((20, 80)))[0])
+    (weight,) = sparsify.weights(graph)
+    quantized = sparsify.quantize(graph.const(weight), 0)
+    graph.set_const(weight, quantized.values)
+    assert not sparsify.weights(graph)
+    assert sparsify.sparsify(graph) == ()
+
+
+def spec(*shape, dtype="float32", name="x"):
+    return samples.Spec((1, *shape), np.dtype(dtype), name)
+
+
+def test_drawn_inputs_fit_the_model():
+    real, whole = samples.draw([spec(3, 2), spec(5, dtype="int32")])
+    assert real.shape[1:] == (3, 2)
+    assert abs(float(real.std()) - 1) < 0.5
+    assert set(whole.reshape(-1).tolist()) == {0, 1}
+
+
+def test_samples_are_one_array_or_one_per_input():
+    one = np.zeros((4, 3))
+    assert samples.as_samples(one, [spec(3)])[0].dtype == np.float32
+    two = samples.as_samples({"a": one, "b": one}, [spec(3), spec(3, name="y")])
+    assert len(two) == 2
+    with pytest.raises(ValueError, match="one array for each of the 2 inputs"):
+        samples.as_samples([one], [spec(3), spec(3, name="y")])
+    with pytest.raises(ValueError, match="input 'x' must have shape"):
+        samples.as_samples(one[:0], [spec(3)])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.zeros((9, 3)),
+        [np.zeros((9, 3))],
+        [np.zeros((4, 3)), np.zeros((5, 3))],
+        [(np.zeros((4, 3)), np.zeros(4)), (np.zeros((5, 3)), np.zeros(5))],
+        lambda: iter([np.zeros((4, 3)), np.zeros((5, 3))]),
+    ],
+    ids=["array", "list of one", "batches", "batches with labels", "function"],
+)
+def test_representative_data_may_come_in_many_ways(data):
+    (taken,) = samples.take(data, 1, 7)
+    assert taken.shape == (7, 3)
+
+
+def test_no_representative_data_is_an_error():
+    with pytest.raises(ValueError, match="holds no samples"):
+        samples.take([], 1, 7)
