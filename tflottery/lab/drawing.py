@@ -173,7 +173,7 @@ def bars(
         if high > low:
             axes.plot([low, high], [place, place], color=BLACK, linewidth=1)
         axes.annotate(
-            f"{value:.3g}",
+            f"{value:#.3g}".rstrip("."),
             (max(value, high), place),
             xytext=(3, 0),
             textcoords="offset points",

@@ -26,7 +26,7 @@ def search_page(path: Any) -> bytes:
         raise files.FileError(
             f"{path / 'run.json'} does not say how a search was done: {error}"
         ) from error
-    rounds = runs.Run(path, manifest).rounds()
+    rounds = runs.Run(path, manifest, writes=False).rounds()
     ticket_path = path / "ticket.safetensors"
     ticket = load_ticket(ticket_path) if ticket_path.exists() else None
     if ticket is not None and ticket.round >= len(rounds):
@@ -82,8 +82,8 @@ def _how(
         how = "last" if config.select == "last" else "sparsest winning"
         texts.append(
             f"Round {chosen} of {len(rounds) - 1} was chosen as the {how} one by "
-            f"{monitor}, with a tolerance of {config.tolerance:g}: what it is worth, "
-            "data that chose nothing can tell."
+            f"{monitor}, with a tolerance of {config.tolerance:g}. So that number is "
+            "no test of it: measure the ticket on data that chose nothing."
         )
     failed = [r for r in rounds if r.failure is not None]
     texts += [f"Round {r.round} failed: {r.failure}." for r in failed]
@@ -122,18 +122,18 @@ def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> H
 def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Html:
     training = manifest.get("training")
     command = manifest.get("command") or _call(config)
-    return page.facts(
+    facts = page.facts(
         [
-            ("command", element("code", str(command))),
+            ("command", element("code", command)),
             ("seed", "none was set" if config.seed is None else config.seed),
-            *(
-                (name, value if isinstance(value, str) else page.plain(value))
-                for name, value in (training or {}).items()
-            ),
             ("architecture", manifest.get("architecture")),
             ("versions", None if versions is None else page.plain(dict(versions))),
         ]
     )
+    if not training:
+        return facts
+    summary = element("summary", "Optimizer and loss")
+    return page.join((facts, element("details", summary, page.data(training))))
 
 
 def _call(config: LotteryConfig) -> str:
