@@ -41,7 +41,8 @@ layers = keras.layers
 model = keras.Sequential([layers.Input((40,)), layers.Dense(60), layers.Dense(3)])
 for layer in model.layers:
     kernel, bias = layer.get_weights()
-    layer.set_weights([kernel * (abs(kernel) > np.quantile(abs(kernel), 0.9)), bias + 1])
+    kept = abs(kernel) > np.quantile(abs(kernel), 0.9)
+    layer.set_weights([kernel * kept, bias + 1])
 report = tflottery.tflite.export_tflite(model, sys.argv[1])
 assert report.difference < 1e-5, report.difference
 assert report.bytes < report.dense_float32_bytes

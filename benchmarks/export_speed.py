@@ -1,0 +1,97 @@
+"""How fast are the files, against dense ones? In LiteRT.js, and native on this CPU.
+
+    (cd tools/wasm_check && npm ci)
+    python benchmarks/export_speed.py --networks mobilenet,conv6,resnet20,lenet
+
+Weights are drawn and pruned at random: values do not change the speed. In LiteRT.js
+XNNPACK's sparse kernels are on, as on ARM; native x86 has none but TFLite's own for
+fully-connected layers. Every ratio is a median over rounds that time the files in turn.
+"""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import tflottery
+from tflottery.lab import models
+from tflottery.tflite import convert
+
+NETWORKS = flags.DEFINE_list(
+    "networks", ["mobilenet", "conv6", "resnet20", "lenet"], "Which networks."
+)
+SPARSITIES = flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Shares to prune.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "How many turns each file has.")
+OUT = flags.DEFINE_string("out", None, "A JSON file to add the figures to.")
+
+CHECK = pathlib.Path(__file__).parents[1] / "tools" / "wasm_check" / "check.mjs"
+BUILDERS = {
+    "mobilenet": lambda: keras.applications.MobileNet((224, 224, 3), weights=None),
+    "conv6": lambda: models.conv6((32, 32, 3), 10),
+    "resnet20": lambda: models.resnet20((32, 32, 3), 10),
+    "lenet": lambda: models.lenet_300_100((28, 28, 1), 10),
+}
+
+
+def main(_):
+    figures = {}
+    for name in NETWORKS.value:
+        for sparsity in map(float, SPARSITIES.value):
+            figures[f"{name} {sparsity}"] = measure(name, sparsity)
+            if OUT.value:
+                out = pathlib.Path(OUT.value)
+                known = json.loads(out.read_text()) if out.exists() else {}
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_text(json.dumps({**known, **figures}, indent=2) + "\n")
+
+
+def measure(name, sparsity):
+    model = prune(BUILDERS[name](), sparsity)
+    with tempfile.TemporaryDirectory() as folder:
+        dense, fast, small = (
+            pathlib.Path(folder) / f"{kind}.tflite"
+            for kind in ("dense", "fast", "small")
+        )
+        dense.write_bytes(convert.from_model(model).float32)
+        report = tflottery.export_tflite(model, fast, target="sparse_speed")
+        tflottery.export_tflite(model, small)
+        row = {"path": {name: plan.path for name, plan in report.plans.items()}}
+        row["wasm"] = in_wasm(dense, fast)
+        for kind, path in (("sparse_speed", fast), ("size", small)):
+            timed = tflottery.benchmark_tflite(path, against=dense, rounds=ROUNDS.value)
+            row[f"native {kind}"] = {"ms": timed.file.ms, "speedup": timed.speedup}
+        print(name, sparsity, json.dumps(row), flush=True)
+    return row
+
+
+def in_wasm(dense, fast):
+    command = ["node", str(CHECK), "--rounds", str(ROUNDS.value), "--ms", "40"]
+    done = subprocess.run(
+        [*command, str(dense), str(fast)], capture_output=True, text=True, check=True
+    )
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    return {
+        "dense_ms": first["ms"],
+        "ms": second["ms"],
+        "speedup": second["speedup"],
+        "difference": second["difference"],
+    }
+
+
+def prune(model, sparsity):
+    generator = np.random.default_rng(0)
+    for layer in model.layers:
+        if type(layer).__name__ in ("Conv2D", "Dense"):
+            kernel, *rest = layer.get_weights()
+            flat = kernel.reshape(-1)
+            flat[generator.permutation(flat.size)[: round(sparsity * flat.size)]] = 0
+            layer.set_weights([kernel, *rest])
+    return model
+
+
+if __name__ == "__main__":
+    app.run(main)
