@@ -147,15 +147,7 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     if "://" not in str(run_dir):
         model.save(pathlib.Path(run_dir) / "model.keras")
         print(f"The model, for `tflottery export`: {run_dir}/model.keras")
-    if importlib.util.find_spec("matplotlib"):
-        from tflottery.lab import report as report_lib
-
-        print(f"The report: {report_lib.report(run_dir)}")
-    else:
-        print(
-            f"For a report with plots: pip install 'tflottery[plots]' && tflottery "
-            f"report {run_dir}"
-        )
+    report_where_it_can_be(run_dir)
 
 
 def show(values: Any, arguments: Sequence[str]) -> None:
@@ -192,6 +184,44 @@ def data(values: Any, arguments: Sequence[str]) -> None:
     print(datasets.save_npz(arguments[0], values.to, data_dir=values.data_dir))
 
 
+def _define_reproduce(values: flags.FlagValues) -> None:
+    def string(name: str, default: str | None, text: str) -> None:
+        flags.DEFINE_string(name, default, text, flag_values=values)
+
+    flags.DEFINE_enum(
+        "preset",
+        "cpu",
+        ["smoke", "cpu", "paper"],
+        "How much: minutes, hours on a few cores, or as published.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seeds", None, "How many seeds.", flag_values=values, lower_bound=1
+    )
+    string("data_dir", None, "Where the datasets are, for the presets but smoke.")
+    string("run_dir", None, "Where to keep it all, or runs/NAME-PRESET.")
+    string("executor", "local", "local, or ray: one task a cell.")
+
+
+def reproduce(values: Any, arguments: Sequence[str]) -> None:
+    """Runs a published comparison with its control arms, and reports it.
+
+    NAME is sparse_transfer (Mehta 2019), lenet_mnist or conv_cifar10 (Frankle & Carbin
+    2019). Stopped and run again it goes on; with more --seeds it adds them.
+    """
+    from tflottery.lab import experiment
+
+    results = experiment.reproduce(
+        arguments[0],
+        preset=values.preset,
+        seeds=values.seeds,
+        data_dir=values.data_dir,
+        run_dir=values.run_dir,
+        executor=values.executor,
+    )
+    report_where_it_can_be(results.parent)
+
+
 def report(values: Any, arguments: Sequence[str]) -> None:
     """Makes a run's report anew: one HTML file with its plots and tables.
 
@@ -208,6 +238,19 @@ def _define_report(values: flags.FlagValues) -> None:
     )
 
 
+def report_where_it_can_be(run_dir: Any) -> None:
+    """Writes a run's report, or says what to install for it."""
+    if importlib.util.find_spec("matplotlib"):
+        from tflottery.lab import report as report_lib
+
+        print(f"The report: {report_lib.report(run_dir)}")
+    else:
+        print(
+            "For a report with plots: pip install 'tflottery[plots]' && tflottery "
+            f"report {run_dir}"
+        )
+
+
 def _free(pattern: str) -> str:
     """Returns the first path of a numbered pattern that is not there yet."""
     return next(
@@ -221,5 +264,6 @@ BASIC = (
     Command(find, _define_find),
     Command(show, arguments=("TICKET",)),
     Command(data, _define_data, arguments=("NAME",)),
+    Command(reproduce, _define_reproduce, arguments=("NAME",)),
     Command(report, _define_report, arguments=("RUN_DIR",)),
 )

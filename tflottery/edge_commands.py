@@ -1,7 +1,6 @@
 """Commands for the edge: a ticket as a file, its answers and its speed; and a demo."""
 
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from tflottery.cli import Command, UsageError
-from tflottery.commands import chosen_recipe, define_recipe
+from tflottery.commands import chosen_recipe, define_recipe, report_where_it_can_be
 
 _TARGETS = ("size", "int8", "sparse_speed", "float16")
 
@@ -192,10 +191,7 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
         samples=high.validation[0],
     )
     _tell(report, high.test)
-    if importlib.util.find_spec("matplotlib"):
-        from tflottery.lab import report as report_lib
-
-        print(f"\nThe search's report: {report_lib.report(folder / 'find')}")
+    report_where_it_can_be(folder / "find")
     print(f"All of it is in {folder}.")
 
 
