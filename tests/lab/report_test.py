@@ -482,7 +482,8 @@ def written(request, tmp_path_factory):
     if request.param == "search":
         return report_lib.report(search(folder, layer=layer))
     command = "tflottery reproduce sparse_transfer --run_dir=" + "a/" * 60
-    found = rows(layer=layer, regime=EVIL)
+    # What no font and no SVG can hold.
+    found = rows(layer=f"{layer}\x01\ud800$\\frac", regime=EVIL)
     return report_lib.report(experiment(folder, found, command=command))
 
 
