@@ -97,7 +97,9 @@ def agreement(path, x, scores):
 
 def converter(model, title, calibration, *, sparse):
     """Returns the bytes of the converter's own file; why it has none, if it fails."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    plain = keras.models.clone_model(model)
+    plain.set_weights(model.get_weights())
+    converter = tf.lite.TFLiteConverter.from_keras_model(plain)
     optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []
     if title != "float32":
         optimizations.append(tf.lite.Optimize.DEFAULT)
@@ -110,7 +112,7 @@ def converter(model, title, calibration, *, sparse):
     try:
         return len(converter.convert())
     except Exception as error:
-        return f"fails: {type(error).__name__}"
+        return f"fails: {type(error).__name__}: {str(error)[:200]}"
 
 
 def ticket(name):

@@ -57,3 +57,24 @@ def test_every_fully_connected_layer_becomes_a_convolution_if_asked(tmp_path):
         for name in ("a.tflite", "b.tflite")
     )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["size", "int8"])
+def test_a_dense_layer_without_a_bias_is_widened_too(target, tmp_path):
+    import keras
+    from small_files import prune
+
+    from tflottery.tflite import export_tflite
+
+    layers = keras.layers
+    stack = [layers.Dense(300, "relu", use_bias=False), layers.Dense(64, use_bias=False)]
+    model = prune(keras.Sequential([layers.Input((520,)), *stack]), 0.9)
+    x = np.random.default_rng(0).normal(size=(32, 520)).astype(np.float32)
+    report = export_tflite(
+        model,
+        tmp_path / "model.tflite",
+        target=target,
+        representative_data=x if target == "int8" else None,
+    )
+    assert report.operators["CONV_2D"] == (2 if target == "int8" else 1)
+    assert report.difference < (0.1 if target == "int8" else 1e-5)

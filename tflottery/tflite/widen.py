@@ -100,9 +100,15 @@ def _rewrite(graph: Graph, op: Any, array: np.ndarray, groups: int) -> None:
     graph.tensors[tensor].shape = np.array((outs, 1, groups, width // groups), np.int32)
     graph.tensors[tensor].shapeSignature = None
     result = graph.add_tensor((*pixels, outs), like=target) if dense_layer else target
+    bias = inputs(op)[2] if len(inputs(op)) > 2 else -1
+    if bias < 0:  # a dense layer may do without; the plain convolution may not
+        zeros = np.zeros(outs, np.int32 if array.dtype == np.int8 else np.float32)
+        bias = graph.add_const(zeros)
+        if array.dtype == np.int8:
+            graph.tensors[bias].quantization = _bias_scale(graph, source, tensor)
     convolution = graph.op(
         "CONV_2D",
-        [shaped, *inputs(op)[1:]],
+        [shaped, tensor, bias],
         [result],
         version=3 if graph.tensors[tensor].type == 9 else 1,
         padding=schema().Padding.VALID,
@@ -115,3 +121,12 @@ def _rewrite(graph: Graph, op: Any, array: np.ndarray, groups: int) -> None:
         new.append(graph.reshape(result, target))
     where = graph.operators.index(op)
     graph.operators[where : where + 1] = new
+
+
+def _bias_scale(graph: Graph, source: int, weight: int) -> Any:
+    """Returns the quantization that an int32 bias of zeros must have: their product."""
+    scales = [graph.tensors[t].quantization.scale for t in (source, weight)]
+    result = schema().QuantizationParametersT()
+    result.scale = (np.asarray(scales[0]) * np.asarray(scales[1])).astype(np.float32)
+    result.zeroPoint = np.zeros(len(result.scale), np.int64)
+    return result
