@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tflottery import masks as masks_lib
+from tflottery import paths
 from tflottery.engines import network
 from tflottery.masks import Masks, Weights
 from tflottery.tickets import Ticket
@@ -80,7 +81,9 @@ ARMS: Mapping[str, Arm] = {
 def _derived(
     ticket: Ticket, arm: str, seed: int, masks: Masks, fresh: Weights
 ) -> Ticket:
-    masks_lib.check_fit(masks, fresh)
+    # A network made anew may have other numbers in its layers' names.
+    names = paths.align(ticket.trained, fresh)
+    fresh = {path: fresh[names[path]] for path in ticket.trained}
     return dataclasses.replace(
         ticket,
         masks=masks,
