@@ -4,7 +4,7 @@
 
 Finds a ticket at 95 % sparsity, exports it for every target, and evaluates the files on
 the whole test set. `mobilenet` is not trained, only pruned: its sizes are real, and
-it has no accuracy. Writes a table and, with --out, the figures as JSON.
+it has neither an accuracy nor an int8 file. Writes a table and, with --out, the figures as JSON.
 """
 
 import json
@@ -65,6 +65,8 @@ def measure(name):
             )
             right = float((scores.argmax(axis=-1) == y).mean())
         for title, options in EXPORTS.items():
+            if title == "int8" and y is None:
+                continue  # nothing to calibrate on
             data = calibration if options.get("target") == "int8" else None
             report = tflottery.export_tflite(
                 model, path, samples=x[:16], representative_data=data, **options
