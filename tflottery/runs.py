@@ -35,7 +35,8 @@ class Run:
 
     Args:
         path: a folder, a URL such as `gs://bucket/run`, or `None`.
-        manifest: plain data that tells one search from another.
+        manifest: plain data that tells one search from another; `"paths"` in it lists
+            the paths of all weights, in order, which may differ in Keras' numbers.
         writes: whether to write; of several workers only the chief does.
 
     Raises:
@@ -50,26 +51,34 @@ class Run:
         if writes:
             files.make_folder(self.path / "rounds")
         plain = json.loads(json.dumps(manifest))
+        self._here: dict[str, str] = {}
         if is_run(self.path):
-            _check_same(self.path, files.read_json(self.path / "run.json"), plain)
+            there = files.read_json(self.path / "run.json")
+            _check_same(self.path, there, plain)
+            self._here = dict(
+                zip(there.get("paths", ()), plain.get("paths", ()), strict=False)
+            )
         elif writes:
             files.write_json(self.path / "run.json", plain)
 
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
         """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
         if self.path is not None and self.writes:
+            state = _renamed(state, self._there, "weights/")
             files.write_arrays(self.path / f"{name}.safetensors", state, header)
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
         """Returns the state and header that `save` wrote, or `None`."""
         if self.path is None or not (self.path / f"{name}.safetensors").exists():
             return None
-        return files.read_arrays(self.path / f"{name}.safetensors")
+        state, header = files.read_arrays(self.path / f"{name}.safetensors")
+        return _renamed(state, self._here, "weights/"), header
 
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket first, then the record that ends it."""
         if self.path is not None and self.writes:
             name = f"{ticket.round:03d}"
+            ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "rounds" / f"{name}.ticket")
             record = dataclasses.asdict(ticket.rounds[-1])
             files.write_json(self.path / "rounds" / f"{name}.json", record)
@@ -86,7 +95,7 @@ class Run:
             if not path.exists():
                 break
             try:
-                record = Round(**files.read_json(path))
+                record = _of_paths(Round(**files.read_json(path)), self._here)
             except (TypeError, ValueError) as error:
                 raise files.FileError(
                     f"{path} is not the record of a round. {error}"
@@ -99,12 +108,19 @@ class Run:
     def load_round(self, number: int) -> Ticket:
         """Returns the ticket of a finished round."""
         assert self.path is not None
-        return tickets.load_ticket(self.path / "rounds" / f"{number:03d}.ticket")
+        ticket = tickets.load_ticket(self.path / "rounds" / f"{number:03d}.ticket")
+        return _with_paths(ticket, self._here)
 
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search came to."""
         if self.path is not None and self.writes:
+            ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
+
+    @property
+    def _there(self) -> dict[str, str]:
+        """The paths in the run's files by those of the model."""
+        return {now: was for was, now in self._here.items()}
 
 
 @contextlib.contextmanager
@@ -160,10 +176,34 @@ def is_run(folder: Any) -> bool:
     return (folder / "run.json").exists()
 
 
+def _renamed(values: Mapping, names: Mapping[str, str], prefix: str = "") -> dict:
+    """Returns `values` under other names, where `names` has one."""
+    names = {prefix + was: prefix + now for was, now in names.items()}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _of_paths(record: Round, names: Mapping[str, str]) -> Round:
+    density = _renamed(record.density_per_layer, names)
+    return dataclasses.replace(record, density_per_layer=density)
+
+
+def _with_paths(ticket: Ticket, names: Mapping[str, str]) -> Ticket:
+    """Returns the ticket with other paths, where `names` has any."""
+    if all(was == now for was, now in names.items()):
+        return ticket
+    parts = ("masks", *tickets.WEIGHTS)
+    return dataclasses.replace(
+        ticket,
+        **{part: _renamed(getattr(ticket, part), names) for part in parts},
+        rounds=tuple(_of_paths(record, names) for record in ticket.rounds),
+    )
+
+
 def _check_same(path: Any, old: Any, new: Any) -> None:
     differences = [
         f"  {name}: {was!r} there, {now!r} now"
         for name, was, now in _compare("", old, new)
+        if name != "paths"
     ]
     if differences:
         raise RunError(

@@ -9,6 +9,7 @@ and Fine-tuning in Neural Network Pruning".
 import contextlib
 import functools
 import importlib.metadata
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -268,16 +269,22 @@ class _Search:
         self.progress.add(record, trainer.monitor, resumed=resumed)
         self.last = trained
         if record.failure is not None:
+            loss = record.metrics["loss"]
+            why = (
+                "weights hold NaN or infinity"
+                if math.isfinite(loss)
+                else (f"loss is {loss}")
+            )
             if self.best is None:
                 raise ValueError(
-                    f"Training diverged in round {record.round} (loss "
-                    f"{record.metrics['loss']}), before there was any ticket. Lower "
-                    "the learning rate of `model`'s optimizer, or look for NaN in `ds`."
+                    f"Training diverged in round {record.round}, before there was any "
+                    f"ticket: the {why}. Lower the learning rate of `model`'s "
+                    "optimizer, or look for NaN in `ds`."
                 )
             self._warn(
-                f"Training diverged in round {record.round}; the search stops with the "
-                "best ticket so far. A later `rewind_step` or a lower learning rate "
-                "may carry it further."
+                f"Training diverged in round {record.round}: the {why}. The search "
+                "stops with the best ticket so far. A later `rewind_step` or a lower "
+                "learning rate may carry it further."
             )
             return
         if record.round == 0:
@@ -373,10 +380,11 @@ class _Search:
         )
 
     def _manifest(self) -> dict[str, Any]:
-        trainer = self.trainer
+        trainer, weights = self.trainer, self.engine.weights()
         return {
             "config": self.config.to_dict(),
-            "architecture": architecture(self.engine.weights()),
+            "architecture": architecture(weights),
+            "paths": list(weights),
             "training": self.engine.describe(),
             "ds": data_lib.signature(trainer.ds),
             "validation_data": data_lib.signature(trainer.validation_data),

@@ -212,11 +212,22 @@ def better(model: Any, keras: Any, monitor: str) -> Callable[[float, float], boo
 
 def describe(model: Any, keras: Any) -> dict[str, Any]:
     """Returns a model's optimizer and loss as plain data."""
-    optimizer = keras.optimizers.serialize(model.optimizer)
+    optimizer = _unnamed(keras.optimizers.serialize(model.optimizer))
     loss = model.loss
     if not isinstance(loss, str | dict | list):
         loss = getattr(loss, "name", None) or getattr(loss, "__name__", None)
     return {"optimizer": plain(optimizer), "loss": plain(loss)}
+
+
+def _unnamed(config: Any) -> Any:
+    """Returns a config without names, which Keras numbers from one model to the next.
+
+    >>> _unnamed({"class_name": "Adam", "config": {"name": "adam_3", "beta_1": 0.9}})
+    {'class_name': 'Adam', 'config': {'beta_1': 0.9}}
+    """
+    if not isinstance(config, dict):
+        return config
+    return {key: _unnamed(value) for key, value in config.items() if key != "name"}
 
 
 def signature(data: Any) -> Any:

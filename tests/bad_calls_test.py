@@ -1,0 +1,477 @@
+"""Bad calls: every mistake is an error that names it, before hours are lost."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tflottery
+from tflottery import runs
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 6)).astype("float32")
+Y = RNG.integers(0, 3, 64)
+
+
+def make_model(outputs=3, activation="softmax", layers=()):
+    return keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            *layers,
+            keras.layers.Dense(8, activation="relu", name="hidden"),
+            keras.layers.Dense(outputs, activation=activation, name="output"),
+        ],
+        name="net",
+    )
+
+
+def compiled(loss="sparse_categorical_crossentropy", **options):
+    model = make_model(**options)
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    return model
+
+
+def find(model=None, ds=None, **options):
+    options = {
+        "validation_data": (X, Y),
+        "epochs": 1,
+        "rounds": 2,
+        "seed": 1,
+        "verbose": 0,
+        **options,
+    }
+    return tflottery.find_ticket(
+        make_model() if model is None else model,
+        (X, Y) if ds is None else ds,
+        **options,
+    )
+
+
+def tf_data(*arrays):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(arrays)
+
+
+class Twins(keras.Model):
+    def __init__(self):
+        super().__init__(name="twins")
+        self.a = keras.layers.Dense(6, name="same")
+        self.b = keras.layers.Dense(3, name="same")
+
+    def call(self, x):
+        return self.b(self.a(x))
+
+
+def twins():
+    model = Twins()
+    model(X[:1])
+    return model
+
+
+def frozen():
+    model = make_model()
+    model.trainable = False
+    return model
+
+
+def with_a_ticket():
+    model = make_model()
+    model.ticket = object()
+    return model
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+class Endless(Batches):
+    @property
+    def num_batches(self):
+        return None
+
+
+ARGUMENTS = {
+    "prune_fraction=0.0": (
+        "`prune_fraction` must be in (0, 1), both ends excluded: the share "
+        "of the remaining weights to prune. Received: prune_fraction=0.0"
+    ),
+    "prune_fraction=1": (
+        "`prune_fraction` must be in (0, 1), both ends excluded: the share "
+        "of the remaining weights to prune. Received: prune_fraction=1"
+    ),
+    "prune_fraction=float('nan')": (
+        "`prune_fraction` must be in (0, 1), both ends excluded: the share "
+        "of the remaining weights to prune. Received: prune_fraction=nan"
+    ),
+    "target_sparsity=0.0": (
+        "`target_sparsity` must be in (0, 1), both ends excluded: the share"
+        " of the prunable weights that are zero in the end. Received: "
+        "target_sparsity=0.0"
+    ),
+    "target_sparsity=1": (
+        "`target_sparsity` must be in (0, 1), both ends excluded: the share"
+        " of the prunable weights that are zero in the end. Received: "
+        "target_sparsity=1"
+    ),
+    "target_sparsity='0.9'": (
+        "`target_sparsity` must be in (0, 1), both ends excluded: the share"
+        " of the prunable weights that are zero in the end. Received: "
+        "target_sparsity='0.9'"
+    ),
+    "target_sparsity=0.99": (
+        "`target_sparsity` must leave at least one weight of each layer: of"
+        " 72 prunable weights in 2 layers at most 0.972222 can be pruned. "
+        "Received: target_sparsity=0.99"
+    ),
+    "epochs=0": ("`epochs` must be a whole number of at least 1. Received: epochs=0"),
+    "epochs=2.5": (
+        "`epochs` must be a whole number of at least 1. Received: epochs=2.5"
+    ),
+    "epochs=True": (
+        "`epochs` must be a whole number of at least 1. Received: epochs=True"
+    ),
+    "rounds=0": ("`rounds` must be a whole number of at least 1. Received: rounds=0"),
+    "rewind_step=-1": (
+        "`rewind_step` must be a whole number of at least 0. Received: rewind_step=-1"
+    ),
+    "rewind_step=2": (
+        "`rewind_step` must lie within a round, which has 2 steps (1 epochs"
+        " of 2). Received: rewind_step=2"
+    ),
+    "seed=-1": ("`seed` must be a whole number of at least 0. Received: seed=-1"),
+    "seed=0.5": ("`seed` must be a whole number of at least 0. Received: seed=0.5"),
+    "tolerance=-0.1": (
+        "`tolerance` must be at least 0: how much worse than the dense "
+        "network a ticket may be. Received: tolerance=-0.1"
+    ),
+    "tolerance=float('nan')": (
+        "`tolerance` must be at least 0: how much worse than the dense "
+        "network a ticket may be. Received: tolerance=nan"
+    ),
+    "scope='all'": (
+        "`scope` must be one of 'global', 'layer', 'erk'. Received: scope='all'"
+    ),
+    "criterion='l1'": (
+        "`criterion` must be one of 'magnitude', 'magnitude_increase', "
+        "'large_init', 'random'. Received: criterion='l1'"
+    ),
+    "criterion=None": (
+        "`criterion` must be one of 'magnitude', 'magnitude_increase', "
+        "'large_init', 'random'. Received: criterion=None"
+    ),
+    "retrain='reset'": (
+        "`retrain` must be one of 'rewind', 'learning_rate', 'fine_tune'. "
+        "Received: retrain='reset'"
+    ),
+    "select='best'": (
+        "`select` must be one of 'sparsest_winning', 'last'. Received: select='best'"
+    ),
+    "monitor=3": (
+        "`monitor` must be the name of a metric, or None. Received: monitor=3"
+    ),
+    "monitor='val_acc'": (
+        "`monitor` must be one of 'accuracy', 'loss', 'val_accuracy', "
+        "'val_loss'. Received: monitor='val_acc'"
+    ),
+    "skip='output'": (
+        "`skip` must be a tuple of patterns, as (\"output\",). Received: skip='output'"
+    ),
+    "skip=('input',)": (
+        "`skip` has the pattern 'input', which matches no prunable weight. "
+        "The prunable weights are: hidden/kernel, output/kernel."
+    ),
+    "skip=('*',)": ("`skip` leaves nothing to prune. Received: skip=('*',)"),
+    "layer_fractions={'output': 1.0}": (
+        "`layer_fractions['output']` must be in (0, 1), both ends excluded:"
+        " the share of the remaining weights to prune. Received: "
+        "layer_fractions['output']=1.0"
+    ),
+    "layer_fractions={'input': 0.1}": (
+        "`layer_fractions` has the pattern 'input', which matches no "
+        "prunable weight. The prunable weights are: hidden/kernel, "
+        "output/kernel."
+    ),
+    "layer_fractions=['output']": (
+        "`layer_fractions` must be a dict from patterns to fractions, as "
+        "{\"output\": 0.1}. Received: ['output']"
+    ),
+    "layer_fractions={0: 0.1}": (
+        "`layer_fractions` must be a dict from patterns to fractions, as "
+        '{"output": 0.1}. Received: {0: 0.1}'
+    ),
+    "callbacks=[print]": (
+        "`callbacks` must be a list of keras.callbacks.Callback. Received: "
+        "callbacks=[<built-in function print>]"
+    ),
+    "callbacks=keras.callbacks.EarlyStopping()": (
+        "`callbacks` must be a list of keras.callbacks.Callback. Received: "
+        "callbacks=<keras.src.callbacks.early_stopping.EarlyStopping object"
+        " at 0x>"
+    ),
+    "verbose=3": ('`verbose` must be "auto", 0, 1 or 2. Received: verbose=3'),
+    "resume='always'": (
+        "`resume` must be one of 'auto', 'never'. Received: resume='always'"
+    ),
+    "run_dir=3": (
+        '`run_dir` must be a path or a URL, as "runs/a" or "gs://bucket/a".'
+        " Received: run_dir=3"
+    ),
+    "criterion=lambda trained, rewind: list(trained)": (
+        "A criterion must return a dict from paths to arrays of scores. Received: list"
+    ),
+    "criterion=lambda trained, rewind: {}": (
+        "The scores lack 'hidden/kernel'. A criterion must score every "
+        "weight that it is given. It scored: ."
+    ),
+    "criterion=lambda trained, rewind: {p: w[0] for p, w in trained.items()}": (
+        "The scores of 'hidden/kernel' have shape (8,), but the weight has "
+        "shape (6, 8). A criterion must return one score per weight."
+    ),
+    "criterion=lambda trained, rewind: {p: w * np.nan for p, w in trained.items()}": (
+        "The scores of 'hidden/kernel' hold NaN: training diverged. Lower "
+        "the learning rate, or start from a later `rewind_step`; where a "
+        "criterion of your own made them, look for 0 / 0 in it."
+    ),
+    "criterion=lambda trained: trained": (
+        "`criterion` must take two dicts of arrays, (trained, rewind), and "
+        "return one of scores. Received: <lambda>, which does not: too many"
+        " positional arguments"
+    ),
+    "ds=(X[:0], Y[:0])": ("`ds` is empty: its arrays have the length 0."),
+    "ds=(X, Y[:9])": (
+        "The arrays in `ds` must have one length. Received the lengths: 64, 9."
+    ),
+    "ds=(X, Y, np.ones(9))": (
+        "The arrays in `ds` must have one length. Received the lengths: 64, 64, 9."
+    ),
+    "ds=(X,)": (
+        "`ds` must be (x, y) or (x, y, sample_weight) arrays, a dataset or "
+        "a PyDataset. Received a tuple of 1."
+    ),
+    "ds=X": (
+        "`ds` must yield (x, y) batches: a ticket is judged by how well the"
+        " model learns y. It yields: ndarray"
+    ),
+    "ds=3": (
+        "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
+        "keras.utils.PyDataset. Received: 3 of type int"
+    ),
+    "ds=iter([(X, Y)])": (
+        "`ds` is a generator or iterator, which can be read only once, but "
+        "every round reads it anew. Make it a tf.data.Dataset, a "
+        "keras.utils.PyDataset or arrays. Received: <list_iterator object "
+        "at 0x>"
+    ),
+    "ds=Batches([])": ("`ds` is empty: it has no batch."),
+    "ds=Batches([X])": (
+        "`ds` must yield (x, y) batches: a ticket is judged by how well the"
+        " model learns y. It yields: ndarray"
+    ),
+    "ds=Endless([(X, Y)])": (
+        "`ds` is endless, so an epoch never ends: its `num_batches` is "
+        "None. Give it a `__len__`."
+    ),
+    "ds=(X, Y + 1)": (
+        "`ds` has labels from 1 to 3, but the model's output has 3 units, "
+        "for labels from 0 to 2. Give the model a head of 4 units, or map "
+        "the labels."
+    ),
+    "ds=(X, Y - 1)": (
+        "`ds` has labels from -1 to 1, but the model's output has 3 units, "
+        "for labels from 0 to 2. Give the model a head of 3 units, or map "
+        "the labels."
+    ),
+    "model=compiled(), ds=(X, Y + 0.5)": (
+        "`ds` has labels that are no whole numbers, as 2.5, but the loss "
+        "sparse_categorical_crossentropy takes class numbers. Use "
+        '"categorical_crossentropy" for probabilities, or a regression '
+        "loss."
+    ),
+    "ds=(X[:, :5], Y)": (
+        "`ds` has examples of shape (5,), but `model` 'net' takes (6,). "
+        "Reshape the examples, or give the model another input."
+    ),
+    "ds=(X.astype(str), Y)": (
+        "`ds` has examples of type <U32, but `model` 'net' takes numbers. "
+        "Convert them first."
+    ),
+    "ds=(X * np.nan, Y)": (
+        "Training diverged in round 0, before there was any ticket: the "
+        "weights hold NaN or infinity. Lower the learning rate of `model`'s"
+        " optimizer, or look for NaN in `ds`."
+    ),
+    "validation_data=(X[:0], Y[:0])": (
+        "`validation_data` is empty: its arrays have the length 0."
+    ),
+    "validation_data=(X, Y + 1)": (
+        "`validation_data` has labels from 1 to 3, but the model's output "
+        "has 3 units, for labels from 0 to 2. Give the model a head of 4 "
+        "units, or map the labels."
+    ),
+    "validation_data=(X[:, :5], Y)": (
+        "`validation_data` has examples of shape (5,), but `model` 'net' "
+        "takes (6,). Reshape the examples, or give the model another input."
+    ),
+    "validation_data=iter([(X, Y)])": (
+        "`validation_data` is a generator or iterator, which can be read "
+        "only once, but every round reads it anew. Make it a "
+        "tf.data.Dataset, a keras.utils.PyDataset or arrays. Received: "
+        "<list_iterator object at 0x>"
+    ),
+    "validation_data=0.2": (
+        "`validation_data` must be (x, y) arrays, a tf.data.Dataset or a "
+        "keras.utils.PyDataset. Received: 0.2 of type float"
+    ),
+    "model='net'": (
+        "`model` must be a Keras 3 or tf_keras model. Received: 'net' of "
+        "type builtins.str"
+    ),
+    "model=keras.Sequential": (
+        "`model` must be a Keras 3 or tf_keras model. Received: <class "
+        "'keras.src.models.sequential.Sequential'> of type builtins.type"
+    ),
+    "model=keras.Sequential([keras.layers.Dense(3)], name='net')": (
+        "`model` 'net' is not built, so it has no weights to prune. Give it"
+        " an `Input`, call `model.build(input_shape)`, or call it once on a"
+        " batch."
+    ),
+    "model=keras.Sequential([keras.layers.Input((6,)), keras.layers.Rescaling(2)], "
+    "name='net')": ("`model` 'net' has no weights, so there is nothing to prune."),
+    "model=frozen()": (
+        "`model` 'net' has no trainable weight that can be pruned: no "
+        "kernel of a Dense, EinsumDense, convolution or separable "
+        "convolution that is not frozen. Set `layer.trainable = True`, or "
+        "give a layer of your own the method `get_prunable_weights()`."
+    ),
+    "model=make_model(activation='tanh')": (
+        "`model` 'net' is not compiled, and which loss fits its output "
+        "(units: 3, activation: tanh) and its labels cannot be told. "
+        "Compile it first, as `model.compile(optimizer, loss, "
+        'metrics=["accuracy"])`.'
+    ),
+    "model=make_model(1, None), ds=(X, X[:, 0])": (
+        "`model` 'net' is not compiled, and which loss fits its output "
+        "(units: 1, activation: linear) and its labels cannot be told. "
+        "Compile it first, as `model.compile(optimizer, loss, "
+        'metrics=["accuracy"])`.'
+    ),
+    "model=twins()": (
+        "`model` has two layers named 'same', so a weight's path would not "
+        "say which is meant. Give them different names."
+    ),
+    "model=with_a_ticket()": (
+        "`model` 'net' already carries a ticket, whose masks are held. Call"
+        " `tflottery.release(model)` first, or start from a new model."
+    ),
+}
+ON_TF = {
+    "ds=tf_data(X, Y)": (
+        "`ds` is not batched: it yields single examples of shape (6,). Call"
+        " `.batch(batch_size)` on it."
+    ),
+    "rounds=None, target_sparsity=0.99": (
+        "`target_sparsity` must leave at least one weight of each layer: of"
+        " 72 prunable weights in 2 layers at most 0.972222 can be pruned. "
+        "Received: target_sparsity=0.99"
+    ),
+    "ds=tf_data(X, Y).batch(8).repeat()": (
+        "`ds` is endless, so an epoch never ends. Drop its `.repeat()`, or "
+        "end it with `.take(steps_per_epoch)`."
+    ),
+    "ds=tf_data(X, Y).batch(8).take(0)": ("`ds` is empty: it has no batch."),
+    "ds=tf_data(X).batch(8)": (
+        "`ds` must yield (x, y) batches: a ticket is judged by how well the"
+        " model learns y. It yields: tuple of 1"
+    ),
+}
+BAD = {**ARGUMENTS, **(ON_TF if ON_TENSORFLOW else {})}
+
+
+@pytest.mark.parametrize("call", BAD)
+def test_a_bad_call_says_what_is_wrong_and_what_to_do(call):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        eval(f"find({call})")
+    assert re.sub("0x[0-9a-f]+", "0x", str(caught.value)) == BAD[call]
+
+
+def test_there_are_many_bad_calls():
+    assert len(BAD) >= 40
+
+
+def test_a_run_dir_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(OSError, match="Could not make the folder") as caught:
+        find(run_dir=tmp_path / "file")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_the_run_of_another_search_is_refused_with_every_difference(tmp_path):
+    find(run_dir=tmp_path)
+    kept = (tmp_path / "ticket.safetensors").read_bytes()
+    model = compiled()
+    weights = model.get_weights()
+    with pytest.raises(runs.RunError) as caught:
+        find(model, (X[:32], Y[:32]), run_dir=tmp_path, epochs=2)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        f"`run_dir` {str(tmp_path)!r} holds another search. Choose another folder, or "
+        "call with what it was made with:"
+    )
+    assert lines[1] == "  config.epochs: 1 there, 2 now"
+    names = {line.split(":")[0].strip().split(".config")[0] for line in lines[1:]}
+    assert {"training.optimizer.class_name", "ds"} <= names
+    assert "architecture" not in names
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    with pytest.raises(runs.RunError, match="architecture"):
+        find(make_model(layers=[keras.layers.Dense(7)]), run_dir=tmp_path)
+    assert (tmp_path / "ticket.safetensors").read_bytes() == kept
+
+
+class Diverges(keras.callbacks.Callback):
+    """Makes a bias NaN as round `number` begins."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.left = number
+
+    def on_train_begin(self, logs=None):
+        if self.left == 0:
+            bias = self.model.layers[0].bias
+            bias.assign(bias * np.nan)
+        self.left -= 1
+
+
+def test_a_round_that_diverges_is_kept_as_failed_and_the_best_ticket_returned(tmp_path):
+    options = {"rounds": 5, "tolerance": 1.0, "run_dir": tmp_path}
+    with pytest.warns(UserWarning, match="Training diverged in round 3: the .*NaN"):
+        ticket = find(callbacks=[Diverges(3)], **options).ticket
+    assert ticket.round == 2
+    assert [r.failure for r in ticket.rounds] == [None, None, None, "diverged"]
+    with pytest.warns(UserWarning, match="Training diverged in round 3: the .*NaN"):
+        again = find(callbacks=[Diverges(3)], **options).ticket
+    assert again.round == 2
+    for path, mask in ticket.masks.items():
+        np.testing.assert_array_equal(again.masks[path], mask)
+
+
+def test_a_dense_network_that_diverges_is_an_error_and_the_model_is_put_back():
+    model = compiled()
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match="Training diverged in round 0, before"):
+        find(model, callbacks=[Diverges(0)])
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert find(model).ticket is not None  # It can be searched, all the same.

@@ -1,0 +1,287 @@
+"""Faults: whatever ends a search, the same call goes on, and nothing is lost."""
+
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tflottery
+from tflottery import files, locks, runs
+from tflottery.lab import pipelines
+
+ROOT = pathlib.Path(__file__).absolute().parent.parent
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 6)).astype("float32")
+Y = (X[:, 0] + X[:, 1] > 0).astype("int64") + (X[:, 2] > 1)
+
+
+def make_model():
+    """Returns a network whose layers Keras names, by other numbers every time."""
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            keras.layers.Dense(8, activation="relu"),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def find(model=None, **options):
+    options = {
+        "ds": pipelines.train_pipeline(X, Y, batch_size=16, seed=0),
+        "validation_data": (X, Y),
+        "epochs": 2,
+        "rounds": 2,
+        "rewind_step": 5,
+        "select": "last",
+        "seed": 1,
+        "verbose": 0,
+        **options,
+    }
+    model = make_model() if model is None else model
+    return tflottery.find_ticket(model, **options)
+
+
+class Raises(keras.callbacks.Callback):
+    """Raises an error at the end of epoch `left` of all that it sees."""
+
+    def __init__(self, left, error):
+        super().__init__()
+        self.left = left
+        self._error = [error]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise self._error[0]
+
+
+class Counts(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    find(run_dir=folder)
+    return folder
+
+
+def values(path):
+    """Returns all arrays of a ticket file, in the order of the network."""
+    ticket = tflottery.load_ticket(path)
+    parts = (ticket.masks, ticket.initial, ticket.rewind, ticket.trained)
+    metrics = [list(r.metrics.values()) for r in ticket.rounds]
+    return [array for part in parts for array in part.values()], metrics
+
+
+def same(folder, other):
+    for name in ("ticket.safetensors", "rounds/001.ticket"):
+        (arrays, metrics), (wanted, expected) = map(
+            values, (folder / name, other / name)
+        )
+        assert metrics == expected
+        for array, want in zip(arrays, wanted, strict=True):
+            np.testing.assert_array_equal(array, want)
+    return True
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="the script runs on TensorFlow")
+def test_killed_searches_go_on_to_the_very_bytes_of_unbroken_ones():
+    answer = subprocess.run(
+        [
+            *(sys.executable, "benchmarks/faults.py", "--kills", "2"),
+            *("--cases", "rewind", "fine_tune", "arrays", "--seed", "1"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert answer.stdout.count("0 files that differ | 0 epochs lost") == 4
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_ctrl_c_says_how_to_go_on_and_puts_the_model_back(
+    unbroken, tmp_path, capsys, epoch
+):
+    model = make_model()
+    weights = model.get_weights()
+    rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    with pytest.raises(KeyboardInterrupt):
+        find(model, run_dir=tmp_path, callbacks=[Raises(epoch, KeyboardInterrupt())])
+    assert capsys.readouterr().err == (
+        f"\nThe search was interrupted. Every finished epoch is in {str(tmp_path)!r}: "
+        "the same call with this `run_dir` goes on from there.\n"
+    )
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert model.steps_per_execution == 1
+    assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == rate
+    found = find(model, run_dir=tmp_path)
+    assert found.ticket.sparsity > 0.8
+    assert same(tmp_path, unbroken)
+
+
+def test_a_network_built_again_under_other_numbers_goes_on(unbroken, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=tmp_path, callbacks=[Raises(3, KeyboardInterrupt())])
+    model = make_model()
+    found = find(model, run_dir=tmp_path)
+    assert same(tmp_path, unbroken)
+    name = model.layers[0].name
+    assert f"{name}/kernel" in found.ticket.masks
+    assert f"{name}/kernel" in found.ticket.rounds[0].density_per_layer
+
+
+def test_a_finished_search_returns_at_once(unbroken):
+    before = {p: p.read_bytes() for p in unbroken.rglob("*") if p.is_file()}
+    counts = Counts()
+    model = find(run_dir=unbroken, callbacks=[counts])
+    assert counts.epochs == []
+    ticket = tflottery.load_ticket(unbroken / "ticket.safetensors")
+    for w, want in zip(
+        model.ticket.trained.values(), ticket.trained.values(), strict=True
+    ):
+        np.testing.assert_array_equal(w, want)
+    for path, data in before.items():
+        assert path.name == "lock" or path.read_bytes() == data
+
+
+def test_only_the_epochs_that_are_left_are_trained(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=tmp_path, callbacks=[Raises(4, KeyboardInterrupt())])
+    counts = Counts()
+    find(run_dir=tmp_path, callbacks=[counts])
+    # Round 0 had two epochs, round 1 starts in its second: step 5 of 4 a epoch.
+    assert counts.epochs == [1]
+
+
+def test_a_full_disk_is_an_error_and_the_search_goes_on_later(
+    unbroken, tmp_path, monkeypatch
+):
+    calls, fsync = [], os.fsync
+
+    def fill(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(OSError, match=r"No space left.*Free some space and run it"):
+        find(run_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))
+    find(run_dir=tmp_path)
+    assert same(tmp_path, unbroken)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_folder_that_cannot_be_written_is_an_error_before_training():
+    counts = Counts()
+    with pytest.raises(OSError, match="Could not make the folder"):
+        find(run_dir="/proc/tflottery", callbacks=[counts])
+    assert counts.epochs == []
+
+
+def test_a_damaged_state_is_an_error_and_is_not_taken_up(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=tmp_path, callbacks=[Raises(4, KeyboardInterrupt())])
+    path = tmp_path / "current.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(files.FileError, match=r"current\.safetensors is damaged"):
+        find(run_dir=tmp_path)
+
+
+def test_resume_never_starts_beside_and_says_where(tmp_path, capsys):
+    first = tmp_path / "run"
+    find(run_dir=first, epochs=1, rewind_step=0, rounds=1)
+    kept = (first / "ticket.safetensors").read_bytes()
+    capsys.readouterr()
+    for number in (2, 3):
+        options = {"epochs": 1, "rewind_step": 0, "rounds": 1, "verbose": "auto"}
+        find(run_dir=first, resume="never", **options)
+        beside = tmp_path / f"run-{number}"
+        assert f"This search is kept in {str(beside)!r}." in capsys.readouterr().out
+        assert (beside / "ticket.safetensors").exists()
+    assert (first / "ticket.safetensors").read_bytes() == kept
+
+
+HOLD = """
+import pathlib, sys, time
+from tflottery import locks
+with locks.held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
+    (tmp_path / "rounds").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(locks.LockError) as caught:
+            find(run_dir=tmp_path)
+        assert str(caught.value).startswith(
+            f"`run_dir` {str(tmp_path)!r} is in use by process {first.pid} on "
+        )
+        assert str(caught.value).endswith(
+            "Wait until it ends, stop it, or choose another folder."
+        )
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        with runs.opened(tmp_path, {}):
+            pass
+
+
+def test_a_second_search_in_one_process_is_refused(tmp_path):
+    with (
+        runs.opened(tmp_path, {}),
+        pytest.raises(locks.LockError, match="in use by another search in this"),
+    ):
+        find(run_dir=tmp_path)
+    with runs.opened(tmp_path, {}, resume="never") as run:
+        assert run.path == tmp_path.with_name(tmp_path.name + "-2")
+
+
+def test_a_run_dir_may_lie_in_an_object_store(unbroken, tmp_path, monkeypatch):
+    from etils import epath
+
+    monkeypatch.setattr(files, "path_of", lambda path: epath.Path(os.fspath(path)))
+    monkeypatch.setattr(locks, "_SETTLE", 0.0)
+    folder = epath.Path(tmp_path / "run")
+    assert not isinstance(folder, pathlib.Path)
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=folder, callbacks=[Raises(4, KeyboardInterrupt())])
+    assert not (folder / "lock").exists()
+    with locks.held(folder):
+        key = (folder / "lock").read_text()
+        monkeypatch.setattr(locks, "_held_here", set())
+        with pytest.raises(locks.LockError, match="its lock ends within 180 seconds"):
+            find(run_dir=folder)
+        assert (folder / "lock").read_text() == key
+    find(run_dir=folder)
+    monkeypatch.undo()
+    assert same(tmp_path / "run", unbroken)
