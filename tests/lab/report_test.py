@@ -211,8 +211,8 @@ def test_what_failed_or_is_missing_is_said(tmp_path, undrawn):
     at[0.086, 1] |= {"metric": None, "failure": "loss is <nan>"}
     found.remove(at[0.107, 2])
     page = read(experiment(tmp_path, found, seeds=[0, 1, 2, 3]))
-    assert "2 of 158 cells failed" in page.text
-    assert "1 pairs are missing" in page.text
+    assert "Failed cells: 2 of 158." in page.text
+    assert "Missing pairs: 1." in page.text
     assert "loss is <nan>" in page.text
     assert "3 of 4 seeds have results so far" in page.text
     # The smallest density that is whole.
@@ -226,7 +226,10 @@ def test_differences_without_spread_are_said(tmp_path, undrawn):
         if row["arm"] == "reinitialized":
             row["metric"] = dense[row["seed"]] - 0.25
     page = read(experiment(tmp_path, found))
-    assert "In 13 comparisons all seeds differ from dense by the same" in page.text
+    assert (
+        "No spread: an arm at one density differs from dense by the same" in page.text
+    )
+    assert "no claim (13 of 52)" in page.text
 
 
 def test_settings_are_reported_apart(tmp_path, undrawn):

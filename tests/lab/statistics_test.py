@@ -80,7 +80,15 @@ def test_one_seed_has_no_interval_and_never_wins():
 def test_equal_differences_have_an_interval_without_width():
     # 0.1 + 0.1 + 0.1 is not 0.3 in floats, but equal values have no deviation.
     assert statistics.interval([0.1, 0.1, 0.1]).half == 0
-    assert statistics.is_winning(statistics.interval([0.0, 0.0]))
+    assert statistics.interval([0.1, 0.1, 0.1]).is_flat
+    assert not statistics.is_winning(statistics.interval([0.1, 0.1]))
+    dense = point(1.0, [0.8, 0.9], arm="dense")
+    choice = statistics.choose(curve(point(0.1, [0.9, 1.0])), dense)
+    assert choice is not None
+    assert statistics.headline(choice) == (
+        "Not settled by 2 seeds, which all differ by the same: the ticket with 10.0 % "
+        "of the weights differs from dense by +10.0 ± 0.0 points (tolerance 0 points)."
+    )
 
 
 @pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf]])
@@ -115,7 +123,7 @@ def test_pairing_takes_out_what_seeds_share():
         # The interval reaches -tolerance, but that is no confidence in winning.
         (-0.006, 0.002, 0.005, False, "not settled"),
         (-0.008, 0.002, 0.005, False, "falls short"),
-        (0.0, 0.0, 0.0, True, "ties"),
+        (0.01, 0.0, 0.0, False, "no spread: no interval"),
         (0.5, None, 0.005, False, "1 seed: no interval"),
     ],
 )

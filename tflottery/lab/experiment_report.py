@@ -59,10 +59,11 @@ def experiment_page(path: Any) -> bytes:
         for section in zip(names, settings, chosen, strict=True)
     ]
     shared = figures.overlap(overlaps)
+    shows = header.get("shows")
     return page.document(
         str(header.get("experiment") or "Experiment"),
         first,
-        element("p", header["shows"]) if header.get("shows") else "",
+        element("p", f"Put to the test: {shows}") if shows else "",
         _how(*sentences[0], tolerance) if sentences else "",
         _others(sentences[1:], tolerance),
         _notes(cells, settings, header),
@@ -119,8 +120,8 @@ def _notes(
     failed = [cell for cell in cells if cell.failed]
     if failed:
         notes.append(
-            f"{len(failed)} of {len(cells)} cells failed; they are in no mean, and an "
-            "arm with a failed seed wins nowhere at that density."
+            f"Failed cells: {len(failed)} of {len(cells)}. They are in no mean, and an "
+            "arm does not win at a density where a seed failed."
         )
     pairs = [
         compare(point, setting.dense)
@@ -132,15 +133,15 @@ def _notes(
     missing = sum(len(comparison.missing) for comparison in pairs)
     if missing:
         notes.append(
-            f"{missing} pairs are missing: the arm or dense has no cell with that "
-            "seed. The others are compared."
+            f"Missing pairs: {missing}. The arm or dense has no cell with that seed; "
+            "the others are compared."
         )
-    equal = [c for c in pairs if c.test and c.test.half is not None and c.density < 1]
-    equal = [c for c in equal if c.test and (c.test.half or 0) < 1e-9]
+    equal = [c for c in pairs if c.test and c.test.is_flat and c.density < 1]
     if equal:
         notes.append(
-            f"In {len(equal)} comparisons all seeds differ from dense by the same, so "
-            "the interval has no width; more seeds may show one."
+            "No spread: an arm at one density differs from dense by the same with all "
+            f"seeds, so there is no interval and no claim ({len(equal)} of "
+            f"{len(pairs)}). More seeds may show one."
         )
     if any(setting.dense is None for setting in settings):
         notes.append("Where there is no dense network, nothing is compared.")

@@ -46,6 +46,7 @@ def accuracy(setting: Setting) -> Picture:
         lambda point: _interval(point, "metric", 100),
         ylabel="test accuracy (%)",
         what="Test accuracy in percent",
+        ceiling=101,
         caption=f"Test accuracy, mean over the seeds. {_T}",
     )
 
@@ -208,6 +209,7 @@ def _over_density(
     what: str,
     caption: str,
     floor: float | None = None,
+    ceiling: float | None = None,
 ) -> Picture:
     series = _series(setting, value)
     dense = value(setting.dense) if setting.dense else None
@@ -221,6 +223,8 @@ def _over_density(
         _limit(axes, [*series.values()], dense)
         if floor is not None:
             axes.set_ylim(bottom=floor)
+        if ceiling is not None and axes.get_ylim()[1] > ceiling:
+            axes.set_ylim(top=ceiling)
         axes.set_ylabel(ylabel)
 
     level = "" if dense is None else f" Dense: {dense.mean:.4g}."

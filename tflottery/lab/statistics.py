@@ -8,7 +8,9 @@ give a two-sided 95 % interval by Student's t with n - 1 degrees of freedom:
 An arm is *winning* where the lower end of that interval is at least -tolerance: with
 95 % confidence its mean difference to dense is not below -tolerance. To ask whether the
 interval merely reaches -tolerance would be the weaker claim, which the fewest and
-noisiest seeds pass best.
+noisiest seeds pass best. With one seed there is no interval, and where all seeds differ
+by the same it has no width, as happens with two seeds and a small test set: neither
+supports a claim.
 
 A density is chosen by the validation accuracy alone; claims are made of the test
 accuracy at the density so chosen.
@@ -50,6 +52,11 @@ class Interval:
     def upper(self) -> float:
         """The upper end; infinity with one seed."""
         return math.inf if self.half is None else self.mean + self.half
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all values are equal, so that they show no spread."""
+        return self.half is not None and self.half < _ROUNDING
 
 
 def interval(values: Iterable[float]) -> Interval:
@@ -136,7 +143,7 @@ def compare(point: Point, dense: Point) -> Comparison:
 def is_winning(difference: Interval | None, tolerance: float = 0.0) -> bool:
     """Returns whether the mean difference to dense is not below `-tolerance`.
 
-    True only with 95 % confidence, so never with one seed.
+    True only with 95 % confidence, so never with one seed or without any spread.
 
     Args:
         difference: of accuracies, arm minus dense, paired by seed.
@@ -148,7 +155,9 @@ def is_winning(difference: Interval | None, tolerance: float = 0.0) -> bool:
     ...     Interval(-0.001, 0.002, 3), tolerance=0.005)
     (False, True)
     """
-    return difference is not None and difference.lower >= -tolerance - _ROUNDING
+    if difference is None or difference.is_flat:
+        return False
+    return difference.lower >= -tolerance - _ROUNDING
 
 
 def verdict(comparison: Comparison, tolerance: float = 0.0) -> str:
@@ -160,6 +169,7 @@ def verdict(comparison: Comparison, tolerance: float = 0.0) -> str:
         `"falls short"`: the interval lies below -tolerance.
         `"not settled"`: the interval holds -tolerance, or an arm that would else be
             winning failed with some seed.
+        `"no spread: no interval"`: all seeds differ by the same.
         `"1 seed: no interval"`, and `"no pair"` where no seed has both.
     """
     test = comparison.test
@@ -167,6 +177,8 @@ def verdict(comparison: Comparison, tolerance: float = 0.0) -> str:
         return "no pair"
     if test.half is None:
         return "1 seed: no interval"
+    if test.is_flat:
+        return "no spread: no interval"
     if test.upper < -tolerance - _ROUNDING:
         return "falls short"
     if comparison.failed or not is_winning(test, tolerance):
@@ -302,6 +314,7 @@ def headline(choice: Choice | None, tolerance: float = 0.0) -> str:
                 "on the test set."
             )
     failed = f", and {len(found.failed)} failed" if found.failed else ""
+    failed += ", which all differ by the same" if test.is_flat else ""
     return (
         f"Not settled by {test.count} seeds{failed}: {ticket} differs from dense by "
         f"{points(test, signed=True)} points ({allowed})."

@@ -78,7 +78,9 @@ def densities(
                     *_means(point),
                     _signed(found.test if found else None),
                     _signed(found.validation if found else None),
-                    verdict(found, tolerance) if found else None,
+                    None
+                    if found is None or point is setting.dense
+                    else verdict(found, tolerance),
                 ]
             )
     return element(
@@ -140,6 +142,7 @@ def _signed(found: Interval | None) -> str | None:
 def cells(found: Sequence[Cell]) -> Html:
     settings = ("experiment", "dataset", "regime", "head")
     varying = [n for n in settings if len({getattr(c, n) for c in found}) > 1]
+    failures = any(cell.failed for cell in found)
     numbers = {"metric": 4, "val_metric": 4, "steps": 0, "steps_to_best": 0}
     numbers["seconds"] = 1
     rows = [
@@ -148,14 +151,14 @@ def cells(found: Sequence[Cell]) -> Html:
             *(cell.arm, cell.weights, share(cell.density), cell.seed),
             cell.source_round,
             *(_number(getattr(cell, name), digits) for name, digits in numbers.items()),
-            (cell.failure or "failed") if cell.failed else None,
+            *([cell.failure or cell.failed * "failed"] if failures else ()),
         ]
         for cell in found
     ]
     head = [*varying, "arm", "weights", "left", "seed", "round of the search"]
     head += ["test accuracy", "validation accuracy", "steps", "steps to best"]
     return page.table(
-        [*head, "seconds", "failure"],
+        [*head, "seconds", *(["failure"] if failures else ())],
         rows,
         caption=f"{len(found)} cells, one trained network each",
         text=(*varying, "arm", "weights", "failure"),
