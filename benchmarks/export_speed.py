@@ -30,7 +30,9 @@ OUT = flags.DEFINE_string("out", None, "A JSON file to add the figures to.")
 
 CHECK = pathlib.Path(__file__).parents[1] / "tools" / "wasm_check" / "check.mjs"
 BUILDERS = {
-    "mobilenet": lambda: keras.applications.MobileNet((224, 224, 3), weights=None),
+    "mobilenet": lambda: keras.applications.MobileNet(
+        (224, 224, 3), weights=None, classifier_activation=None
+    ),
     "conv6": lambda: models.conv6((32, 32, 3), 10),
     "resnet20": lambda: models.resnet20((32, 32, 3), 10),
     "lenet": lambda: models.lenet_300_100((28, 28, 1), 10),
@@ -87,6 +89,9 @@ def prune(model, sparsity):
     for layer in model.layers:
         if type(layer).__name__ in ("Conv2D", "Dense"):
             kernel, *rest = layer.get_weights()
+            # He's scale for what is left, so that outputs are worth comparing.
+            left = np.prod(kernel.shape[:-1]) * (1 - sparsity)
+            kernel = generator.normal(size=kernel.shape) * np.sqrt(2 / left)
             flat = kernel.reshape(-1)
             flat[generator.permutation(flat.size)[: round(sparsity * flat.size)]] = 0
             layer.set_weights([kernel, *rest])

@@ -67,7 +67,7 @@ def test_a_dense_layer_without_a_bias_is_widened_too(target, tmp_path):
     from tflottery.tflite import export_tflite
 
     layers = keras.layers
-    stack = [layers.Dense(300, "relu", use_bias=False), layers.Dense(64, use_bias=False)]
+    stack = [layers.Dense(units, use_bias=False) for units in (300, 64)]
     model = prune(keras.Sequential([layers.Input((520,)), *stack]), 0.9)
     x = np.random.default_rng(0).normal(size=(32, 520)).astype(np.float32)
     report = export_tflite(
