@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tflottery.config import LotteryConfig as LotteryConfig
+    from tflottery.cost import estimate_cost as estimate_cost
     from tflottery.engines import release as release
     from tflottery.engines.tfmot import LotterySchedule as LotterySchedule
     from tflottery.engines.tfmot import RewindToInit as RewindToInit
@@ -31,6 +32,7 @@ _HOME = {
     "RewindToInit": "engines.tfmot",
     "Ticket": "tickets",
     "benchmark_tflite": "tflite",
+    "estimate_cost": "cost",
     "evaluate_tflite": "tflite",
     "export_tflite": "tflite",
     "find_ticket": "search",
@@ -45,6 +47,7 @@ __all__ = [
     "RewindToInit",
     "Ticket",
     "benchmark_tflite",
+    "estimate_cost",
     "evaluate_tflite",
     "export_tflite",
     "find_ticket",

@@ -1,13 +1,14 @@
 """Calls: whether a search can be run as it was asked for, before anything trains."""
 
+import functools
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tflottery import criteria, pruning, runs
 from tflottery import masks as masks_lib
-from tflottery import pruning, runs
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.masks import Masks
 
@@ -93,3 +94,10 @@ def check_reachable(masks: Masks, config: LotteryConfig) -> None:
             f"{math.floor(1e6 * (1 - len(masks) / size)) / 1e6} can be pruned. "
             f"Received: target_sparsity={config.target_sparsity}"
         )
+
+
+def criterion_of(criterion: Any, config: LotteryConfig) -> Callable:
+    """Returns the function that scores weights."""
+    if criterion == "random":
+        return functools.partial(criteria.random, seed=config.seed or 0)
+    return criteria.CRITERIA[criterion] if isinstance(criterion, str) else criterion

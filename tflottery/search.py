@@ -7,14 +7,13 @@ and Fine-tuning in Neural Network Pruning".
 """
 
 import contextlib
-import functools
 import importlib.metadata
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tflottery import calls, criteria, engines, plans, pruning, runs, stops
+from tflottery import calls, engines, plans, pruning, runs, stops
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
@@ -149,14 +148,8 @@ def find_ticket(
     if seed is not None:
         network.keras_of(model).utils.set_random_seed(seed)
     trainer = Trainer(engine, config, ds, validation_data, checked)
-    search = _Search(trainer, _criterion_of(criterion, config), progress)
+    search = _Search(trainer, calls.criterion_of(criterion, config), progress)
     return search.run(run_dir, resume)
-
-
-def _criterion_of(criterion: Any, config: LotteryConfig) -> Callable:
-    if criterion == "random":
-        return functools.partial(criteria.random, seed=config.seed or 0)
-    return criteria.CRITERIA[criterion] if isinstance(criterion, str) else criterion
 
 
 class _Search:

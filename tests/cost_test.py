@@ -1,0 +1,56 @@
+"""Cost: what is told before a search is what the search then takes."""
+
+import keras
+import numpy as np
+import pytest
+
+import tflottery
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 6)).astype("float32")
+Y = RNG.integers(0, 3, 96)
+
+
+def make_model():
+    return keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            keras.layers.Dense(40, activation="relu", name="hidden"),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(3, activation="softmax", name="output"),
+        ]
+    )
+
+
+def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
+    model = make_model()
+    weights = model.get_weights()
+    options = {
+        "validation_data": (X, Y),
+        "epochs": 2,
+        "target_sparsity": 0.7,
+        "prune_fraction": 0.4,
+        "rewind_step": 4,
+        "run_dir": tmp_path,
+        "seed": 1,
+        "select": "last",
+        "verbose": 0,
+    }
+    cost = tflottery.estimate_cost(model, (X, Y), **options)
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert not model.compiled
+    assert not list(tmp_path.iterdir())
+    assert model.layers[0].kernel.constraint is None
+    ticket = tflottery.find_ticket(model, (X, Y), **options).ticket
+    assert cost.rounds == len(ticket.rounds) == 4
+    assert cost.steps == sum(r.steps for r in ticket.rounds) == 6 + 3 * 3
+    size = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
+    assert 0.5 * size < cost.disk_bytes < 1.5 * size
+    assert 0 < cost.seconds < 60
+    assert str(cost).startswith("4 rounds, 15 steps, about ")
+
+
+def test_an_argument_that_find_ticket_lacks_is_an_error():
+    with pytest.raises(TypeError, match="`find_ticket` has no argument 'epoch'"):
+        tflottery.estimate_cost(make_model(), (X, Y), epoch=3)
