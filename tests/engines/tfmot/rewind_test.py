@@ -107,6 +107,37 @@ def test_masks_are_exact_nested_and_held_at_every_step(name):
         np.testing.assert_array_equal(mask, watch.masks[-1][path])
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rounds": 2, "target_sparsity": 0.6},
+        {"rounds": 2, "prune_fraction": 0.5},
+        {"target_sparsity": 0.6, "prune_fraction": 0.5},
+    ],
+    ids=str,
+)
+def test_layers_are_pruned_at_fractions_of_their_own(arguments):
+    schedule = tflottery.LotterySchedule(steps_per_round=STEPS, **arguments)
+    _, callback = search(
+        schedule, wrap(schedule), layer_fractions={"output": 0.1}, scope="layer"
+    )
+    ticket = callback.ticket
+    assert masks_lib.kept({"": ticket.masks["output/kernel"]}) in (14, 15)  # Of 18.
+    assert len(ticket.rounds) == 3
+    if None not in (arguments.get("rounds"), arguments.get("target_sparsity")):
+        assert masks_lib.kept(ticket.masks) == 36  # Of 90.
+
+
+def test_a_target_out_of_reach_is_an_error_before_anything_is_trained():
+    schedule = tflottery.LotterySchedule(
+        rounds=1, steps_per_round=STEPS, target_sparsity=0.9
+    )
+    wrapped = wrap(schedule)
+    with pytest.raises(ValueError, match="`layer_fractions` prunes its layers so"):
+        search(schedule, wrapped, layer_fractions={"*": 0.1})
+    assert int(wrapped.optimizer.iterations) == 0
+
+
 def test_each_round_prunes_what_the_one_before_trained():
     schedule = tflottery.LotterySchedule(
         rounds=2, steps_per_round=STEPS, prune_fraction=0.3

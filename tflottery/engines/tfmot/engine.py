@@ -152,8 +152,8 @@ class TfmotEngine:
             and data_lib.steps_per_epoch(validation_data) is None
         ):
             # tf_keras refuses to execute steps together where it cannot count them.
-            self._later_steps_per_execution = self._given_steps_per_execution
-            self._set_steps_per_execution(self._given_steps_per_execution)
+            self._later_steps_per_execution = self._given_steps_per_execution or 1
+            self._set_steps_per_execution(self._later_steps_per_execution)
         history = self.model.fit(
             **data_lib.as_arguments(data, fit=True),
             validation_data=validation_data,

@@ -145,12 +145,18 @@ class RewindToInit(tf_keras.callbacks.Callback):
         for wrapper in wrappers_in(model):
             if int(network.value_of(wrapper.pruning_step)) < 0:
                 wrapper.pruning_step.assign(0)
+            # The constraints hold the masks. tfmot would do so a second time in every
+            # forward pass, and under a strategy by a collective for each layer, which
+            # were seen to collide with the gradients' own.
+            wrapper.pruning_obj._pruning_vars = []
         for path, mask in self._masks.items():
             held.constrain(self._variables[path], mask)
         held.hold_averages(held.optimizer_of(model))
         # `fit` has made its function before it called us; a traced one has no masks.
         model.make_train_function(force=True)
         self._hold(masks_lib.ones(self._weights()))
+        # Fails where the target cannot be reached, before anything is trained.
+        self._schedule.fraction(self._held, 0, self.layer_fractions)
         self._start = state.capture(model)
         self._rewind: Mapping[str, np.ndarray] | None = None
         self._records: list[Round] = []
@@ -200,17 +206,13 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self._say(record)
         trained = self._weights()
         rewind = {p: self._rewind[f"weights/{p}"] for p in self._masks}
-        fraction = schedule.prune_fraction
-        if self._round + 1 == schedule.rounds:
-            # A little more than needed, which `target_density` makes exact.
-            fraction = min(1.01 * fraction, (1 + fraction) / 2)
         masks = pruning.prune(
             self._score(trained, rewind),
             self._held,
-            fraction,
+            schedule.fraction(self._held, self._round, self.layer_fractions),
             scope=self.scope,
             layer_fractions=self.layer_fractions,
-            target_density=1 - schedule.target_sparsity,
+            target_density=schedule.target_density,
         )
         state.restore(model, self._rewind, ("weights", "optimizer"))
         self._hold(masks)

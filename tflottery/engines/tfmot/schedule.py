@@ -5,7 +5,9 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from tflottery import plans
 from tflottery.engines.tfmot.imported import sparsity, tf, tf_keras
+from tflottery.masks import Masks
 from tflottery.pruning import check_fraction
 
 
@@ -42,8 +44,8 @@ class LotterySchedule(sparsity.PruningSchedule):
         prune_fraction: the share of the weights left to prune after each round, in
             (0, 1). By default 0.2, or what takes `rounds` to `target_sparsity`.
         target_sparsity: the share of all wrapped weights to prune in the end, in
-            (0, 1). It is met exactly, unless `layer_fractions` of their own keep some
-            layers from it. By default what the rounds come to.
+            (0, 1). It is met exactly, unless `prune_fraction` is given and some
+            `layer_fractions` are lower. By default what the rounds come to.
         rewind_step: the optimizer step k to rewind to, in [0, `steps_per_round`).
 
     Raises:
@@ -116,6 +118,38 @@ class LotterySchedule(sparsity.PruningSchedule):
             return self.target_sparsity
         return min(1 - (1 - self.prune_fraction) ** round, self.target_sparsity)
 
+    @property
+    def target_density(self) -> float:
+        """The share of all wrapped weights to keep at least, in [0, 1)."""
+        return (
+            0.0 if self._given["target_sparsity"] is None else 1 - self.target_sparsity
+        )
+
+    def fraction(
+        self, masks: Masks, round: int, layer_fractions: Mapping[str, float]
+    ) -> float:
+        """Returns the share of the weights left to prune after a round, in (0, 1).
+
+        Args:
+            masks: what the round has held.
+            round: its number.
+            layer_fractions: prune fractions of their own for layers.
+
+        Raises:
+            ValueError: where those keep more than the target allows.
+        """
+        given = self._given
+        last = round + 1 == self.rounds and not layer_fractions
+        if given["target_sparsity"] is None or (given["rounds"] is None and not last):
+            return self.prune_fraction
+        return plans.fraction_for(
+            masks,
+            self.rounds - round,
+            layer_fractions=layer_fractions,
+            target_density=self.target_density,
+        )
+
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Returns that tfmot is not to prune now, and the sparsity at its step.
 
