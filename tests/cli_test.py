@@ -115,6 +115,14 @@ def test_find_keeps_its_run_and_its_ticket_is_shown_and_exported(
     assert (tmp_path / "runs/find_002/ticket.safetensors").exists()
 
 
+def test_a_dry_run_tells_the_cost_and_keeps_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(capsys, "find", "--dry_run", "--epochs=2", "--rounds=3")
+    assert status == 0
+    assert out.startswith("A search would take 4 rounds, 160 steps, about ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupt_exits_with_130(capsys, monkeypatch):
     from tflottery import commands
 

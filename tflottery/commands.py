@@ -60,6 +60,9 @@ def _define_find(values: flags.FlagValues) -> None:
     choice("criterion", tuple(criteria.CRITERIA), "What tells the weights to keep.")
     choice("retrain", config.RETRAIN, "What goes back to the rewind step.")
     choice("select", config.SELECT, "Which round's ticket to return.")
+    flags.DEFINE_boolean(
+        "dry_run", False, "Only tell what the search would take.", flag_values=values
+    )
     flags.DEFINE_enum(
         "verbose",
         "auto",
@@ -87,7 +90,7 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     which takes less than two minutes.
     """
     del arguments
-    from tflottery import find_ticket, load_ticket
+    from tflottery import estimate_cost, find_ticket, load_ticket
     from tflottery.lab import datasets, pipelines, training
 
     recipe = chosen_recipe(values)
@@ -116,6 +119,14 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     }
     run_dir = values.run_dir or _free("runs/find_{:03d}")
     model = training.compile_model(recipe.build(images, seed=values.seed), recipe)
+    train = pipelines.train_pipeline(
+        *data.train, batch_size=size, seed=values.seed, augment=recipe.augment
+    )
+    validation = pipelines.eval_pipeline(*data.validation, batch_size=512)
+    settings |= {"validation_data": validation, "seed": values.seed}
+    if values.dry_run:
+        print(f"A search would take {estimate_cost(model, train, **settings)}.")
+        return
     print(
         f"{recipe.model} on {recipe.dataset} ({recipe.source}): "
         f"{len(data.train[0]):,} training, {len(data.validation[0]):,} validation and "
@@ -124,11 +135,7 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     )
     model = find_ticket(
         model,
-        pipelines.train_pipeline(
-            *data.train, batch_size=size, seed=values.seed, augment=recipe.augment
-        ),
-        validation_data=pipelines.eval_pipeline(*data.validation, batch_size=512),
-        seed=values.seed,
+        train,
         run_dir=run_dir,
         verbose=values.verbose if values.verbose == "auto" else int(values.verbose),
         **settings,
