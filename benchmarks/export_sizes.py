@@ -4,7 +4,7 @@
 
 Finds a ticket at 95 % sparsity, exports it for every target, and evaluates the files on
 the whole test set. `mobilenet` is not trained, only pruned: its sizes are real, and
-it has neither an accuracy nor an int8 file. Prints the figures, and writes them to --out.
+it has neither an accuracy nor an int8 file. Prints the figures; --out keeps them.
 """
 
 import json

@@ -25,6 +25,7 @@ _KERNEL_NONZERO = 0.57
 _DENSE_WEIGHT = 0.036
 _SMALL = 1 << 17  # weights that stay in the first caches, where dense is faster
 _DENSE_SMALL_WEIGHT = 0.027
+_SWITCH = 1000.0
 
 
 def make_fast(graph: Graph) -> tuple[set[int], list[str]]:
@@ -109,19 +110,21 @@ def kernel_weights(graph: Graph) -> set[int]:
     That kernel computes one sample at a time, in plain C++: it pays where one weight
     in twenty is left, or fewer, and the batch is 1.
     """
-    result = set()
+    gains: dict[int, float] = {}  # weight -> nanoseconds won
+    pays: set[int] = set()
     for tensor, readers in sparsify.weights(graph).items():
         array = graph.const(tensor)
         if array is None or array.dtype != np.float32:
             continue
         if any(graph.name(op) != "FULLY_CONNECTED" for op, _ in readers):
             continue
-        if any(
-            np.prod(graph.shape(inputs(op)[0])) != array.shape[1] for op, _ in readers
-        ):
+        samples = [np.prod(graph.shape(inputs(op)[0])) for op, _ in readers]
+        if any(size != array.shape[1] for size in samples):
             continue
         each = _DENSE_SMALL_WEIGHT if array.size <= _SMALL else _DENSE_WEIGHT
-        sparse = np.count_nonzero(array) * _KERNEL_NONZERO
-        if sparse < _PAYS * array.size * each:
-            result.add(tensor)
-    return result
+        sparse, dense = np.count_nonzero(array) * _KERNEL_NONZERO, array.size * each
+        gains[tensor] = dense - sparse
+        if sparse < _PAYS * dense:
+            pays.add(tensor)
+    # A dense layer between sparse ones costs a change to XNNPACK and back.
+    return {tensor for tensor in gains if pays and gains[tensor] > -_SWITCH}
