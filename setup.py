@@ -8,6 +8,7 @@ HERE = pathlib.Path(__file__).parent
 
 PLOTS = ["matplotlib>=3.8"]
 JAX = ["jax>=0.4.30"]
+RAY = ["ray>=2.30"]
 EDGE = ["ai-edge-litert>=2.0"]
 
 setuptools.setup(
@@ -38,6 +39,7 @@ setuptools.setup(
     extras_require={
         "plots": PLOTS,
         "jax": JAX,
+        "ray": RAY,
         "edge": EDGE,
         "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8"],
     },

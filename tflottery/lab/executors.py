@@ -38,7 +38,7 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
     if not library.is_initialized():
         library.init(log_to_driver=False)
     # A killed worker's part is done again: all of its work is kept in files.
-    task = library.remote(max_retries=3)(run)
+    task = library.remote(max_retries=3)(lambda part: run(part))
     waiting = [task.remote(part) for part in parts]
     try:
         while waiting:
