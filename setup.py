@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).parent
 PLOTS = ["matplotlib>=3.8"]
 JAX = ["jax>=0.4.30"]
 RAY = ["ray>=2.30"]
+REMOTE = ["s3fs>=2024.1"]
 EDGE = ["ai-edge-litert>=2.0"]
 
 setuptools.setup(
@@ -41,6 +42,7 @@ setuptools.setup(
         "jax": JAX,
         "ray": RAY,
         "edge": EDGE,
+        "remote": REMOTE,
         "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8"],
     },
     entry_points={"console_scripts": ["tflottery = tflottery.cli:main"]},

@@ -6,6 +6,7 @@ Every array and the header itself carry a SHA-256, so damage is found where it i
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -38,8 +39,24 @@ def path_of(path: Any) -> Any:
     if "://" in path:
         from etils import epath
 
-        return epath.Path(path)
+        made = _on_fsspec() if path.startswith(("s3://", "az://")) else epath.Path
+        return made(path)
     return pathlib.Path(path)
+
+
+@functools.cache
+def _on_fsspec() -> Any:
+    from etils.epath import backend, gpath
+
+    class FsspecPath(gpath.PosixGPath):
+        """A path that fsspec reads and writes.
+
+        Where TensorFlow is installed epath takes its file system, which has no S3.
+        """
+
+        _backend = property(lambda self: backend.fsspec_backend)  # type: ignore
+
+    return FsspecPath
 
 
 def make_folder(path: Any) -> None:
