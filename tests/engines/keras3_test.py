@@ -338,6 +338,25 @@ def test_a_saved_model_holds_again_once_the_ticket_is_applied(tmp_path, name):
 
 
 @tensorflow_only
+def test_the_found_model_is_exported_by_keras_itself(tmp_path):
+    import tensorflow as tf
+
+    model = tflottery.find_ticket(
+        make_model(),
+        (X, Y),
+        validation_data=(X, Y),
+        epochs=1,
+        rounds=1,
+        select="last",
+        verbose=0,
+    )
+    expected = model.predict(X, verbose=0)
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.serve(X), expected, atol=1e-6)
+
+
+@tensorflow_only
 def test_masks_hold_under_a_mirrored_strategy():
     import tensorflow as tf
 

@@ -169,6 +169,7 @@ def make_callback(
 
     step_call = on_step or (lambda: None)
     epoch_call = on_epoch or (lambda epoch, logs: None)
+    begin_call = on_begin or (lambda: None)
 
     class Calls(keras.callbacks.Callback):
         def _step(self):
@@ -179,7 +180,7 @@ def make_callback(
         if on_begin is not None:
 
             def on_train_begin(self, logs=None):
-                on_begin()
+                begin_call()
 
         if on_step is not None:
 

@@ -128,14 +128,8 @@ class Keras3Engine:
         if not self._masks:
             with _scope(self.model):
                 self._masks = {
-                    path: inner.add_variable(
-                        mask.shape,
-                        initializer="ones",
-                        dtype="bool",
-                        layout=getattr(self._variables[path], "_layout", None),
-                        name=f"{path.replace('/', '_')}_mask",
-                    )
-                    for path, mask in masks.items()
+                    path: self._mask_variable(inner, self._variables[path])
+                    for path in masks
                 }
             _constrain(
                 {path: self._variables[path] for path in self._masks}, self._masks
@@ -146,6 +140,18 @@ class Keras3Engine:
         for path, mask in masks.items():
             self._masks[path].assign(mask)
         _cut_now(self.model, self._variables, masks)
+
+    @staticmethod
+    def _mask_variable(optimizer: Any, weight: Any) -> Any:
+        arguments = {"initializer": "ones", "dtype": "bool", "name": "mask"}
+        if keras.backend.backend() == "tensorflow":
+            # It need not be the optimizer's; and TensorFlow could not export a model
+            # whose optimizer has lost a variable again.
+            return keras.Variable(
+                shape=tuple(weight.shape), trainable=False, **arguments
+            )
+        layout = getattr(weight, "_layout", None)
+        return optimizer.add_variable(weight.shape, layout=layout, **arguments)
 
     def fit(
         self,
