@@ -228,7 +228,11 @@ def test_masks_hold_in_shared_and_nested_layers():
 
 @pytest.mark.parametrize("name", ["sgd_momentum", "ema", "legacy_adam"])
 def test_masks_hold_on_every_device_of_a_strategy(name):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"],
+        # TensorFlow's collectives of two strategies in one process collide.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
     assert strategy.num_replicas_in_sync == 2
     with strategy.scope():
         model = make_model()

@@ -366,7 +366,11 @@ def test_a_round_is_told_of_in_a_line(capsys):
 
 
 def test_a_search_runs_on_every_device_of_a_strategy():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"],
+        # TensorFlow's collectives of two strategies in one process collide.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
     schedule = tflottery.LotterySchedule(rounds=2, steps_per_round=STEPS)
     with strategy.scope():
         wrapped = wrap(schedule, optimizers.Adam(0.01))

@@ -146,9 +146,9 @@ class RewindToInit(tf_keras.callbacks.Callback):
             if int(network.value_of(wrapper.pruning_step)) < 0:
                 wrapper.pruning_step.assign(0)
             # The constraints hold the masks. tfmot would do so a second time in every
-            # forward pass, and under a strategy by a collective for each layer, which
-            # were seen to collide with the gradients' own.
-            wrapper.pruning_obj._pruning_vars = []
+            # forward pass, and under a strategy by a reduction for each layer.
+            in_step: Any = wrapper.pruning_obj
+            in_step._pruning_vars = []
         for path, mask in self._masks.items():
             held.constrain(self._variables[path], mask)
         held.hold_averages(held.optimizer_of(model))
