@@ -163,6 +163,13 @@ def test_a_constraint_of_the_users_own_applies_to_what_is_left():
     np.testing.assert_allclose(np.linalg.norm(kernel), 0.5, rtol=1e-5)
 
 
+def test_a_pruned_weight_is_zero_even_where_the_update_is_infinite():
+    variable = tf.Variable([1.0, 2.0, 3.0])
+    cut = tfmot.held.Held(tf.Variable([0.0, 0.0, 1.0]), None)
+    variable.assign([np.inf, np.nan, -3.0])
+    np.testing.assert_array_equal(cut(variable), [0.0, 0.0, -3.0])
+
+
 def test_a_constraint_that_moves_zeros_is_cut_again():
     model = make_model(kernel_constraint=lambda weight: weight + 1.0)
     model, _, masks = held_model(optimizers.SGD(0.1), model)

@@ -14,7 +14,7 @@ from tflottery.engines import data as data_lib
 from tflottery.engines import defaults, network
 from tflottery.engines.tfmot import held
 from tflottery.engines.tfmot import state as state_lib
-from tflottery.engines.tfmot.imported import tf, tf_keras
+from tflottery.engines.tfmot.imported import tf_keras
 from tflottery.engines.tfmot.schedule import LotterySchedule
 from tflottery.engines.tfmot.wrapper import HeldLowMagnitude, unwrap, wrap
 from tflottery.masks import Masks
@@ -123,11 +123,8 @@ class TfmotEngine:
             for path in masks:
                 if path not in self._masks:
                     variable = self._variables[path]
-                    mask = tf.Variable(
-                        tf.ones(variable.shape, tf.bool), trainable=False, name="mask"
-                    )
-                    held.constrain(variable, mask)
-                    self._masks[path] = mask
+                    self._masks[path] = held.mask_variable(variable)
+                    held.constrain(variable, self._masks[path])
 
     def _schedule(self, masks: Masks) -> LotterySchedule:
         """Returns what is held now in tfmot's words: one pruning, to this sparsity."""

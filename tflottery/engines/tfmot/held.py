@@ -19,7 +19,7 @@ class Held:
     """A constraint that keeps a variable's pruned weights at exactly zero.
 
     Args:
-        mask: a `tf.Variable` of the weight's shape; zero where it is pruned.
+        mask: a `tf.Variable` of the weight's shape: 0 where it is pruned, else 1.
         inner: the constraint that was there before, or `None`; both apply.
     """
 
@@ -36,8 +36,9 @@ class Held:
     def cut(self, weight: Any) -> Any:
         """Returns `weight` with zeros where it is pruned."""
         weight = tf.convert_to_tensor(weight)
-        mask = tf.cast(tf.convert_to_tensor(self.mask), tf.bool)
-        return tf.where(mask, weight, tf.zeros((), weight.dtype))
+        mask = tf.cast(tf.convert_to_tensor(self.mask), weight.dtype)
+        # As quick as a product, and zero even where the weight is infinite or NaN.
+        return tf.math.multiply_no_nan(weight, mask)
 
 
 def hold(model: Any, masks: Masks) -> None:
@@ -47,8 +48,8 @@ def hold(model: Any, masks: Masks) -> None:
     constants = {}
     with scope(model):
         for path, mask in masks.items():
-            value = tf.convert_to_tensor(mask)
-            constants[path] = tf.Variable(value, trainable=False, name="mask")
+            constants[path] = mask_variable(variables[path])
+            constants[path].assign(mask.astype(constants[path].dtype.name))
     for path, mask in constants.items():
         constrain(variables[path], mask)
     cut_now(model, variables, masks)
@@ -70,6 +71,12 @@ def release(model: Any) -> None:
     if optimizer is not None:
         vars(optimizer).pop("_update_model_variables_moving_average", None)
     trace_anew(model)
+
+
+def mask_variable(variable: Any) -> Any:
+    """Returns a mask of ones for a variable, of its type, as tfmot's wrapper has it."""
+    dtype = getattr(variable, "true_dtype", variable.dtype)
+    return tf.Variable(tf.ones(variable.shape, dtype), trainable=False, name="mask")
 
 
 def constrain(variable: Any, mask: Any) -> None:
