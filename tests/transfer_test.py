@@ -31,7 +31,7 @@ def ticket_for(model, density=0.3, seed=0):
     }
     theta = {
         name: {path: w + np.float32(shift) for path, w in weights.items()}
-        for name, shift in (("initial", 0.0), ("rewind", 0.25), ("trained", 0.5))
+        for name, shift in (("initial", 0.0), ("rewind", 0.01), ("trained", 0.02))
     }
     return Ticket(
         masks=masks,

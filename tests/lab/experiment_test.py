@@ -61,6 +61,24 @@ def test_there_is_a_row_for_each_arm_density_regime_and_head(finished):
     assert results["header"]["finished"]
 
 
+def test_the_masks_of_a_cell_hold_to_the_end_and_differ_from_the_cell_before(finished):
+    folder, _ = finished
+    found = load_ticket(folder / "searches" / TINY.ticket(0, 2))
+    images = bench.with_classes(datasets.load("digits"), TINY.target_classes)
+    place = bench.Bench(
+        TINY, 5, images, regime="fine_tuned", head="linear", ticket=found
+    )
+    before = None
+    for trial in (t for t in ONE_HEAD.trials(0) if t.round == 2):
+        place.train(trial, found)
+        kept = place.weights()["fc1/kernel"] != 0
+        assert kept.mean() < 0.1
+        if trial.arm == "ticket":
+            assert not np.any(kept & ~found.masks["fc1/kernel"])
+        assert before is None or np.any(kept != before)
+        before = kept
+
+
 def test_random_masks_have_the_tickets_densities_and_other_accuracies(finished):
     rows = by_name(finished[1])
     ticket = rows["ticket", 2, 0, "fine_tuned", "linear"]

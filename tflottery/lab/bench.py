@@ -191,6 +191,10 @@ class Bench:
             "failure": best["failure"],
         }
 
+    def weights(self) -> Weights:
+        """Returns the weights that the last cell was judged by, by path."""
+        return self._engine.weights()
+
     def _weights_and_masks(self, trial: Trial, ticket: Ticket) -> tuple[Any, Any]:
         """Returns what a cell starts from, and what it holds."""
         weights = trial.weights if trial.weights in TICKETS else "trained"
