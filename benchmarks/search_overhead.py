@@ -52,8 +52,8 @@ def main(_):
     if MEMORY.value:
         runs = make(ONLY.value)
         runs[MEMORY.value]()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps({"peak": peak}))
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"peak": most}))
         return
     for name in CASES:
         if ONLY.value in (None, name):
