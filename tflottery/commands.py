@@ -214,7 +214,8 @@ def reproduce(values: Any, arguments: Sequence[str]) -> None:
     """Runs a published comparison with its control arms, and reports it.
 
     NAME is sparse_transfer (Mehta 2019), lenet_mnist or conv_cifar10 (Frankle & Carbin
-    2019), or lenet_transfer. Stopped and run again it goes on; with more --seeds it adds them.
+    2019), or lenet_transfer. Stopped and run again it goes on; with more --seeds it
+    adds them.
     """
     from tflottery.lab import experiment
 
