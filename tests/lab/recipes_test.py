@@ -86,8 +86,9 @@ def test_patterns_match_weights_of_the_recipes_network(name):
     assert not any("conv" in path for path in skipped)
 
 
-def test_every_model_has_a_recipe():
-    assert {recipe.model for recipe in RECIPES.values()} == set(models.MODELS)
+def test_every_published_model_has_a_recipe():
+    known = {recipe.model for recipe in RECIPES.values()}
+    assert known == set(models.MODELS) - {"resnet20_narrow"}  # Of no paper.
 
 
 def test_a_recipe_is_found_by_model_and_dataset():
