@@ -107,7 +107,8 @@ def test_killed_searches_go_on_to_the_very_bytes_of_unbroken_ones():
     answer = subprocess.run(
         [
             *(sys.executable, "benchmarks/faults.py", "--kills", "2"),
-            *("--cases", "rewind", "fine_tune", "arrays", "--seed", "1"),
+            *("--cases", "rewind", "arrays", "--seed", "1"),
+            *("--faults", "SIGKILL, any time", "SIGKILL, in a write", "SIGTERM"),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -115,7 +116,7 @@ def test_killed_searches_go_on_to_the_very_bytes_of_unbroken_ones():
         timeout=900,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert answer.stdout.count("0 files that differ | 0 epochs lost") == 4
+    assert answer.stdout.count("0 files that differ | 0 epochs lost |") == 3
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

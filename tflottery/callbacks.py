@@ -4,16 +4,20 @@
 is taken up again starts with callbacks that know of neither.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 _PLAIN = (int, float, str, type(None))
+_OF_FIT = ("model", "_model", "params")  # `fit` sets these itself.
 
 
 def remembered(callbacks: Sequence[Any]) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns what each callback holds in attributes, numbers and lists of arrays.
+
+    What has the name of an argument that it is made with does not count.
 
     >>> class Stop:
     ...     wait, best_weights = 0, None
@@ -26,7 +30,12 @@ def remembered(callbacks: Sequence[Any]) -> tuple[list[dict], dict[str, np.ndarr
     arrays: dict[str, np.ndarray] = {}
     for index, callback in enumerate(callbacks):
         plain = {}
+        # The call gives again what a callback is made with; and EarlyStopping turns
+        # its `min_delta` around, which must not happen twice.
+        given = inspect.signature(type(callback)).parameters
         for name, value in vars(callback).items():
+            if name in given or name in _OF_FIT:
+                continue
             if isinstance(value, np.generic):
                 value = value.item()
             if isinstance(value, _PLAIN):

@@ -44,6 +44,7 @@ class _At:
         seconds: time taken so far.
         history: the logs of the epochs so far by name.
         record: what the round came to, once it has.
+        callbacks: what the callbacks had counted when it stopped.
         began: when it would have begun, had it never stopped.
         arrays: what callbacks had kept of the weights when it stopped.
     """
@@ -54,6 +55,7 @@ class _At:
     seconds: float = 0.0
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     record: dict[str, Any] | None = None
+    callbacks: list[dict] = dataclasses.field(default_factory=list)
     began: float = dataclasses.field(default_factory=time.monotonic)
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -192,7 +194,7 @@ class Trainer:
             return None
         (state, header), self._current = self._current, None
         self.engine.restore(state, parts=_PARTS)
-        callbacks_lib.remind(self.callbacks, header.pop("callbacks"), state)
+        callbacks_lib.remind(self.callbacks, header["callbacks"], state)
         del header["rewound"]
         at = _At(**header)
         at.began -= at.seconds
@@ -211,13 +213,12 @@ class Trainer:
     def _fit(self, at: "_At") -> None:
         """Trains the epochs of the round that are left, and keeps each that ends."""
         engine, config = self.engine, self.config
-        numbers, _ = callbacks_lib.remembered(self.callbacks)
-        midway = bool(at.history)
+        callbacks, midway = at.callbacks, bool(at.history)
 
         def on_begin() -> None:
             # Callbacks forget as a training begins.
             if midway:
-                callbacks_lib.remind(self.callbacks, numbers, at.arrays)
+                callbacks_lib.remind(self.callbacks, callbacks, at.arrays)
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             self._check_monitor(logs)
@@ -256,9 +257,9 @@ class Trainer:
     def _save(self, at: "_At") -> None:
         if self._run.path is None:
             return
-        numbers, arrays = callbacks_lib.remembered(self.callbacks)
+        at.callbacks, arrays = callbacks_lib.remembered(self.callbacks)
         header = {n: v for n, v in vars(at).items() if n not in ("began", "arrays")}
-        header |= {"callbacks": numbers, "rewound": bool(self._rewind)}
+        header |= {"rewound": bool(self._rewind)}
         self._run.save("current", {**self.engine.state(), **arrays}, header)
 
     def _capture(self) -> None:
