@@ -92,6 +92,11 @@ def main() -> int:
     print(f"{keras.backend.backend()}, {options.data}, {len(notes.memory)} rounds")
     print(f"memory: {notes.memory[9]:.0f} MiB to {notes.memory[-1]:.0f}: {memory:.3f}x")
     print(f"processor time of a round, last to first quarter: {pace:.2f}x")
+    quarters = [
+        statistics.median(notes.seconds[start : start + quarter])
+        for start in range(0, quarter * 4, quarter)
+    ]
+    print("by quarter:", *(f"{1000 * q:.0f} ms" for q in quarters))
     print(f"open files: {notes.files[9]} to {notes.files[-1]}")
     print(f"threads: {notes.threads[9]} to {notes.threads[-1]}")
     grew = memory > 1.05 or pace > 1.2 or notes.files[-1] > notes.files[9]

@@ -120,7 +120,7 @@ class Ticket:
             for weight_path, w in getattr(self, name).items():
                 kept = w[self.masks[weight_path]] if weight_path in self.masks else w
                 arrays[f"{name}/{weight_path}"] = kept
-        rounds = [dataclasses.asdict(r) for r in self.rounds]
+        rounds = [dict(vars(r)) for r in self.rounds]  # asdict() copies every number.
         for record in rounds:
             del record["seconds"]
         files.write_arrays(
