@@ -24,7 +24,7 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the datasets are, for TF
 ONLY = flags.DEFINE_string("only", None, "One case by name.")
 PAIRS = flags.DEFINE_integer("pairs", 5, "Pairs of runs of each case.")
 ROUNDS = flags.DEFINE_integer("rounds", 2, "Prunings of the search.")
-EPOCHS = flags.DEFINE_integer("epochs", 2, "Epochs of a round.")
+EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs of a round.")
 MEMORY = flags.DEFINE_enum("memory", None, ["fit", "find"], "Run once and tell memory.")
 
 # case: (Keras, recipe, training images, steps per execution, what is compared)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -62,6 +62,24 @@ def check_kinds(record: Any, fits: Mapping[str, bool]) -> None:
                 f"`{name}` of a {type(record).__name__} is not of its kind. "
                 f"Received: {name}={getattr(record, name)!r}"
             )
+
+
+def choose_monitor(metrics: Iterable[str]) -> str:
+    """Returns the metric to judge rounds by: an accuracy, or else the loss.
+
+    Args:
+        metrics: their names; those on validation data, where there are any, decide.
+
+    >>> choose_monitor(["accuracy", "loss", "val_loss", "val_accuracy"])
+    'val_accuracy'
+    """
+    names = list(metrics)
+    prefix = "val_" if any(name.startswith("val_") for name in names) else ""
+    for name in names:
+        metric = name.removeprefix(prefix)
+        if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
+            return name
+    return prefix + "loss"
 
 
 def is_number(value: Any) -> bool:

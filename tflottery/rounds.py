@@ -14,7 +14,7 @@ from tflottery.config import LotteryConfig
 from tflottery.engines import data as data_lib
 from tflottery.engines import defaults, fitting, network, ordered
 from tflottery.masks import Masks, Weights
-from tflottery.tickets import Round
+from tflottery.records import Round, choose_monitor
 
 _PARTS = ("weights", "optimizer", "seeds")
 _REWOUND = {
@@ -86,9 +86,10 @@ class Trainer:
         self.monitor = config.monitor or ""
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
         self._batches = ds
-        if config.seed is not None and isinstance(ds, tuple | list):
+        arrays = isinstance(ds, tuple | list) and ordered.in_numpy(ds)
+        if config.seed is not None and arrays:
             keras = network.keras_of(engine.model)
-            self._batches = ordered.ordered(ds, config.seed, keras)
+            self._batches = ordered.batches(ds, seed=config.seed, keras=keras)
         self._run = runs.Run(None, {})
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
@@ -277,7 +278,7 @@ class Trainer:
 
     def _check_monitor(self, logs: Mapping[str, float]) -> None:
         if not self.monitor:
-            self.monitor = choose_monitor(logs, self.validation_data)
+            self.monitor = choose_monitor(logs)
         if self.monitor not in logs:
             raise ValueError(
                 f"`monitor` must be one of {', '.join(map(repr, logs))}. "
@@ -303,17 +304,3 @@ def light(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         else np.broadcast_to(np.zeros((), array.dtype), array.shape)
         for name, array in state.items()
     }
-
-
-def choose_monitor(logs: Mapping[str, float], validation_data: Any) -> str:
-    """Returns the metric to judge by: the validation accuracy, or else the loss.
-
-    >>> choose_monitor({"loss": 0.1, "val_loss": 0.2, "val_accuracy": 0.9}, "data")
-    'val_accuracy'
-    """
-    prefix = "" if validation_data is None else "val_"
-    for name in logs:
-        metric = name.removeprefix(prefix)
-        if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
-            return name
-    return prefix + "loss"

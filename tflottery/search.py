@@ -20,7 +20,8 @@ from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.masks import Masks, Weights
 from tflottery.progress import Progress
-from tflottery.rounds import Trained, Trainer, choose_monitor
+from tflottery.records import choose_monitor
+from tflottery.rounds import Trained, Trainer
 from tflottery.tickets import Ticket, architecture
 
 _LIBRARIES = ("keras", "tensorflow", "tf_keras", "jax", "numpy")
@@ -224,7 +225,8 @@ class _Search:
         self.progress.start(plan)
         if trainer.records:
             # Keras knows the direction of a metric only once it has been computed.
-            engine.evaluate(trainer.validation_data or trainer.ds)
+            judged = trainer.validation_data
+            engine.evaluate(trainer.ds if judged is None else judged)
         for record in run.rounds():
             ticket = run.load_round(record.round)
             self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
@@ -256,7 +258,7 @@ class _Search:
         """Remembers a finished round where it is the best so far for some reason."""
         trainer, record = self.trainer, trained.record
         if not trainer.monitor:
-            trainer.monitor = choose_monitor(record.metrics, trainer.validation_data)
+            trainer.monitor = choose_monitor(record.metrics)
         if record.round >= len(trainer.records):
             trainer.records.append(record)
         self.progress.add(record, trainer.monitor, resumed=resumed)
@@ -365,8 +367,7 @@ class _Search:
             rewind=trainer.weights_at("rewind"),
             trained=trained.weights,
             config=self.config,
-            monitor=trainer.monitor
-            or choose_monitor(trained.record.metrics, trainer.validation_data),
+            monitor=trainer.monitor or choose_monitor(trained.record.metrics),
             rounds=tuple(records.values()),
             round=trained.record.round,
             versions=_versions(),

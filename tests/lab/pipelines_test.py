@@ -9,9 +9,11 @@ import textwrap
 import time
 import weakref
 
+import keras
 import numpy as np
 import pytest
 
+from tflottery.engines import ordered
 from tflottery.lab import pipelines
 
 X = np.arange(10, dtype=np.uint8)[:, None, None, None]
@@ -24,10 +26,12 @@ def backend(request, monkeypatch):
     """Makes each kind of pipeline in this process, whatever Keras' backend is."""
     if request.param == "tensorflow":
         pytest.importorskip("tensorflow")
-    monkeypatch.setattr(
-        pipelines, "_on_tensorflow", lambda keras: request.param == "tensorflow"
-    )
+    on(request.param, monkeypatch)
     return request.param
+
+
+def on(backend, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
 
 
 def make(**settings):
@@ -39,7 +43,7 @@ def labels(batches):
 
 
 def expected(epoch, size=4):
-    order = pipelines.order(10, 7, epoch).tolist()
+    order = ordered.order(10, 7, epoch).tolist()
     return [order[i : i + size] for i in range(0, 10, size)]
 
 
@@ -127,8 +131,8 @@ def test_both_kinds_give_the_same_augmented_batches(monkeypatch):
     pytest.importorskip("tensorflow")
     x = np.random.default_rng(0).integers(256, size=(9, 6, 5, 3), dtype=np.uint8)
     got = []
-    for kind in (True, False):
-        monkeypatch.setattr(pipelines, "_on_tensorflow", lambda keras, k=kind: k)
+    for kind in ("tensorflow", "py_dataset"):
+        on(kind, monkeypatch)
         batches = pipelines.train_pipeline(
             x, np.arange(9), batch_size=4, seed=1, augment=pipelines.flip_and_crop
         )
@@ -139,7 +143,7 @@ def test_both_kinds_give_the_same_augmented_batches(monkeypatch):
 
 
 def test_a_py_dataset_follows_the_pass_whatever_order_fit_asks_in(monkeypatch):
-    monkeypatch.setattr(pipelines, "_on_tensorflow", lambda keras: False)
+    on("py_dataset", monkeypatch)
     batches = make()
     batches.on_epoch_begin()
     got = [batches[i][1].tolist() for i in (2, 0, 1)]
@@ -153,7 +157,7 @@ def test_a_py_dataset_follows_the_pass_whatever_order_fit_asks_in(monkeypatch):
 
 
 def test_a_py_dataset_shuffles_anew_after_an_epoch_cut_short(monkeypatch):
-    monkeypatch.setattr(pipelines, "_on_tensorflow", lambda keras: False)
+    on("py_dataset", monkeypatch)
     batches = make()
     for seen, epoch in ((1, 0), (2, 1), (3, 2)):
         batches.on_epoch_begin()
@@ -237,6 +241,7 @@ def test_fit_on_jax_without_tensorflow_counts_its_epochs():
 
         sys.meta_path.insert(0, Block())
         import keras, numpy as np
+        from tflottery.engines import ordered
         from tflottery.lab import pipelines
 
         seen = []
@@ -256,7 +261,7 @@ def test_fit_on_jax_without_tensorflow_counts_its_epochs():
             batches.epoch = 3
             model.fit(batches, epochs=2, verbose=0, shuffle=True)
             assert batches.epoch == 5, batches.epoch
-            orders = [pipelines.order(10, 7, e).tolist() for e in (3, 4)]
+            orders = [ordered.order(10, 7, e).tolist() for e in (3, 4)]
             wanted = [o[i : i + 4] for o in orders for i in (0, 4, 8)]
             assert seen[-6:] == wanted, (seen, wanted)
         val = pipelines.eval_pipeline(x, np.arange(10), batch_size=4)
@@ -289,15 +294,15 @@ def test_a_batch_size_below_one_is_an_error():
 
 def test_a_pipeline_that_is_dropped_lets_go_of_its_images(monkeypatch):
     pytest.importorskip("tensorflow")
-    monkeypatch.setattr(pipelines, "_on_tensorflow", lambda keras: True)
-    kept, resident = [], pipelines._resident
+    on("tensorflow", monkeypatch)
+    kept, resident = [], ordered._resident
 
-    def watched(tf, x, y):
-        images, labels = resident(tf, x, y)
+    def watched(tf, arrays):
+        images, labels = resident(tf, arrays)
         kept.append(weakref.ref(images))
         return images, labels
 
-    monkeypatch.setattr(pipelines, "_resident", watched)
+    monkeypatch.setattr(ordered, "_resident", watched)
     batches = make(augment=noisy)
     labels(batches)
     assert kept[0]() is not None

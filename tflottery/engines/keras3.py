@@ -42,7 +42,7 @@ class Held:
     def _cut(self, weight: Any) -> Any:
         weight = keras.ops.convert_to_tensor(weight)
         mask = keras.ops.convert_to_tensor(self.mask)
-        return keras.ops.where(mask, weight, keras.ops.zeros_like(weight))
+        return keras.ops.where(mask, weight, keras.ops.cast(0, weight.dtype))
 
 
 class Keras3Engine:

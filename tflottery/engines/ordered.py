@@ -5,48 +5,64 @@ that is taken up again in another process cannot know.
 """
 
 import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-_BATCH = 32
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def ordered(data: Any, seed: int, keras: Any) -> Any:
-    """Returns `(x, y)` or `(x, y, sample_weight)` arrays as batches of 32, for `fit`.
+def order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of the examples in an epoch: [num_examples] int64.
 
-    Args:
-        data: arrays of one length, or dicts, lists and tuples of them.
-        seed: what the orders depend on, at least 0.
-        keras: the module of the model to train, `keras` or `tf_keras`.
-
-    Returns:
-        A `tf.data.Dataset`, or where TensorFlow is not the backend a
-        `keras.utils.PyDataset`; both with the attribute `epoch`, whose order the next
-        pass takes, and which counts up with every whole pass. Data that is not NumPy's
-        is returned as it is.
-    """
-    kinds: list[type] = []
-    tree = _map(lambda a: kinds.append(type(a)) or a, data)
-    if not all(issubclass(kind, np.ndarray) for kind in kinds):
-        return data
-    floats = keras.backend.floatx()
-    tree = _map(
-        lambda a: a.astype(floats, copy=False) if a.dtype.kind == "f" else a, tree
-    )
-    count = len(_first(tree))
-    if keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow":
-        return _tf_dataset(tree, count, seed)
-    return _py_dataset(keras, tree, count, seed)
-
-
-def order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the examples in an epoch: [count] int64.
+    It depends on the arguments alone: not on the backend, nor on earlier epochs.
 
     >>> order(5, seed=0, epoch=3)
     array([3, 0, 2, 1, 4])
     """
-    return np.random.default_rng((seed, int(epoch))).permutation(count)
+    return np.random.default_rng((seed, int(epoch))).permutation(num_examples)
+
+
+def batches(
+    arrays: Any,
+    *,
+    seed: int,
+    keras: Any,
+    batch_size: int = 32,
+    augment: Augment | None = None,
+) -> Any:
+    """Returns arrays in memory as shuffled batches, for `fit`.
+
+    Args:
+        arrays: `(x, y)` or `(x, y, sample_weight)`: NumPy arrays of one length, or
+            dicts, lists and tuples of them.
+        seed: what the orders depend on, at least 0.
+        keras: the module of the model to train, `keras` or `tf_keras`.
+        batch_size: examples in a batch; the last batch has what is left.
+        augment: `(x, rng) -> x`, float32 NumPy in and out, called on every batch with
+            a generator that depends on the seed, the epoch and the batch alone.
+
+    Returns:
+        A `tf.data.Dataset` for Keras on TensorFlow and for tf_keras, else a
+        `keras.utils.PyDataset`; both with the attribute `epoch`, at first 0: the epoch
+        whose order the next pass takes. A pass that has handed out its last batch
+        adds 1; one that stopped before leaves it.
+    """
+    floats = keras.backend.floatx()
+    arrays = _map(
+        lambda a: a.astype(floats, copy=False) if a.dtype.kind == "f" else a, arrays
+    )
+    if keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow":
+        return _tf_dataset(arrays, batch_size, seed, augment)
+    return _py_dataset(keras, arrays, batch_size, seed, augment)
+
+
+def in_numpy(data: Any) -> bool:
+    """Returns whether `data` holds NumPy arrays alone, as `batches` takes them."""
+    kinds: list[type] = []
+    _map(lambda a: kinds.append(type(a)), data)
+    return all(issubclass(kind, np.ndarray) for kind in kinds)
 
 
 def _map(function: Any, tree: Any) -> Any:
@@ -65,52 +81,85 @@ def _first(tree: Any) -> Any:
     return tree
 
 
+def _augmented(
+    augment: Augment, x: np.ndarray, seed: int, epoch: int, index: int
+) -> np.ndarray:
+    # The 1 keeps these draws apart from those of `order`: NumPy reads (seed, epoch)
+    # as (seed, epoch, 0, 0).
+    rng = np.random.default_rng((seed, int(epoch), 1, int(index)))
+    return np.asarray(augment(x, rng), dtype=np.float32)
+
+
 class _Passes:
-    """Counts whole passes."""
+    """Counts the passes of a `tf.data.Dataset`, of which iterators know nothing."""
 
     epoch = 0
 
 
-def _tf_dataset(tree: Any, count: int, seed: int) -> Any:
-    tf = importlib.import_module("tensorflow")
+def _resident(tf: Any, arrays: Any) -> Any:
+    # On the host: a gather on the device would bring each batch back to tf.data.
     with tf.device("/cpu:0"):
-        tensors = _map(tf.constant, tuple(part for part in tree if part is not None))
-    steps = -(-count // _BATCH)
-    last = (steps - 1) * _BATCH
+        return _map(tf.constant, tuple(part for part in arrays if part is not None))
+
+
+def _tf_dataset(
+    arrays: Any, batch_size: int, seed: int, augment: Augment | None
+) -> Any:
+    tf = importlib.import_module("tensorflow")
+    tensors, count = _resident(tf, arrays), len(_first(arrays))
+    steps = -(-count // batch_size)
+    last = (steps - 1) * batch_size
+
+    # Python runs when a pass starts and with its last batch, not in between.
     # TensorFlow keeps these functions for ever, so they must not hold the data.
     passes = _Passes()
 
     def start():
-        return order(count, seed, passes.epoch).astype(np.int64), np.int64(passes.epoch)
+        return order(count, seed, passes.epoch), np.int64(passes.epoch)
 
     def finish(epoch):
         passes.epoch = int(epoch) + 1
         return np.int64(epoch)
 
-    def gather(indices):
-        return _map(lambda tensor: tf.gather(tensor, indices), tensors)
+    def change(x, epoch, index):
+        assert augment is not None
+        return _augmented(augment, x, seed, epoch, index)
 
     def begin(_):
         indices, epoch = tf.numpy_function(start, [], (tf.int64, tf.int64))
         return tf.ensure_shape(indices, [count]), tf.ensure_shape(epoch, [])
 
-    def batches(indices, epoch):
-        body = tf.data.Dataset.from_tensor_slices(
-            tf.reshape(indices[:last], [steps - 1, _BATCH])
-        )
-        body = body.map(gather, num_parallel_calls=2, deterministic=True).prefetch(4)
+    def gather(indices, index, epoch):
+        x, *others = _map(lambda tensor: tf.gather(tensor, indices), tensors)
+        if augment is not None:
+            shape = x.shape
+            x = tf.numpy_function(change, [x, epoch, index], tf.float32)
+            x = tf.ensure_shape(x, shape)
+        return x, *others
 
-        # Behind the prefetch: whoever looks at a first batch alone ends no pass.
+    def one_pass(indices, epoch):
+        body = tf.reshape(indices[:last], [steps - 1, batch_size])
+        body = tf.data.Dataset.from_tensor_slices(body).enumerate()
+        body = body.map(
+            lambda index, chosen: gather(chosen, index, epoch),
+            num_parallel_calls=2,
+            deterministic=True,
+        ).prefetch(4)
+
+        # Behind the prefetch, so that it runs only when the last batch is asked for:
+        # whoever looks at a first batch, as Keras does to build, ends no pass.
         def end(indices):
-            done = tf.numpy_function(finish, [epoch], tf.int64)
+            done = tf.ensure_shape(tf.numpy_function(finish, [epoch], tf.int64), [])
             with tf.control_dependencies([done]):
-                return gather(tf.identity(indices))
+                indices = tf.identity(indices)
+            return gather(indices, tf.constant(steps - 1, tf.int64), done)
 
         return body.concatenate(tf.data.Dataset.from_tensors(indices[last:]).map(end))
 
-    dataset = tf.data.Dataset.from_tensors(0).map(begin).flat_map(batches)
+    dataset = tf.data.Dataset.from_tensors(0).map(begin).flat_map(one_pass)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     options = tf.data.Options()
+    # Its thread costs more than it can tune here: a tenth of LeNet's epoch on 2 cores.
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
@@ -127,21 +176,71 @@ def _tf_dataset(tree: Any, count: int, seed: int) -> Any:
     return dataset
 
 
-def _py_dataset(keras: Any, tree: Any, count: int, seed: int) -> Any:
+def _py_dataset(
+    keras: Any, arrays: Any, batch_size: int, seed: int, augment: Augment | None
+) -> Any:
+    count = len(_first(arrays))
+
     class Ordered(keras.utils.PyDataset):
-        epoch = 0
-        _order = (-1, np.arange(0))
+        """Batches by number; inside an epoch of Keras, in the order of the pass.
+
+        `fit` asks for the batches in a random order of its own. As that would depend
+        on more than seed and epoch, what it asks for first is the first batch.
+        """
+
+        def __init__(self):
+            super().__init__()
+            self._epoch = 0
+            self._asked: int | None = None
+            self._order = (-1, np.arange(0))
+
+        @property
+        def epoch(self) -> int:
+            return self._epoch
+
+        @epoch.setter
+        def epoch(self, epoch: int) -> None:
+            self._epoch, self._asked = epoch, None
 
         def __len__(self) -> int:
-            return -(-count // _BATCH)
+            return -(-count // batch_size)
+
+        def on_epoch_begin(self) -> None:
+            self._asked = 0
+
+        def on_epoch_end(self) -> None:
+            # Keras looks at one batch to build, which ends no epoch. More than one
+            # are an epoch that `steps_per_epoch` cut short: the next one shuffles
+            # anew, or it would see the same batches again.
+            if self._asked is not None and 1 < self._asked < len(self):
+                self._epoch += 1
+            self._asked = None
 
         def __getitem__(self, index: int) -> Any:
-            epoch = self.epoch
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"There are {len(self)} batches. Received: {index=}")
+            if self._asked is None:
+                return self._batch(index % len(self), self._epoch)
+            batch = self._batch(self._asked, self._epoch)
+            self._asked += 1
+            if self._asked == len(self):
+                self._asked, self._epoch = 0, self._epoch + 1
+            return batch
+
+        def __iter__(self) -> Iterator[Any]:
+            epoch = self._epoch
+            for index in range(len(self)):
+                if index == len(self) - 1:
+                    self._epoch = epoch + 1
+                yield self._batch(index, epoch)
+
+        def _batch(self, index: int, epoch: int) -> Any:
             if self._order[0] != epoch:
                 self._order = (epoch, order(count, seed, epoch))
-            if index == len(self) - 1:
-                self.epoch = epoch + 1
-            chosen = self._order[1][index * _BATCH : (index + 1) * _BATCH]
-            return _map(lambda array: array[chosen], tree)
+            indices = self._order[1][index * batch_size : (index + 1) * batch_size]
+            x, *others = _map(lambda array: np.take(array, indices, axis=0), arrays)
+            if augment is not None:
+                x = _augmented(augment, x, seed, epoch, index)
+            return x, *others
 
     return Ordered()

@@ -8,8 +8,7 @@ from tflottery.config import LotteryConfig
 from tflottery.lab import drawing, figures, page, tables
 from tflottery.lab.page import Html, element
 from tflottery.lab.statistics import share
-from tflottery.records import Round
-from tflottery.rounds import choose_monitor
+from tflottery.records import Round, choose_monitor
 from tflottery.tickets import load_ticket
 
 
@@ -33,7 +32,7 @@ def search_page(path: Any) -> bytes:
         rounds = list(ticket.rounds)
     monitor = config.monitor or (ticket.monitor if ticket else "")
     if not monitor and rounds:
-        monitor = choose_monitor(rounds[0].metrics, manifest.get("validation_data"))
+        monitor = choose_monitor(rounds[0].metrics)
     chosen = None if ticket is None else ticket.round
     parts: list[Any] = [_how(rounds, monitor, config, chosen)]
     if any(_counts(r, monitor) for r in rounds):

@@ -18,7 +18,8 @@ from tflottery.engines.tfmot.imported import tf_keras
 from tflottery.engines.tfmot.schedule import LotterySchedule
 from tflottery.engines.tfmot.wrapper import wrappers_in
 from tflottery.masks import Masks, Weights
-from tflottery.tickets import Round, Ticket
+from tflottery.records import Round, choose_monitor
+from tflottery.tickets import Ticket
 
 _LIBRARIES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "numpy")
 
@@ -267,7 +268,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
                 rewind_step=schedule.rewind_step,
                 select="last",
             ),
-            monitor=_monitor(records[-1].metrics),
+            monitor=choose_monitor(records[-1].metrics),
             rounds=records,
             round=self._round,
             versions={x: importlib.metadata.version(x) for x in _LIBRARIES},
@@ -310,12 +311,3 @@ def _schedule_of(wrappers: list, given: LotterySchedule | None) -> LotterySchedu
             "`tfmot.sparsity.keras.prune_low_magnitude(model, schedule)`."
         )
     return given
-
-
-def _monitor(metrics: Mapping[str, float]) -> str:
-    """Returns the metric to judge by: an accuracy, validation first, or else a loss."""
-    prefix = "val_" if any(name.startswith("val_") for name in metrics) else ""
-    for name in metrics:
-        if name.startswith(prefix) and name.endswith(("accuracy", "acc")):
-            return name
-    return f"{prefix}loss"
