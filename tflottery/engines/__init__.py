@@ -3,105 +3,13 @@
 `engine_for(model)` gives what the search needs of a model, whichever Keras made it.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from tflottery import tickets
 from tflottery.engines import network
+from tflottery.engines.engine import Engine
 from tflottery.masks import Masks
 from tflottery.tickets import Ticket
-
-State = Mapping[str, np.ndarray]
-"""All state of a training by name: `weights/...`, `optimizer/...`, `seeds/...`."""
-
-
-class Engine(Protocol):
-    """What a generation of Keras does for a search."""
-
-    @property
-    def model(self) -> Any:
-        """The model that trains."""
-        ...
-
-    @property
-    def prunable(self) -> Mapping[str, Any]:
-        """The variables that can be pruned, by path."""
-        ...
-
-    def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
-        """Readies the model for training; returns what there is to tell the user."""
-        ...
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Returns all weights by path, copied."""
-        ...
-
-    def step(self) -> int:
-        """Returns how many steps the optimizer has taken."""
-        ...
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Returns all that a training needs to go on from here, copied."""
-        ...
-
-    def restore(self, state: State, *, parts: tuple[str, ...]) -> None:
-        """Sets the parts (`"weights"`, `"optimizer"`, `"seeds"`) to what they were."""
-        ...
-
-    def hold(self, masks: Masks) -> None:
-        """Sets what `masks` prune to zero and keeps it there after every step."""
-        ...
-
-    def fit(
-        self,
-        data: Any,
-        *,
-        validation_data: Any,
-        epochs: int,
-        initial_epoch: int,
-        callbacks: list,
-        verbose: int,
-    ) -> dict[str, list[float]]:
-        """Trains, and returns the logs of each epoch by name."""
-        ...
-
-    def evaluate(self, data: Any) -> dict[str, float]:
-        """Returns the loss and the metrics on `data` by name."""
-        ...
-
-    def callback(self, **calls: Any) -> Any:
-        """Returns a callback for `fit`; see `data.make_callback`."""
-        ...
-
-    def stop(self) -> None:
-        """Ends the training after this epoch."""
-        ...
-
-    def stopped(self) -> bool:
-        """Returns whether something has asked the training to end."""
-        ...
-
-    def better(self, monitor: str) -> Any:
-        """Returns the function `(a, b) -> bool`: whether metric a beats b."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Returns how the model is trained, its optimizer and loss, as plain data."""
-        ...
-
-    def is_chief(self) -> bool:
-        """Returns whether this process is the one of several workers that writes."""
-        ...
-
-    def leave(self) -> None:
-        """Takes masks and settings off the model again; weights stay as they are."""
-        ...
-
-    def finish(self, ticket: Ticket) -> Any:
-        """Returns the caller's model with the ticket's masks held for good."""
-        ...
 
 
 def engine_for(model: Any) -> Engine:

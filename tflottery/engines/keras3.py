@@ -14,6 +14,7 @@ import numpy as np
 
 from tflottery.engines import data as data_lib
 from tflottery.engines import defaults, network
+from tflottery.engines.engine import Engine, State
 from tflottery.masks import Masks
 from tflottery.tickets import Ticket
 
@@ -45,18 +46,8 @@ class Held:
         return keras.ops.where(mask, weight, keras.ops.cast(0, weight.dtype))
 
 
-class Keras3Engine:
+class Keras3Engine(Engine):
     """Trains a Keras 3 model for a search; see `engines.Engine`."""
-
-    def __init__(self, model: Any):
-        self.model = model
-        self.prunable = network.prunable(model, keras)
-        self._variables = network.variables(model)
-        self._masks: dict[str, Any] = {}
-        self._given_steps_per_execution: int | None = None
-
-    def is_chief(self) -> bool:
-        return network.is_chief(self.model)
 
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         told = []
@@ -93,12 +84,6 @@ class Keras3Engine:
             self.model.train_function = None
             self.model.test_function = None
 
-    def weights(self) -> dict[str, np.ndarray]:
-        return network.read(self._variables)
-
-    def step(self) -> int:
-        return int(network.value_of(self.model.optimizer.iterations))
-
     def _parts(self) -> dict[str, dict[str, Any]]:
         masks = {id(mask) for mask in self._masks.values()}
         optimizer = [v for v in self.model.optimizer.variables if id(v) not in masks]
@@ -117,7 +102,7 @@ class Keras3Engine:
             for name, variable in variables.items()
         }
 
-    def restore(self, state: Any, *, parts: tuple[str, ...]) -> None:
+    def restore(self, state: State, *, parts: tuple[str, ...]) -> None:
         for part, variables in self._parts().items():
             if part in parts:
                 for name, variable in variables.items():
@@ -152,51 +137,6 @@ class Keras3Engine:
             )
         layout = getattr(weight, "_layout", None)
         return optimizer.add_variable(weight.shape, layout=layout, **arguments)
-
-    def fit(
-        self,
-        data: Any,
-        *,
-        validation_data: Any,
-        epochs: int,
-        initial_epoch: int,
-        callbacks: list,
-        verbose: int,
-    ) -> dict[str, list[float]]:
-        history = self.model.fit(
-            **data_lib.as_arguments(data, fit=True),
-            validation_data=validation_data,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-        self._set_steps_per_execution(self._later_steps_per_execution)
-        return {
-            name: [float(value) for value in values]
-            for name, values in history.history.items()
-        }
-
-    def evaluate(self, data: Any) -> dict[str, float]:
-        logs = self.model.evaluate(
-            **data_lib.as_arguments(data), return_dict=True, verbose=0
-        )
-        return {name: float(value) for name, value in logs.items()}
-
-    def callback(self, **calls: Any) -> Any:
-        return data_lib.make_callback(keras, **calls)
-
-    def stop(self) -> None:
-        self.model.stop_training = True
-
-    def stopped(self) -> bool:
-        return bool(self.model.stop_training)
-
-    def better(self, monitor: str) -> Any:
-        return data_lib.better(self.model, keras, monitor)
-
-    def describe(self) -> dict[str, Any]:
-        return data_lib.describe(self.model, keras)
 
     def finish(self, ticket: Ticket) -> Any:
         self._untrack_masks()

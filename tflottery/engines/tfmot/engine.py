@@ -4,7 +4,6 @@ The wrappers share the layers of the caller's model. What trains is therefore th
 model itself, with its own `train_step` and callbacks, and it never has to be unwrapped.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from tflottery import masks as masks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines import defaults, network
+from tflottery.engines.engine import Engine, State
 from tflottery.engines.tfmot import held
 from tflottery.engines.tfmot import state as state_lib
 from tflottery.engines.tfmot.imported import tf_keras
@@ -23,26 +23,17 @@ from tflottery.tickets import Ticket
 _STEPS_PER_EXECUTION = 20
 
 
-class TfmotEngine:
+class TfmotEngine(Engine):
     """Trains a tf_keras model for a search; see `engines.Engine`.
 
-    Attributes:
-        model: the caller's model; where that holds tfmot's wrappers, one without them
-            that shares its layers.
-        prunable: the variables that can be pruned, by path.
+    Where the caller's model holds tfmot's wrappers, what trains is one without them
+    that shares its layers.
     """
-
-    prunable: Mapping[str, Any]
 
     def __init__(self, model: Any):
         network.variables(model)  # Fails where it is not built.
-        self.model = unwrap(model)
-        self.prunable = network.prunable(self.model, tf_keras)
-        self._variables = network.variables(self.model)
-        self._masks: dict[str, Any] = {}
+        super().__init__(unwrap(model))
         self._wrappers: list[HeldLowMagnitude] = []
-        self._given_steps_per_execution: int | None = None
-        self._later_steps_per_execution = 1
 
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         told = []
@@ -79,18 +70,10 @@ class TfmotEngine:
             self.model.train_tf_function = None
             self.model.test_function = None
 
-    def weights(self) -> dict[str, np.ndarray]:
-        return network.read(self._variables)
-
-    def step(self) -> int:
-        return int(network.value_of(self.model.optimizer.iterations))
-
     def state(self) -> dict[str, np.ndarray]:
         return state_lib.capture(self.model)
 
-    def restore(
-        self, state: Mapping[str, np.ndarray], *, parts: tuple[str, ...]
-    ) -> None:
+    def restore(self, state: State, *, parts: tuple[str, ...]) -> None:
         state_lib.restore(self.model, state, parts)
 
     def hold(self, masks: Masks) -> None:
@@ -143,7 +126,7 @@ class TfmotEngine:
         initial_epoch: int,
         callbacks: list,
         verbose: int,
-    ) -> dict[str, list[float]]:
+    ) -> None:
         if (
             validation_data is not None
             and data_lib.steps_per_epoch(validation_data) is None
@@ -151,43 +134,14 @@ class TfmotEngine:
             # tf_keras refuses to execute steps together where it cannot count them.
             self._later_steps_per_execution = self._given_steps_per_execution or 1
             self._set_steps_per_execution(self._later_steps_per_execution)
-        history = self.model.fit(
-            **data_lib.as_arguments(data, fit=True),
+        super().fit(
+            data,
             validation_data=validation_data,
             epochs=epochs,
             initial_epoch=initial_epoch,
             callbacks=callbacks,
             verbose=verbose,
         )
-        self._set_steps_per_execution(self._later_steps_per_execution)
-        return {
-            name: [float(value) for value in values]
-            for name, values in history.history.items()
-        }
-
-    def evaluate(self, data: Any) -> dict[str, float]:
-        logs = self.model.evaluate(
-            **data_lib.as_arguments(data), return_dict=True, verbose=0
-        )
-        return {name: float(value) for name, value in logs.items()}
-
-    def callback(self, **calls: Any) -> Any:
-        return data_lib.make_callback(tf_keras, **calls)
-
-    def stop(self) -> None:
-        self.model.stop_training = True
-
-    def stopped(self) -> bool:
-        return bool(self.model.stop_training)
-
-    def better(self, monitor: str) -> Any:
-        return data_lib.better(self.model, tf_keras, monitor)
-
-    def describe(self) -> dict[str, Any]:
-        return data_lib.describe(self.model, tf_keras)
-
-    def is_chief(self) -> bool:
-        return network.is_chief(self.model)
 
     def leave(self) -> None:
         held.release(self.model)
