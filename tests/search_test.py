@@ -9,6 +9,7 @@ import pytest
 import tflottery
 from tflottery import masks as masks_lib
 from tflottery import paths as paths_lib
+from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.lab import pipelines
 
@@ -460,3 +461,165 @@ def test_no_warning_is_given_where_all_is_well():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="__array__ implementation")
         find()
+
+
+def compiled(model=None, optimizer="sgd", **options):
+    options = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]} | (
+        options
+    )
+    model = make_model() if model is None else model
+    model.compile(optimizer, **options)
+    return model
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_with_gradient_accumulation_a_step_is_an_update_and_not_a_batch(k):
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    found = find(compiled(optimizer=optimizer), epochs=4, rewind_step=k)
+    assert found.ticket.rounds[0].steps == 4  # 4 epochs of 2 batches.
+    assert moved_by_step_k(found.ticket) == (k > 0)
+
+
+def moved_by_step_k(ticket):
+    return np.any(ticket.rewind["hidden/kernel"] != ticket.initial["hidden/kernel"])
+
+
+def test_a_rewind_step_beyond_the_updates_of_a_round_is_an_error():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match=r"has 2 steps .* Received: rewind_step=2"):
+        find(compiled(optimizer=optimizer), rewind_step=2)
+
+
+def test_the_rewind_step_counts_from_where_the_search_begins():
+    model = compiled()
+    model.fit(*DATA, epochs=3, verbose=0)
+    found = find(model, rewind_step=1)
+    assert moved_by_step_k(found.ticket)
+
+
+def test_a_step_that_loss_scaling_skips_does_not_count():
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=9
+    )
+    found = find(compiled(optimizer=optimizer), epochs=8, rewind_step=3)
+    assert found.ticket.rounds[0].steps < 16
+    assert moved_by_step_k(found.ticket)
+
+
+def test_a_layer_with_an_attribute_layers_is_searched_whole():
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.layers = [keras.layers.Dense(8, activation="relu", name="inside")]
+            self.out = keras.layers.Dense(3, name="out")
+
+        def call(self, x):
+            return self.out(self.layers[0](x))
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Softmax()(Block()(inputs)))
+    found = find(compiled(model))
+    assert set(found.ticket.masks) == {"block/inside/kernel", "block/out/kernel"}
+
+
+def test_a_weight_that_no_layer_lists_is_an_error(monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(network, "children", lambda layer: [])
+    with pytest.raises(ValueError, match="has the weight 'kernel' in no layer"):
+        network.variables(model)
+
+
+def two_outputs():
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8, activation="relu")(inputs)
+    outputs = {
+        "kind": keras.layers.Dense(3, activation="softmax", name="kind")(hidden),
+        "size": keras.layers.Dense(1, name="size")(hidden),
+    }
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "more"),
+    [(None, True), ("val_kind_loss", False), ("val_size_mae", False)],
+)
+def test_the_metrics_of_several_outputs_can_be_monitored(monitor, more):
+    model = two_outputs()
+    model.compile(
+        "sgd",
+        {"kind": "sparse_categorical_crossentropy", "size": "mse"},
+        metrics={"kind": ["accuracy"], "size": ["mae"]},
+    )
+
+    def labelled(x, y):
+        return x, {"kind": y, "size": x[:, :1]}
+
+    found = find(
+        model, labelled(*DATA), validation_data=labelled(*VALIDATION), monitor=monitor
+    )
+    assert found.ticket.monitor == (monitor or "val_kind_accuracy")
+    better = data_lib.better(found, keras, found.ticket.monitor)
+    assert better(1.0, 0.0) is more
+
+
+def test_a_metric_whose_direction_is_not_known_ends_the_search_in_round_0():
+    def swirl(y, y_pred):
+        return keras.ops.mean(y_pred)
+
+    with pytest.raises(ValueError, match="`monitor` 'val_swirl' does not tell whether"):
+        find(compiled(metrics=[swirl]), monitor="val_swirl", run_dir=None)
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_moving_averages_are_searched_with_validation_data(k):
+    optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    found = find(compiled(optimizer=optimizer), rewind_step=k)
+    found.fit(*DATA, epochs=1, verbose=0)
+    for path, mask in found.ticket.masks.items():
+        assert not np.any(kernels(found)[path][~mask])
+
+
+def test_a_lambda_callback_is_called_for_every_batch():
+    batches = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batches.append(batch)
+    )
+    find(compiled(), callbacks=[callback], rounds=1)
+    assert batches == [0, 1] * 4  # 2 rounds of 2 epochs.
+
+
+def test_fine_tuning_stays_at_the_last_learning_rate():
+    rates = []
+
+    class Rates(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    model = compiled(optimizer=keras.optimizers.SGD(schedule))
+    found = find(model, retrain="fine_tune", callbacks=[Rates()])
+    last = float(schedule(3))  # Two epochs of two batches.
+    assert rates[:2] == pytest.approx([0.1, 0.05])
+    assert rates[2:] == pytest.approx([last] * 6)
+    assert found.optimizer._learning_rate is schedule
+
+
+def test_a_dataset_that_counts_epochs_of_its_own_is_left_alone():
+    class Counting(keras.utils.PyDataset):
+        counted = 0
+
+        @property
+        def epoch(self):
+            return self.counted
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            self.counted += 1
+            rows = slice(32 * index, 32 * index + 32)
+            return DATA[0][rows], DATA[1][rows]
+
+    counting = Counting()
+    find(compiled(), counting, rounds=1)
+    assert counting.epoch >= 8

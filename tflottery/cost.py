@@ -11,6 +11,7 @@ from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
+from tflottery.engines.ordered import is_ordered
 from tflottery.progress import duration
 
 _HEADER = 4096  # Bytes of the names and checksums in one file, roughly.
@@ -134,7 +135,8 @@ def _measured(
             if len(times) == 3:
                 engine.stop()
 
-    given, epoch = getattr(model, "optimizer", None), getattr(ds, "epoch", None)
+    given = getattr(model, "optimizer", None)
+    epoch = ds.epoch if is_ordered(ds) else None
     engine.prepare(ds, rewind_step=0, callbacks=[Probe()])
     state = engine.state()
     try:

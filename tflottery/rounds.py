@@ -94,6 +94,7 @@ class Trainer:
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
         self._current: Any = None
+        self._first_step = 0
 
     def prepare(self) -> list[str]:
         """Readies the model; returns what there is to tell the user.
@@ -103,10 +104,11 @@ class Trainer:
                 `rewind_step`.
         """
         k, epochs = self.config.rewind_step, self.config.epochs
-        if self._steps_per_epoch is not None and k >= epochs * self._steps_per_epoch:
+        batches = epochs * (self._steps_per_epoch or 0)
+        if self._steps_per_epoch is not None and self.engine.batches(k) >= batches:
             raise ValueError(
                 f"`rewind_step` must lie within a round, which has "
-                f"{epochs * self._steps_per_epoch} steps ({epochs} epochs of "
+                f"{batches // self.engine.batches(1)} steps ({epochs} epochs of "
                 f"{self._steps_per_epoch}). Received: rewind_step={k}"
             )
         model, validation_data = self.engine.model, self.validation_data
@@ -137,6 +139,7 @@ class Trainer:
             saved = run.load("rewind")
             self._rewind = light(saved[0]) if saved else {}
         self.engine.restore(self._start, parts=_PARTS)
+        self._first_step = self.engine.step()
         self.records = run.rounds()
         if self.records and (self._current is None or not self._rewind):
             raise runs.RunError(
@@ -170,6 +173,8 @@ class Trainer:
             engine.hold(masks)
             return Trained(Round(**at.record), masks, engine.weights())
         engine.hold(masks)
+        if self.config.retrain == "fine_tune" and at.round > 0:
+            engine.keep_learning_rate(self._first_step + self.records[0].steps - 1)
         self._fit(at)
         metrics, weights = self._metrics(at.history), engine.weights()
         whole = np.isfinite(metrics["loss"]) and all(map(_is_finite, weights.values()))
@@ -208,7 +213,8 @@ class Trainer:
         if number > 0:
             self.engine.restore(self._rewind, parts=_REWOUND[config.retrain])
             if config.retrain == "rewind" and self._steps_per_epoch:
-                epoch = config.rewind_step // self._steps_per_epoch
+                batches = self.engine.batches(config.rewind_step)
+                epoch = batches // self._steps_per_epoch
         return _At(round=number, epoch=epoch, step=self.engine.step())
 
     def _fit(self, at: "_At") -> None:
@@ -231,7 +237,7 @@ class Trainer:
             at.seconds = time.monotonic() - at.began
             self._save(at)
 
-        if hasattr(self._batches, "epoch"):
+        if ordered.is_ordered(self._batches):
             self._batches.epoch = at.round * config.epochs + at.epoch
         engine.fit(
             self._batches,
@@ -241,7 +247,7 @@ class Trainer:
             callbacks=[
                 *self.callbacks,
                 engine.callback(
-                    at_step=config.rewind_step,
+                    at_step=at.step + config.rewind_step,
                     on_step=None if self._rewind else self._capture,
                     on_epoch=on_epoch,
                     on_begin=on_begin,
@@ -279,6 +285,8 @@ class Trainer:
     def _check_monitor(self, logs: Mapping[str, float]) -> None:
         if not self.monitor:
             self.monitor = choose_monitor(logs)
+        if self.monitor in logs:
+            self.engine.better(self.monitor)  # Fails where it cannot be told.
         if self.monitor not in logs:
             raise ValueError(
                 f"`monitor` must be one of {', '.join(map(repr, logs))}. "

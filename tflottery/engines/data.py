@@ -3,6 +3,7 @@
 Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs to.
 """
 
+import contextlib
 import math
 import zlib
 from collections.abc import Callable
@@ -11,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import network
+from tflottery.engines.ordered import is_ordered
 
 
 def as_arguments(data: Any, *, fit: bool = False) -> dict[str, Any]:
     """Returns the arguments that `fit` (or `evaluate`) takes data by."""
     if isinstance(data, (tuple, list)):
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
-    # Keras warns where it is asked to shuffle a tf.data.Dataset; and what has an
-    # `epoch` has an order of its own.
-    ordered = _is_tf(data) or hasattr(data, "epoch")
+    # Keras warns where it is asked to shuffle a tf.data.Dataset.
+    ordered = _is_tf(data) or is_ordered(data)
     return {"x": data, "shuffle": False} if fit and ordered else {"x": data}
 
 
@@ -203,12 +204,34 @@ def make_callback(
 
 
 def better(model: Any, keras: Any, monitor: str) -> Callable[[float, float], bool]:
-    """Returns whether more of a metric is better, told as EarlyStopping tells it."""
+    """Returns whether one value of a metric beats another, as `(a, b) -> bool`.
+
+    It is told as EarlyStopping tells it, and where Keras 3 cannot (the metrics of
+    several outputs, of a `train_step` of the user's own, plain functions) by the name.
+
+    Raises:
+        ValueError: where the name does not tell either.
+    """
     probe = keras.callbacks.EarlyStopping(monitor=monitor)
     probe.set_model(model)
     if probe.monitor_op is None:  # Keras 3 asks the model's metrics, later.
-        probe._set_monitor_op()
-    return lambda a, b: bool(probe.monitor_op(a, b))
+        with contextlib.suppress(ValueError):
+            probe._set_monitor_op()
+    if probe.monitor_op is not None:
+        return lambda a, b: bool(probe.monitor_op(a, b))
+    name = monitor.lower()
+    if name.endswith(_MORE_IS_BETTER):
+        return lambda a, b: a > b
+    if name.endswith(_LESS_IS_BETTER):
+        return lambda a, b: a < b
+    raise ValueError(
+        f"`monitor` {monitor!r} does not tell whether more of it is better. Choose "
+        "another metric, or give yours a name that ends in 'accuracy' or 'loss'."
+    )
+
+
+_MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "iou")
+_LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
 
 
 def describe(model: Any, keras: Any) -> dict[str, Any]:

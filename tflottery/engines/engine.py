@@ -37,6 +37,7 @@ class Engine(abc.ABC):
         self._masks: dict[str, Any] = {}
         self._given_steps_per_execution: int | None = None
         self._later_steps_per_execution = 1
+        self._given_schedule: Any = None
 
     @abc.abstractmethod
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
@@ -65,6 +66,14 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _set_steps_per_execution(self, steps: int) -> None:
         """Has the model take so many steps in one call from Python."""
+
+    @abc.abstractmethod
+    def _updating_optimizer(self) -> Any:
+        """Returns the optimizer that updates the weights, out of loss scaling's."""
+
+    @abc.abstractmethod
+    def _trace_anew(self) -> None:
+        """Has the model forget the step that it has traced."""
 
     def fit(
         self,
@@ -101,6 +110,43 @@ class Engine(abc.ABC):
     def step(self) -> int:
         """Returns how many steps the optimizer has taken."""
         return int(network.value_of(self.model.optimizer.iterations))
+
+    def batches(self, steps: int) -> int:
+        """Returns how many batches so many optimizer steps take."""
+        optimizer = getattr(self.model, "optimizer", None)
+        for each in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+            steps *= getattr(each, "gradient_accumulation_steps", None) or 1
+        return steps
+
+    def _execution_that_ends_at(self, step: int, data: Any) -> int:
+        """Returns the steps per execution with which `step` can be seen."""
+        skips_steps = hasattr(self.model.optimizer, "inner_optimizer")
+        if step and (skips_steps or self.batches(1) > 1):
+            return 1
+        return data_lib.execution_that_ends_at(
+            step, data_lib.steps_per_epoch(data), self._later_steps_per_execution
+        )
+
+    def keep_learning_rate(self, step: int) -> None:
+        """Keeps the learning rate that the optimizer's schedule has at `step`."""
+        optimizer = self._updating_optimizer()
+        # A legacy optimizer of tf_keras has it among its hyper-parameters.
+        hyper = getattr(optimizer, "_hyper", {})
+        schedule: Any = getattr(optimizer, "_learning_rate", hyper.get("learning_rate"))
+        schedules = self._keras.optimizers.schedules
+        if self._given_schedule is None and isinstance(
+            schedule, schedules.LearningRateSchedule
+        ):
+            self._given_schedule = schedule
+            rate = float(network.value_of(schedule(step)))
+            optimizer.learning_rate = schedules.ExponentialDecay(rate, 1, 1.0)
+            self._trace_anew()
+
+    def _give_schedule_back(self) -> None:
+        if self._given_schedule is not None:
+            self._updating_optimizer().learning_rate = self._given_schedule
+            self._given_schedule = None
+            self._trace_anew()
 
     def callback(self, **calls: Any) -> Any:
         """Returns a callback for `fit`; see `data.make_callback`."""

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tflottery.engines import data as data_lib
 from tflottery.engines import defaults, network
 from tflottery.engines.engine import Engine, State
 from tflottery.masks import Masks
@@ -36,8 +35,7 @@ class Held:
     def __call__(self, weight: Any) -> Any:
         if self.inner is not None:
             # On the pruned weight, so that a norm does not count what is cut.
-            weight = self._cut(self.inner(self._cut(weight)))
-            return weight
+            weight = self.inner(self._cut(weight))
         return self._cut(weight)
 
     def _cut(self, weight: Any) -> Any:
@@ -70,13 +68,19 @@ class Keras3Engine(Engine):
         ):
             self._set_steps_per_execution(_STEPS_PER_EXECUTION)
         self._later_steps_per_execution = self.model.steps_per_execution
-        steps = data_lib.steps_per_epoch(data)
         # Step k is seen only where an execution ends at it.
-        first = data_lib.execution_that_ends_at(
-            rewind_step, steps, self._later_steps_per_execution
-        )
-        self._set_steps_per_execution(first)
+        self._set_steps_per_execution(self._execution_that_ends_at(rewind_step, data))
         return told
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        super().fit(*args, **kwargs)
+        _unshare_averages(_optimizer(self.model))
+
+    def _updating_optimizer(self) -> Any:
+        return _optimizer(self.model)
+
+    def _trace_anew(self) -> None:
+        self.model.train_function = None
 
     def _set_steps_per_execution(self, steps: int) -> None:
         if self.model.steps_per_execution != steps:
@@ -150,6 +154,7 @@ class Keras3Engine(Engine):
 
     def _untrack_masks(self) -> None:
         """Holds the masks on, but has them saved no longer as the optimizer's."""
+        self._give_schedule_back()
         if self._given_steps_per_execution is not None:
             self._set_steps_per_execution(self._given_steps_per_execution)
         inner = _optimizer(self.model)
@@ -209,14 +214,22 @@ def _cut_now(model: Any, variables: dict[str, Any], masks: Masks) -> None:
         for variable, average in zip(
             optimizer._trainable_variables, averages, strict=True
         ):
-            if average is not None:
+            if average is not None and id(variable) in cut:
                 value = network.value_of(average)
-                if id(variable) in cut:
-                    value = np.where(cut[id(variable)], value, 0).astype(value.dtype)
-                # All are written, cut or not: where `fit` has put the averages into
-                # the weights, the two share memory on JAX, which the next step of
-                # Keras 3.15 refuses.
-                average.assign(np.array(value))
+                value = np.where(cut[id(variable)], value, 0).astype(value.dtype)
+                average.assign(value)
+
+
+def _unshare_averages(optimizer: Any) -> None:
+    """Gives an optimizer's averages memory of their own again.
+
+    `fit` ends by putting the averages into the weights. On JAX the two share memory
+    from then on, which `evaluate` gives away, and the next step of Keras 3.15 refuses.
+    """
+    if getattr(optimizer, "use_ema", False) and optimizer.built:
+        for average in optimizer._model_variables_moving_average:
+            if average is not None:
+                average.assign(np.array(network.value_of(average)))
 
 
 def _hold_averages(optimizer: Any) -> None:
@@ -266,7 +279,9 @@ def _scope(model: Any) -> Any:
 def _wants_batches(callbacks: Any) -> bool:
     """Returns whether a callback asks to be called for each single batch."""
     return any(
-        getattr(type(callback), name, None)
+        # A LambdaCallback has its functions as attributes of its own.
+        name in vars(callback)
+        or getattr(type(callback), name, None)
         is not getattr(keras.callbacks.Callback, name)
         for callback in callbacks
         for name in (

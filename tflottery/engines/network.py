@@ -65,6 +65,14 @@ def variables(model: Any) -> dict[str, Any]:
         )
     found: dict[str, Any] = {}
     _walk(model, "", found, set(), set())
+    known = {id(variable) for variable in found.values()}
+    for variable in model.trainable_weights:
+        if id(variable) not in known:
+            raise ValueError(
+                f"`model` {model.name!r} has the weight {variable.name!r} in no layer "
+                "that Keras lists, so it could not be rewound. Make its layer an "
+                "attribute of its own of the layer that calls it."
+            )
     return found
 
 
@@ -95,7 +103,8 @@ def _walk(layer: Any, prefix: str, found: dict, seen: set, layers: set) -> None:
 
 def children(layer: Any) -> list[Any]:
     """Returns the layers directly inside a layer; tfmot's wrappers are seen through."""
-    if hasattr(layer, "layers"):
+    # Only a model's `layers` are Keras'; a layer may have an attribute of that name.
+    if any(base.__name__ == "Model" for base in type(layer).__mro__):
         found = list(layer.layers)
     else:
         found = list(layer._flatten_layers(recursive=False, include_self=False))
@@ -180,6 +189,7 @@ def read(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def value_of(variable: Any) -> np.ndarray:
-    """Returns the value of a Keras 3 or TensorFlow variable."""
-    raw = variable if callable(variable.value) else variable.value
+    """Returns the value of a Keras 3 or TensorFlow variable, or of a tensor."""
+    value = getattr(variable, "value", variable)
+    raw = variable if callable(value) else value
     return raw.numpy() if hasattr(raw, "numpy") else np.asarray(raw)

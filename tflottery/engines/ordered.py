@@ -44,8 +44,8 @@ def batches(
             a generator that depends on the seed, the epoch and the batch alone.
 
     Returns:
-        A `tf.data.Dataset` for Keras on TensorFlow and for tf_keras, else a
-        `keras.utils.PyDataset`; both with the attribute `epoch`, at first 0: the epoch
+        A `tf.data.Dataset` for Keras on TensorFlow and for tf_keras,
+        else a `keras.utils.PyDataset`. Its attribute `epoch`, at first 0, is the epoch
         whose order the next pass takes. A pass that has handed out its last batch
         adds 1; one that stopped before leaves it.
     """
@@ -88,6 +88,11 @@ def _augmented(
     # as (seed, epoch, 0, 0).
     rng = np.random.default_rng((seed, int(epoch), 1, int(index)))
     return np.asarray(augment(x, rng), dtype=np.float32)
+
+
+def is_ordered(data: Any) -> bool:
+    """Returns whether `data` is what `batches` returned."""
+    return getattr(type(data), "_of_tflottery", False) is True
 
 
 class _Passes:
@@ -167,6 +172,7 @@ def _tf_dataset(
     dataset = dataset.with_options(options)
 
     class Ordered(type(dataset)):
+        _of_tflottery = True
         epoch = property(
             lambda self: passes.epoch,
             lambda self, epoch: setattr(passes, "epoch", epoch),
@@ -187,6 +193,8 @@ def _py_dataset(
         `fit` asks for the batches in a random order of its own. As that would depend
         on more than seed and epoch, what it asks for first is the first batch.
         """
+
+        _of_tflottery = True
 
         def __init__(self):
             super().__init__()

@@ -57,9 +57,14 @@ class TfmotEngine(Engine):
             later = _STEPS_PER_EXECUTION
         self._later_steps_per_execution = later
         # Step k is seen only where an execution ends at it.
-        first = data_lib.execution_that_ends_at(rewind_step, steps, later)
-        self._set_steps_per_execution(first)
+        self._set_steps_per_execution(self._execution_that_ends_at(rewind_step, data))
         return told
+
+    def _updating_optimizer(self) -> Any:
+        return held.optimizer_of(self.model)
+
+    def _trace_anew(self) -> None:
+        held.trace_anew(self.model)
 
     def _set_steps_per_execution(self, steps: int) -> None:
         before = int(self.model.steps_per_execution.numpy())
@@ -144,11 +149,13 @@ class TfmotEngine(Engine):
         )
 
     def leave(self) -> None:
+        self._give_schedule_back()
         held.release(self.model)
         if self._given_steps_per_execution is not None:
             self._set_steps_per_execution(self._given_steps_per_execution)
 
     def finish(self, ticket: Ticket) -> Any:
+        self._give_schedule_back()
         self._set_steps_per_execution(self._given_steps_per_execution or 1)
         held.hold_through_compile(self.model)
         self.model.ticket = ticket

@@ -36,8 +36,10 @@ class RewindToInit(tf_keras.callbacks.Callback):
     ends with an epoch, and may save it. Pruned weights are exactly zero after every
     step, in this `fit` and after it, and after tfmot's `strip_pruning`.
 
-    tfmot's `UpdatePruningStep` may stand beside it, but is not needed. A search that
-    its process did not survive starts anew; `find_ticket(run_dir=...)` can go on.
+    tfmot's `UpdatePruningStep` may stand beside it, but is not needed. A callback that
+    sets weights as `fit` ends, as `EarlyStopping(restore_best_weights=True)`, must come
+    before this one. A search that its process did not survive starts anew;
+    `find_ticket(run_dir=...)` can go on.
 
     Args:
         schedule: the `LotterySchedule` to follow; by default the one that the model's
@@ -109,6 +111,8 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self._logs = values
 
     def on_train_end(self, logs: Any = None) -> None:
+        # Others, such as EarlyStopping, may have put weights of an earlier round back.
+        held.cut_now(self.model, self._variables, self._held)
         schedule = self._schedule
         done = self._round * schedule.steps_per_round + self._steps
         if done < schedule.total_steps:
