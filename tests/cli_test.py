@@ -1,11 +1,13 @@
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from tflottery import cli
+from tflottery import cli, files
 
 
 def run(capsys, *words):
@@ -63,17 +65,84 @@ def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
         (["find", "--prune_fraction=0"], "`prune_fraction` must be in (0, 1)"),
         (["show", "no.ticket"], "no.ticket"),
         (["export", "no.keras", "a.tflite"], "There is no no.keras to export"),
-        (["data", "cifar", "--to=."], "Did you mean 'cifar10'?"),
+        (["data", "cifar", "--to=."], "Did you mean 'cifar10'? To use data of your"),
+        (
+            ["find", "--dataset=mnist", "--data_dir=data/mnist"],
+            "`data_dir` is the folder of one dataset. Pass the folder above it, ",
+        ),
+        (
+            ["find", "--dataset=mnist", "--data_dir=junk"],
+            "mnist.npz: it is no .npz file",
+        ),
+        (
+            ["show", "run"],
+            "The search in run has not ended, so it has no ticket yet. To go on, give "
+            "its `tflottery find` again with --run_dir=run; its finished rounds are ",
+        ),
+        (["show", "data"], "data holds no ticket.safetensors. Give a file that `Tic"),
     ],
 )
 def test_an_error_is_one_line_without_a_traceback_and_exits_with_1(
     capsys, tmp_path, monkeypatch, words, message
 ):
     monkeypatch.chdir(tmp_path)
+    for name in (
+        "data/mnist/3.0.1/dataset_info.json",
+        "junk/mnist.npz",
+        "run/run.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
     status, _, err = run(capsys, *words)
     assert status == 1
     assert message in err
-    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dataset_that_cannot_be_downloaded_is_one_line_and_status_1(
+    capsys, tmp_path, monkeypatch
+):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    def offline(self, urls):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", offline)
+    words = ["--dataset=smallnorb", f"--data_dir={tmp_path}"]
+    status, _, err = run(capsys, "find", *words)
+    assert status == 1
+    assert "cannot be downloaded: ConnectionError: no route to host. Where" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_help_of_find_lists_every_model_dataset_and_recipe(capsys):
+    from tflottery.lab import datasets, models, recipes
+
+    _, out, _ = run(capsys, "find", "--help")
+    words = out.replace(",", " ").replace(".", " ").replace(";", " ").split()
+    assert {*models.MODELS, *datasets.SOURCES, *recipes.RECIPES} <= set(words)
+
+
+def test_a_run_in_an_object_store_is_searched_shown_and_reported(
+    capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def path_of(path):
+        return pathlib.Path(os.fspath(path).replace("s3://", f"{tmp_path}/store/"))
+
+    monkeypatch.setattr(files, "path_of", path_of)
+    words = ["--epochs=1", "--rounds=1", "--target_sparsity=0.2", "--verbose=0"]
+    status, out, _ = run(capsys, "find", *words, "--run_dir=s3://a/run")
+    assert status == 0
+    assert "1 epoch a round" in out
+    assert "The ticket: s3://a/run/ticket.safetensors" in out
+    assert (tmp_path / "store/a/run/report.html").exists()
+    assert run(capsys, "show", "s3://a/run")[0] == 0
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_data_writes_a_file_that_find_reads(capsys, tmp_path):

@@ -3,31 +3,34 @@
 import dataclasses
 import importlib.util
 import itertools
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
 
-from tflottery import config, criteria, pruning
+from tflottery import config, criteria, files, pruning, runs
 from tflottery.cli import Command, UsageError
-
-_DATASETS = "digits, mnist, fashion_mnist, cifar10 or smallnorb"
-_MODELS = "lenet_small, lenet_300_100, conv2, conv4, conv6, resnet18, resnet20 or vgg19"
 
 
 def define_recipe(values: flags.FlagValues) -> None:
     """Defines the flags that name a recipe and its data."""
+    from tflottery.lab import datasets, models, recipes
+
     for name, text in (
-        ("recipe", "A published recipe by name; --model and --dataset find one too."),
-        ("model", f"{_MODELS}."),
-        ("dataset", f"{_DATASETS}."),
+        ("recipe", f"{_any_of(recipes.RECIPES)}; --model and --dataset find one too."),
+        ("model", f"{_any_of(models.MODELS)}."),
+        ("dataset", f"{_any_of(datasets.SOURCES)}, or NAME for data_dir/NAME.npz."),
         ("data_dir", "Where the dataset is: NAME.npz, or a TFDS directory."),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_integer(
         "seed", 0, "What makes two runs alike.", flag_values=values, lower_bound=0
     )
+
+
+def _any_of(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
 
 
 def _define_find(values: flags.FlagValues) -> None:
@@ -130,7 +133,7 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     print(
         f"{recipe.model} on {recipe.dataset} ({recipe.source}): "
         f"{len(data.train[0]):,} training, {len(data.validation[0]):,} validation and "
-        f"{len(data.test[0]):,} test images; {settings['epochs']} epochs a round.\n"
+        f"{len(data.test[0]):,} test images; {_epochs(settings['epochs'])} a round.\n"
         f"Kept in {run_dir}; after a stop, go on with --run_dir={run_dir}."
     )
     model = find_ticket(
@@ -144,15 +147,16 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     test = pipelines.eval_pipeline(*data.test, batch_size=512)
     sparse = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     dense_model = training.compile_model(recipe.build(images, seed=0), recipe)
-    load_ticket(pathlib.Path(run_dir) / "rounds" / "000.ticket").apply(dense_model)
+    folder = files.path_of(run_dir)
+    load_ticket(folder / "rounds" / "000.ticket").apply(dense_model)
     dense = dense_model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     print(
         f"Test accuracy: dense {100 * dense:.2f} %, ticket with "
         f"{100 * model.ticket.density:.1f} % of the weights {100 * sparse:.2f} %.\n"
         f"The ticket: {run_dir}/ticket.safetensors"
     )
-    if "://" not in str(run_dir):
-        model.save(pathlib.Path(run_dir) / "model.keras")
+    if "://" not in run_dir:
+        model.save(folder / "model.keras")
         print(f"The model, for `tflottery export`: {run_dir}/model.keras")
     report_where_it_can_be(run_dir)
 
@@ -165,10 +169,31 @@ def show(values: Any, arguments: Sequence[str]) -> None:
     del values
     from tflottery import load_ticket
 
-    (path,) = arguments
-    if pathlib.Path(path).is_dir():
-        path = pathlib.Path(path) / "ticket.safetensors"
+    path = files.path_of(arguments[0])
+    if path.is_dir():
+        path = _ticket_of(path)
     load_ticket(path).summary()
+
+
+def _ticket_of(folder: Any) -> Any:
+    """Returns the path of the ticket of a run.
+
+    Raises:
+        FileNotFoundError: where the folder has none; it says why.
+    """
+    path = folder / "ticket.safetensors"
+    if path.exists():
+        return path
+    if runs.is_run(folder):
+        raise FileNotFoundError(
+            f"The search in {folder} has not ended, so it has no ticket yet. To go on, "
+            f"give its `tflottery find` again with --run_dir={folder}; its finished "
+            f"rounds are {folder / 'rounds'}/000.ticket, 001.ticket, ..."
+        )
+    raise FileNotFoundError(
+        f"{folder} holds no ticket.safetensors. Give a file that `Ticket.save` wrote, "
+        "or the --run_dir of a `tflottery find`."
+    )
 
 
 def _define_data(values: flags.FlagValues) -> None:
@@ -181,8 +206,8 @@ def _define_data(values: flags.FlagValues) -> None:
 def data(values: Any, arguments: Sequence[str]) -> None:
     """Writes a dataset as NAME.npz, to be read without TensorFlow.
 
-    NAME is digits, mnist, fashion_mnist, cifar10 or smallnorb. Any --data_dir of the
-    other commands may be the folder that it is written to.
+    NAME is one of those that `tflottery find --help` lists for --dataset. Any
+    --data_dir of the other commands may be the folder that it is written to.
     """
     from tflottery.lab import datasets
 
@@ -264,8 +289,12 @@ def _free(pattern: str) -> str:
     return next(
         path
         for path in map(pattern.format, itertools.count(1))
-        if not pathlib.Path(path).exists()
+        if not files.path_of(path).exists()
     )
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 BASIC = (

@@ -131,6 +131,10 @@ def test_a_file_of_objects_or_rubbish_is_an_error_and_runs_nothing(tmp_path):
     np.savez(tmp_path / "own.npz", **arrays(y_test=np.array([print] * 6, object)))
     with pytest.raises(ValueError, match=r"own\.npz: .*allow_pickle=False"):
         datasets.load("own", data_dir=tmp_path)
+    for text in (b"", b"junk", b"\x93NUMPY"):
+        (tmp_path / "own.npz").write_bytes(text)
+        with pytest.raises(ValueError, match=r"own\.npz: it is no \.npz file, as `tfl"):
+            datasets.load("own", data_dir=tmp_path)
     (tmp_path / "own.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match=r"Cannot use .*own\.npz"):
         datasets.load("own", data_dir=tmp_path)
@@ -248,8 +252,22 @@ def test_a_download_that_fails_says_how_to_get_the_data(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", offline)
     message = "'smallnorb' is not in .*no route.*`tflottery data smallnorb --to DIR`"
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(datasets.DatasetError, match=message):
         datasets.load("smallnorb", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["mnist", "mnist/3.0.1"])
+def test_the_folder_of_one_dataset_is_refused_and_left_as_it_is(tmp_path, folder):
+    info = tmp_path / "mnist/3.0.1/dataset_info.json"
+    info.parent.mkdir(parents=True)
+    info.write_text("{}")
+    with pytest.raises(datasets.DatasetError) as caught:
+        datasets.load("mnist", data_dir=tmp_path / folder)
+    assert str(caught.value) == (
+        "`data_dir` is the folder of one dataset. Pass the folder above it, data_dir="
+        f"{str(tmp_path)!r}. Received: data_dir={str(tmp_path / folder)!r}"
+    )
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [info]
 
 
 def test_digits_and_files_load_where_there_is_no_tensorflow(tmp_path):
@@ -276,7 +294,7 @@ def test_digits_and_files_load_where_there_is_no_tensorflow(tmp_path):
         print(len(datasets.load("mnist", data_dir=sys.argv[1]).x_train))
         try:
             datasets.load("cifar10", data_dir=sys.argv[1])
-        except RuntimeError as error:
+        except OSError as error:
             print(error)
     """)
     done = subprocess.run(

@@ -15,6 +15,11 @@ from tflottery.lab.pixels import adapt
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
+
+class DatasetError(OSError):
+    """A dataset that is not there, and cannot be had."""
+
+
 Labelled = tuple[np.ndarray, np.ndarray]
 
 
@@ -141,7 +146,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
 
     Raises:
         ValueError: `name` is not known, or the data is not what it should be.
-        RuntimeError: the data is not there and cannot be downloaded.
+        DatasetError: (an OSError) the data is not there and cannot be downloaded, or
+            cannot be read.
 
     >>> digits = load("digits")
     >>> digits.x_train.shape, digits.x_test.shape
@@ -160,7 +166,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
             if data_dir
             else f"DIR/{name}.npz, with --data_dir DIR"
         )
-        raise ValueError(f"{message}. To use data of your own, put it in {where}.")
+        end = "" if message.endswith("?") else "."
+        raise ValueError(f"{message}{end} To use data of your own, put it in {where}.")
     if name == "digits":
         return _load_digits()
     return _load_tfds(name, source, data_dir)
@@ -185,7 +192,7 @@ def save_npz(
         The path of the file.
 
     Raises:
-        ValueError, RuntimeError: as `load`.
+        ValueError, DatasetError: as `load`.
     """
     images = load(name, data_dir=data_dir)
     target = epath.Path(folder)
@@ -239,6 +246,11 @@ def _check_labels(key: str, y: Any, count: int, num_classes: int) -> None:
 
 def _load_npz(name: str, path: epath.Path, source: _Source | None) -> Images:
     try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":  # NumPy would take it for a pickle, and say so.
+                raise ValueError(
+                    "it is no .npz file, as `tflottery data` and numpy.savez write."
+                )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in KEYS if key not in archive.files]
             if missing:
@@ -286,12 +298,14 @@ def _load_tfds(
         f"Where there is a network and TensorFlow, `tflottery data {name} --to DIR` "
         f"writes DIR/{name}.npz; bring it here and pass --data_dir DIR."
     )
+    if data_dir:
+        _check_holds_datasets(data_dir)
     try:
         importlib.import_module("tensorflow")  # Which TFDS itself asks for too late.
         tfds = importlib.import_module("tensorflow_datasets")
         builder = tfds.builder(name, data_dir=data_dir and os.fspath(data_dir))
     except ImportError as error:
-        raise RuntimeError(
+        raise DatasetError(
             f"The dataset {name!r} needs tensorflow_datasets and TensorFlow, or the "
             f"file {name}.npz in `data_dir`: {error}. {remedy}"
         ) from error
@@ -299,10 +313,22 @@ def _load_tfds(
         if not builder.is_prepared():
             builder.download_and_prepare()
     except Exception as error:
-        raise RuntimeError(
+        raise DatasetError(
             f"The dataset {name!r} is not in {builder.data_dir} and cannot be "
-            f"downloaded: {type(error).__name__}: {error}. {remedy}"
+            f"downloaded: {_in_one_line(error)}. {remedy}"
         ) from error
+    try:
+        arrays = _read_tfds(tfds, builder, source)
+    except Exception as error:  # TensorFlow's are of many kinds.
+        raise DatasetError(
+            f"The dataset {name!r} in {builder.data_dir} cannot be read: "
+            f"{_in_one_line(error)}. Delete that folder to have it made again."
+        ) from error
+    return Images(name=name, num_classes=source.num_classes, **arrays)
+
+
+def _read_tfds(tfds: Any, builder: Any, source: _Source) -> dict[str, np.ndarray]:
+    """Returns the arrays of a prepared dataset."""
     arrays = {}
     for part in ("train", "test"):
         # All examples in one batch, and no other feature decoded than these two.
@@ -317,4 +343,25 @@ def _load_tfds(
         batch = tfds.as_numpy(batch)
         arrays[f"x_{part}"] = batch[source.image]
         arrays[f"y_{part}"] = batch[source.label].astype(np.int64)
-    return Images(name=name, num_classes=source.num_classes, **arrays)
+    return arrays
+
+
+def _check_holds_datasets(data_dir: str | os.PathLike) -> None:
+    """Checks that `data_dir` is no dataset's own folder, which TFDS would write into.
+
+    Raises:
+        DatasetError: naming the folder to pass.
+    """
+    path = epath.Path(data_dir)
+    for pattern, above in (("*/dataset_info.json", 1), ("dataset_info.json", 2)):
+        if any(path.glob(pattern)):
+            parent = path.resolve().parents[above - 1]
+            raise DatasetError(
+                "`data_dir` is the folder of one dataset. Pass the folder above it, "
+                f"data_dir={os.fspath(parent)!r}. "
+                f"Received: data_dir={os.fspath(data_dir)!r}"
+            )
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
