@@ -54,3 +54,17 @@ def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
 def test_an_argument_that_find_ticket_lacks_is_an_error():
     with pytest.raises(TypeError, match="`find_ticket` has no argument 'epoch'"):
         tflottery.estimate_cost(make_model(), (X, Y), epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rewind_step": 10**6}, "`rewind_step` must lie within a round"),
+        ({"callbacks": [print]}, "`callbacks`"),
+        ({"verbose": 7}, "`verbose`"),
+        ({"resume": 9}, "`resume`"),
+    ],
+)
+def test_what_find_ticket_refuses_is_refused_here_too(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        tflottery.estimate_cost(make_model(), (X, Y), **arguments)

@@ -20,7 +20,16 @@ LAYERS = {
     ),
     "engines": ("engines",),
     "verbs": (
-        *("search", "rounds", "calls", "callbacks", "stops", "progress", "cost"),
+        *(
+            "search",
+            "rounds",
+            "selection",
+            "calls",
+            "callbacks",
+            "stops",
+            "progress",
+            "cost",
+        ),
         *("transfer", "controls", "tflite"),
     ),
     "lab": ("lab",),

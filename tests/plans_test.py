@@ -56,3 +56,21 @@ def test_layers_that_keep_more_than_the_target_are_an_error():
         plans.fraction_for(
             masks, 2, layer_fractions={"output": 0.1}, target_density=0.3
         )
+
+
+def test_more_rounds_than_weights_to_prune_are_an_error():
+    with pytest.raises(
+        ValueError, match="at most the 5 weights"
+    ):
+        plans.plan({"w": np.ones(10, bool)}, 0.1, target_density=0.5, rounds=6)
+
+
+def test_a_round_prunes_one_weight_at_least():
+    densities = plans.plan({"w": np.ones(4, bool)}, 0.01, target_density=0.5)
+    assert densities == [1.0, 0.75, 0.5]
+
+
+def test_a_search_of_very_many_rounds_is_an_error():
+    masks = {"w": np.ones(10**6, bool)}
+    with pytest.raises(ValueError, match=r"more than 10,000 rounds.*fraction=1e-12"):
+        plans.plan(masks, 1e-12, target_density=0.5)

@@ -623,3 +623,17 @@ def test_a_dataset_that_counts_epochs_of_its_own_is_left_alone():
     counting = Counting()
     find(compiled(), counting, rounds=1)
     assert counting.epoch >= 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rounds": None, "prune_fraction": 0.005, "target_sparsity": 0.1},
+        {"rounds": 7, "target_sparsity": 0.1},
+        {"rounds": 7, "target_sparsity": 0.1, "scope": "layer"},
+    ],
+)
+def test_a_round_whose_share_is_less_than_a_weight_prunes_one(options):
+    found = find(epochs=1, **options)  # 72 weights.
+    kept = [round(72 * (1 - r.sparsity)) for r in found.ticket.rounds]
+    assert kept == [72, 71, 70, 69, 68, 67, 66, 65]

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tflottery import calls, engines, plans
+from tflottery import calls, engines, plans, search
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.engines.ordered import is_ordered
-from tflottery.progress import duration
+from tflottery.progress import Progress, duration
 
 _HEADER = 4096  # Bytes of the names and checksums in one file, roughly.
 
@@ -67,14 +67,15 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
             has.
     """
     config, validation_data = _read(arguments)
+    engine = search.trainer_for(
+        model, ds, config, validation_data, arguments.get("callbacks", ())
+    ).engine
     steps = data_lib.steps_per_epoch(ds)
     if steps is None:
         raise ValueError(
             "`ds` does not know how many batches it has, so its cost cannot be told. "
             "Use `ds.apply(tf.data.experimental.assert_cardinality(batches))`."
         )
-    engine = engines.engine_for(model)
-    data_lib.check("ds", ds)
     paths = calls.paths_to_prune(engine.prunable, config)
     weights = engine.weights()
     masks = masks_lib.ones({path: weights[path] for path in paths})
@@ -95,16 +96,17 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
         rounds=config.rounds,
     )
     step_seconds, batch_seconds, state = _measured(engine, ds, validation_data)
-    skipped = config.rewind_step // steps if config.retrain == "rewind" else 0
+    skipped = 0
+    if config.retrain == "rewind":
+        skipped = engine.batches(config.rewind_step) // steps
     epochs = config.epochs + (len(plan) - 1) * (config.epochs - skipped)
     batches = 0
     if validation_data is not None:
-        data_lib.check("validation_data", validation_data)
         batches = data_lib.steps_per_epoch(validation_data) or 0
     looks = epochs + len(plan)  # After every epoch, and after every round.
     return Cost(
         rounds=len(plan),
-        steps=epochs * steps,
+        steps=epochs * steps // engine.batches(1),
         seconds=epochs * steps * step_seconds + looks * batches * batch_seconds,
         disk_bytes=_disk(weights, masks, plan, state, rewinds=config.rewind_step > 0),
     )
@@ -119,6 +121,12 @@ def _read(arguments: dict[str, Any]) -> tuple[LotteryConfig, Any]:
     for name in arguments:
         if name not in known | others:
             raise TypeError(f"`find_ticket` has no argument {name!r}.")
+    calls.check(
+        arguments.get("criterion", "magnitude"),
+        arguments.get("run_dir"),
+        arguments.get("resume", "auto"),
+    )
+    Progress(arguments.get("verbose", "auto"))
     return LotteryConfig(**settings), arguments.get("validation_data")
 
 

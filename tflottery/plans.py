@@ -8,6 +8,8 @@ from tflottery import masks as masks_lib
 from tflottery import pruning
 from tflottery.masks import Masks
 
+_MOST_ROUNDS = 10_000
+
 
 def plan(
     masks: Masks,
@@ -18,6 +20,10 @@ def plan(
     rounds: int | None = None,
 ) -> list[float]:
     """Returns the densities of the rounds to come, round 0 first.
+
+    Raises:
+        ValueError: where it takes more than 10,000 rounds, or `rounds` are more than
+            there are weights to prune.
 
     >>> masks = {"w": np.ones(100, bool)}
     >>> [round(d, 2) for d in plan(masks, 0.5, target_density=0.2)]
@@ -35,11 +41,25 @@ def plan(
     densities = [1.0]
     if not total:
         return densities
+    to_prune = round(total * (1 - target_density))
+    if rounds is not None and rounds > max(to_prune, 1):
+        raise ValueError(
+            f"`rounds` must be at most the {to_prune} weights that there are to prune, "
+            f"one each round. Received: rounds={rounds}"
+        )
     while (rounds is None or len(densities) <= rounds) and (
         densities[-1] > target_density * (1 + 1e-9)
     ):
+        if len(densities) > _MOST_ROUNDS:
+            raise ValueError(
+                f"`prune_fraction` prunes so little that the search takes more than "
+                f"{_MOST_ROUNDS:,} rounds. Received: prune_fraction={fraction}. Raise "
+                "it, or give `rounds`."
+            )
         left = {path: n * (1 - rates[path]) for path, n in left.items()}
-        densities.append(max(sum(left.values()) / total, target_density))
+        # A round prunes one weight at least.
+        density = min(sum(left.values()) / total, densities[-1] - 1 / total)
+        densities.append(max(density, target_density))
     return densities
 
 

@@ -1,9 +1,13 @@
 """Records: what the rounds of a search came to, as plain data that is checked."""
 
 import dataclasses
+import importlib.metadata
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+_LIBRARIES = ("keras", "tensorflow", "tf_keras", "tensorflow-model-optimization")
+_LIBRARIES += ("jax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,17 @@ class Round:
             "failure": self.failure is None or isinstance(self.failure, str),
         }
         check_kinds(self, fits)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of the installed libraries that a search depends on."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def check_kinds(record: Any, fits: Mapping[str, bool]) -> None:

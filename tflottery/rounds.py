@@ -96,8 +96,8 @@ class Trainer:
         self._current: Any = None
         self._first_step = 0
 
-    def prepare(self) -> list[str]:
-        """Readies the model; returns what there is to tell the user.
+    def check(self) -> None:
+        """Checks what can be told before the model is touched.
 
         Raises:
             ValueError: where the data does not fit the model, or a round has no step
@@ -115,9 +115,16 @@ class Trainer:
         fitting.check_examples("ds", self.ds, model)
         if validation_data is not None:
             fitting.check_examples("validation_data", validation_data, model)
-        told = self.engine.prepare(self.ds, rewind_step=k, callbacks=self.callbacks)
-        if validation_data is not None:
-            defaults.check_labels(model, validation_data, "validation_data")
+
+    def prepare(self) -> list[str]:
+        """Readies the model; returns what there is to tell the user."""
+        told = self.engine.prepare(
+            self.ds, rewind_step=self.config.rewind_step, callbacks=self.callbacks
+        )
+        if self.validation_data is not None:
+            defaults.check_labels(
+                self.engine.model, self.validation_data, "validation_data"
+            )
         return told
 
     def open(self, run: runs.Run) -> None:

@@ -7,7 +7,6 @@ and Fine-tuning in Neural Network Pruning".
 """
 
 import contextlib
-import importlib.metadata
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,10 @@ from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.masks import Masks, Weights
 from tflottery.progress import Progress
-from tflottery.records import choose_monitor
+from tflottery.records import choose_monitor, library_versions
 from tflottery.rounds import Trained, Trainer
+from tflottery.selection import Selection
 from tflottery.tickets import Ticket, architecture
-
-_LIBRARIES = ("keras", "tensorflow", "tf_keras", "jax", "numpy")
 
 
 def find_ticket(
@@ -134,23 +132,36 @@ def find_ticket(
         select=select,
         seed=seed,
     )
+    calls.check(criterion, run_dir, resume)
+    progress = Progress(verbose)
+    trainer = trainer_for(model, ds, config, validation_data, callbacks)
+    if seed is not None:
+        network.keras_of(model).utils.set_random_seed(seed)
+    search = _Search(trainer, calls.criterion_of(criterion, config), progress)
+    return search.run(run_dir, resume)
+
+
+def trainer_for(
+    model: Any,
+    ds: Any,
+    config: LotteryConfig,
+    validation_data: Any = None,
+    callbacks: Sequence[Any] = (),
+) -> Trainer:
+    """Returns what trains the rounds of a search, once the arguments are checked."""
     if getattr(model, "ticket", None) is not None:
         raise ValueError(
             f"`model` {model.name!r} already carries a ticket, whose masks are held. "
             "Call `tflottery.release(model)` first, or start from a new model."
         )
-    calls.check(criterion, run_dir, resume)
-    progress = Progress(verbose)
     engine = engines.engine_for(model)
     checked = calls.checked_callbacks(callbacks, network.keras_of(model))
     data_lib.check("ds", ds)
     if validation_data is not None:
         data_lib.check("validation_data", validation_data)
-    if seed is not None:
-        network.keras_of(model).utils.set_random_seed(seed)
     trainer = Trainer(engine, config, ds, validation_data, checked)
-    search = _Search(trainer, calls.criterion_of(criterion, config), progress)
-    return search.run(run_dir, resume)
+    trainer.check()
+    return trainer
 
 
 class _Search:
@@ -164,10 +175,7 @@ class _Search:
         self.progress = progress
         trainer.verbose = progress.inside_round
         self.paths = calls.paths_to_prune(self.engine.prunable, self.config)
-        # Of the rounds so far, the network kept for each reason to return it.
-        self.winning: Trained | None = None
-        self.best: Trained | None = None
-        self.last: Trained | None = None
+        self.rounds = Selection(trainer.config)
 
     def run(self, run_dir: Any, resume: str) -> Any:
         """Runs the search, or what is left of it, and returns the model.
@@ -231,9 +239,9 @@ class _Search:
             ticket = run.load_round(record.round)
             self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
         while not self._done():
-            if self.last is not None:
-                masks = self._prune(self.last)
-                if masks_lib.kept(masks) == masks_lib.kept(self.last.masks):
+            if self.rounds.last is not None:
+                masks = self._prune(self.rounds.last)
+                if masks_lib.kept(masks) == masks_lib.kept(self.rounds.last.masks):
                     self._warn(
                         "Nothing more can be pruned: every layer keeps at least one "
                         f"weight. The search ends at "
@@ -244,7 +252,7 @@ class _Search:
             run.save_round(self._ticket(trained))
             self._consider(trained)
         trainer.take_up()
-        ticket = self._ticket(self._selected())
+        ticket = self._ticket(self.rounds.chosen(self._dense, trainer.monitor))
         engine.hold(ticket.masks)
         engine.restore(
             {f"weights/{path}": w for path, w in ticket.trained.items()},
@@ -262,7 +270,7 @@ class _Search:
         if record.round >= len(trainer.records):
             trainer.records.append(record)
         self.progress.add(record, trainer.monitor, resumed=resumed)
-        self.last = trained
+        self.rounds.last = trained
         if record.failure is not None:
             loss = record.metrics["loss"]
             why = (
@@ -270,7 +278,7 @@ class _Search:
                 if math.isfinite(loss)
                 else (f"loss is {loss}")
             )
-            if self.best is None:
+            if self.rounds.best is None:
                 raise ValueError(
                     f"Training diverged in round {record.round}, before there was any "
                     f"ticket: the {why}. Lower the learning rate of `model`'s "
@@ -284,29 +292,21 @@ class _Search:
             return
         if record.round == 0:
             return
-        better = self.engine.better(trainer.monitor)
-        metric, dense = (r.metrics[trainer.monitor] for r in (record, self._dense))
-        tolerance = self.config.tolerance
-        # The worst metric that still wins: `better` may be either direction.
-        bound = dense - tolerance if better(1.0, 0.0) else dense + tolerance
-        if not better(bound, metric):
-            self.winning = trained
-        if self.best is None or better(
-            metric, self.best.record.metrics[trainer.monitor]
-        ):
-            self.best = trained
+        self.rounds.add(
+            trained, self._dense, trainer.monitor, self.engine.better(trainer.monitor)
+        )
 
     @property
     def _dense(self) -> Any:
         return self.trainer.records[0]
 
     def _done(self) -> bool:
-        if self.last is None:
+        if self.rounds.last is None:
             return False
-        config, masks = self.config, self.last.masks
-        if self.last.record.failure is not None:
+        config, masks = self.config, self.rounds.last.masks
+        if self.rounds.last.record.failure is not None:
             return True
-        if config.rounds is not None and self.last.record.round >= config.rounds:
+        if config.rounds is not None and self.rounds.last.record.round >= config.rounds:
             return True
         target = (1 - config.target_sparsity) * masks_lib.size(masks)
         return masks_lib.kept(masks) <= target + 0.5
@@ -317,14 +317,20 @@ class _Search:
             {path: trained.weights[path] for path in self.paths},
             {path: rewind[path] for path in self.paths},
         )
-        return pruning.prune(
+        target = 1 - self.config.target_sparsity
+        masks = pruning.prune(
             scores,
             trained.masks,
             self._fraction(trained.masks, done=trained.record.round),
             scope=self.config.scope,
             layer_fractions=self.config.layer_fractions,
-            target_density=1 - self.config.target_sparsity,
+            target_density=target,
         )
+        left = masks_lib.kept(trained.masks)
+        if masks_lib.kept(masks) < left or left == 1:
+            return masks
+        # The share of a small network rounds to no weight at all: it loses one.
+        return pruning.prune(scores, masks, 1 / left, target_density=target)
 
     def _fraction(self, masks: Masks, *, done: int) -> float:
         """Returns the share to prune next, where `done` prunings lie behind."""
@@ -337,23 +343,6 @@ class _Search:
             layer_fractions=config.layer_fractions,
             target_density=1 - config.target_sparsity,
         )
-
-    def _selected(self) -> Trained:
-        assert self.last is not None
-        if self.config.select == "last" and self.last.record.failure is None:
-            return self.last
-        if self.winning is not None:
-            return self.winning
-        assert self.best is not None
-        monitor = self.trainer.monitor
-        self._warn(
-            f"No ticket reaches the dense network's {monitor} of "
-            f"{self._dense.metrics[monitor]:.4f} within `tolerance` "
-            f"{self.config.tolerance}. The best one is returned: round "
-            f"{self.best.record.round}, {self.best.record.metrics[monitor]:.4f}. Train "
-            "longer (`epochs`), rewind later (`rewind_step`) or allow more."
-        )
-        return self.best
 
     def _warn(self, text: str) -> None:
         warnings.warn(text, stacklevel=5)
@@ -370,7 +359,7 @@ class _Search:
             monitor=trainer.monitor or choose_monitor(trained.record.metrics),
             rounds=tuple(records.values()),
             round=trained.record.round,
-            versions=_versions(),
+            versions=library_versions(),
         )
 
     def _manifest(self) -> dict[str, Any]:
@@ -383,14 +372,3 @@ class _Search:
             "ds": data_lib.signature(trainer.ds),
             "validation_data": data_lib.signature(trainer.validation_data),
         }
-
-
-def _versions() -> dict[str, str]:
-    """Returns the versions of the libraries that a search depends on."""
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

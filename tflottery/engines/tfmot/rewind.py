@@ -1,6 +1,5 @@
 """Rewind: a callback that makes one tf_keras `fit` a whole lottery-ticket search."""
 
-import importlib.metadata
 import math
 import time
 import warnings
@@ -18,10 +17,8 @@ from tflottery.engines.tfmot.imported import tf_keras
 from tflottery.engines.tfmot.schedule import LotterySchedule
 from tflottery.engines.tfmot.wrapper import wrappers_in
 from tflottery.masks import Masks, Weights
-from tflottery.records import Round, choose_monitor
+from tflottery.records import Round, choose_monitor, library_versions
 from tflottery.tickets import Ticket
-
-_LIBRARIES = ("tensorflow", "tf_keras", "tensorflow-model-optimization", "numpy")
 
 
 class RewindToInit(tf_keras.callbacks.Callback):
@@ -275,7 +272,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
             monitor=choose_monitor(records[-1].metrics),
             rounds=records,
             round=self._round,
-            versions={x: importlib.metadata.version(x) for x in _LIBRARIES},
+            versions=library_versions(),
         )
 
     def _say(self, record: Round) -> None:
