@@ -150,6 +150,19 @@ def test_added_channels_stay_while_one_of_their_readers_needs_them(tmp_path):
     assert shapes(graph) == [(5, 1, 1, 3), (1, 3, 3, 5), (5, 1, 1, 5), (3, 5)]
 
 
+def test_grouped_convolutions_keep_their_channels(tmp_path):
+    image = x = layers.Input((8, 8, 8))
+    x = layers.Conv2D(16, 3, groups=4, activation="relu")(x)
+    x = layers.Conv2D(12, 3, groups=2)(x)
+    x = layers.Conv2D(6, 1)(x)
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    model = prune(model, 0.0)
+    kill(model, outgoing=[(1, 2), (2, 3)], incoming=[(0, 0), (1, 5)])
+    removed, graph = cleaned(model, tmp_path / "a.tflite")
+    assert removed == 1
+    assert shapes(graph)[:3] == [(16, 3, 3, 2), (12, 3, 3, 8), (5, 1, 1, 12)]
+
+
 def test_a_layer_keeps_one_unit(tmp_path):
     model = kill(dense_net(), outgoing=[(0, unit) for unit in range(8)])
     _, graph = cleaned(model, tmp_path / "a.tflite")

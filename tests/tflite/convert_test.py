@@ -105,12 +105,26 @@ def test_drawn_inputs_fit_the_model():
 def test_samples_are_one_array_or_one_per_input():
     one = np.zeros((4, 3))
     assert samples.as_samples(one, [spec(3)])[0].dtype == np.float32
-    two = samples.as_samples({"a": one, "b": one}, [spec(3), spec(3, name="y")])
-    assert len(two) == 2
     with pytest.raises(ValueError, match="one array for each of the 2 inputs"):
         samples.as_samples([one], [spec(3), spec(3, name="y")])
     with pytest.raises(ValueError, match="input 'x' must have shape"):
         samples.as_samples(one[:0], [spec(3)])
+
+
+def test_inputs_in_a_dict_are_told_apart_by_name():
+    inputs = [spec(2, name="x"), spec(2, name="a_b")]
+    x, y = np.zeros((4, 2)), np.ones((4, 2))
+    for given in ({"x": x, "a-b": y}, {"a-b": y, "x": x}):
+        for found in (
+            samples.as_samples(given, inputs),
+            samples.take(given, inputs, 9),
+            samples.take([given], inputs, 9),
+            samples.take([(given, np.zeros(4))], inputs, 9),
+        ):
+            assert [array.sum() for array in found] == [0, 8]
+    message = r"The inputs are named \['x', 'a_b'\]. Received: a dict of \['x', 'c'\]"
+    with pytest.raises(ValueError, match=message):
+        samples.as_samples({"x": x, "c": y}, inputs)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +139,10 @@ def test_samples_are_one_array_or_one_per_input():
     ids=["array", "list of one", "batches", "batches with labels", "function"],
 )
 def test_representative_data_may_come_in_many_ways(data):
-    (taken,) = samples.take(data, 1, 7)
+    (taken,) = samples.take(data, [spec(3)], 7)
     assert taken.shape == (7, 3)
 
 
 def test_no_representative_data_is_an_error():
     with pytest.raises(ValueError, match="holds no samples"):
-        samples.take([], 1, 7)
+        samples.take([], [spec(3)], 7)

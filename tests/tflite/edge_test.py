@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from small_files import one_layer, sparse_array
 
-from tflottery.tflite import benchmark_tflite, edge, evaluate_tflite, worker
+from tflottery.tflite import (
+    benchmark_tflite,
+    edge,
+    evaluate_tflite,
+    export_tflite,
+    worker,
+)
+from tflottery.tflite.flatbuffer import Graph
 
 
 @pytest.fixture
@@ -51,6 +58,89 @@ def test_a_dataset_that_does_not_fit_is_an_error(file):
         evaluate_tflite(file, [(np.zeros((2, 5), np.float32), np.zeros(2))])
     with pytest.raises(ValueError, match="`metrics` must be of"):
         evaluate_tflite(file, batches(2), ["acuracy"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "metrics", "message"),
+    [
+        ((5, 9), ("accuracy",), r"a label per sample. Received: x of shape \(5, 4\)"),
+        ((9, 1), ("accuracy",), r"a label per sample.*labels of shape \(1,\)"),
+        ((5, 5), {}, "`metrics` must be of"),
+        ((5, 5), {"mean": lambda y, p: np.mean(y)}, "'mean' must return one number"),
+    ],
+)
+def test_a_batch_or_a_metric_of_the_wrong_length_is_an_error(
+    batch, metrics, message, file
+):
+    x, labels = np.zeros((batch[0], 4)), np.zeros(batch[1])
+    with pytest.raises(ValueError, match=message):
+        evaluate_tflite(file, [(x, labels)], metrics, progress=False)
+
+
+def test_an_empty_batch_changes_nothing(file):
+    data = [*batches(3), (np.zeros((0, 4)), np.zeros(0)), *batches(2)]
+    assert evaluate_tflite(file, data, progress=False) == {"accuracy": 1.0}
+
+
+def test_a_large_dataset_is_run_in_parts(file, monkeypatch):
+    monkeypatch.setattr(edge, "_AT_A_TIME", 100)
+    data = list(batches(5, 1, 9, 3))
+    assert evaluate_tflite(file, data, progress=False) == {"accuracy": 1.0}
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_inputs_in_a_dict_reach_the_inputs_of_their_names(tmp_path):
+    import keras
+
+    a, b = (keras.Input((1,), name=name) for name in "xy")
+    model = keras.Model({"b": b, "a": a}, keras.layers.Subtract()([a, b]))
+    export_tflite(model, tmp_path / "model.tflite")
+    a, b = np.full((2, 1), 5.0), np.full((2, 1), 2.0)
+    metrics = {"value": lambda labels, predictions: predictions}
+    for x in ({"a": a, "b": b}, {"b": b, "a": a}):
+        data = [(x, np.zeros(2))]
+        assert evaluate_tflite(tmp_path / "model.tflite", data, metrics) == {"value": 3}
+    with pytest.raises(ValueError, match=r"named \['a', 'b'\]. Received: a dict of"):
+        evaluate_tflite(tmp_path / "model.tflite", [({"x": a, "y": b}, np.zeros(2))])
+
+
+def test_a_relative_path_means_the_folder_of_the_caller(file, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "only.tflite").write_bytes(file.read_bytes())
+    evaluate_tflite(file, batches(2), progress=False)  # the worker runs from here on
+    monkeypatch.chdir(tmp_path / "sub")
+    assert evaluate_tflite("only.tflite", batches(2))["accuracy"] == 1
+    report = benchmark_tflite("only.tflite", rounds=2, seconds=0.01)
+    assert report.file.path == "only.tflite"
+    exported = export_tflite("only.tflite", "out.tflite")
+    assert (tmp_path / "sub" / "out.tflite").stat().st_size == exported.bytes
+
+
+def test_a_file_that_asks_for_too_much_memory_is_an_error(tmp_path):
+    data, _ = one_layer(np.eye(3, 4, dtype=np.float32))
+    graph = Graph(data)
+    for tensor in (graph.inputs[0], graph.outputs[0]):
+        graph.tensors[tensor].shape[0] = 1 << 30  # 16 GB in, 12 GB out
+    (tmp_path / "huge.tflite").write_bytes(graph.to_bytes())
+    with pytest.raises(worker.JobError):
+        evaluate_tflite(tmp_path / "huge.tflite", batches(2), progress=False)
+
+
+def test_edited_files_are_errors_never_a_crash(tmp_path):
+    data, _ = one_layer(sparse_array((3, 4), 0.5))
+    generator = np.random.default_rng(2)
+    path = tmp_path / "edited.tflite"
+    refused = 0
+    for _ in range(20):
+        edited = bytearray(data)
+        start = int(generator.integers(8, len(data) - 8))
+        edited[start : start + 8] = generator.bytes(8)
+        path.write_bytes(edited)
+        try:
+            evaluate_tflite(path, batches(2), progress=False)
+        except (ValueError, worker.JobError):
+            refused += 1
+    assert refused >= 5
 
 
 def test_top_5_looks_at_the_five_largest():

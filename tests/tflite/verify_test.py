@@ -85,6 +85,32 @@ def test_a_job_that_kills_its_process_says_how(tmp_path):
     assert "crashed (SIGSEGV) while loading" in result[0]
 
 
+def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
+    import signal
+    import threading
+
+    path, samples, expected = file
+    job = {"threads": 1, "runtime": None, "rounds": 9, "seconds": 60}
+    me = threading.get_ident()
+    threading.Timer(1, signal.pthread_kill, (me, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        worker.call({"do": "time", "paths": [str(path)], **job})
+    assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
+
+
+def test_a_worker_that_is_found_dead_is_started_again(file):
+    import os
+    import signal
+
+    path, samples, expected = file
+    verify.verify(path, [samples], [expected], 1e-6)
+    process = worker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
+    assert worker._process is not process
+
+
 @pytest.mark.parametrize(
     ("got", "gap"), [([1.0, -4.0], 0), ([1.0, np.nan], np.inf), ([1.0], np.inf)]
 )

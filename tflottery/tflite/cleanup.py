@@ -95,13 +95,16 @@ def _groups(graph: Graph) -> list[_Group]:
         name, read = graph.name(op), inputs(op)
         moving = [t for t in read if t >= 0 and not graph.is_const(t)]
         if name in READERS and read[1] in free and len(free[read[1]]) == 1:
-            whole = graph.shape(read[0])[-1:] == graph.shape(read[1])[-1:]
+            # A grouped convolution reads part of the channels for each of its own, so
+            # both sides stay as they are.
+            whole = (
+                graph.shape(read[0])[-1:] == graph.shape(read[1])[-1:]
+                and graph.shape(outputs(op)[0])[-1:] == graph.shape(read[1])[:1]
+            )
             group(read[0]).pinned |= not whole
+            group(outputs(op)[0]).pinned |= not whole
             group(read[0]).readers.append(op)
             group(outputs(op)[0]).writers.append(op)
-            group(outputs(op)[0]).pinned |= (
-                graph.shape(read[1])[0] != (graph.shape(outputs(op)[0])[-1])
-            )
         elif _by_channel(graph, op, moving, free):
             for tensor in moving[1:] + outputs(op):
                 merge(moving[0], tensor)

@@ -16,7 +16,14 @@ import numpy as np
 
 from tflottery.tflite import runtimes, verify, worker
 from tflottery.tflite.flatbuffer import Graph, schema
-from tflottery.tflite.samples import Spec, as_samples, draw, take
+from tflottery.tflite.samples import (
+    Spec,
+    as_samples,
+    draw,
+    plain_name,
+    specs_of,
+    take,
+)
 
 _CALIBRATION_SAMPLES = 256
 
@@ -30,12 +37,14 @@ class Source:
       float32: The dense float32 file; equal to `dense` without quantization.
       samples: One array per input, each `[samples, ...]`.
       expected: The model's own outputs on the samples.
+      notes: What to tell the caller.
     """
 
     dense: bytes
     float32: bytes
     samples: tuple[np.ndarray, ...]
     expected: tuple[np.ndarray, ...]
+    notes: tuple[str, ...] = ()
 
 
 def from_model(
@@ -62,7 +71,7 @@ def from_model(
     expected = _answers(model, drawn, specs)
     calibration = None
     if representative_data is not None:
-        calibration = take(representative_data, len(specs), _CALIBRATION_SAMPLES)
+        calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
     float32, dense = _convert(model, specs, calibration)
     return Source(
         dense=dense, float32=float32, samples=tuple(drawn), expected=tuple(expected)
@@ -75,20 +84,19 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     Raises:
       ValueError: If the file is damaged, is sparse already, or does not run.
     """
+    path = os.fspath(path)
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)
     if any(tensor.sparsity is not None for tensor in graph.tensors):
-        raise ValueError(
-            f"{os.fspath(path)} is sparse already. Give the dense file or the model."
-        )
-    specs = _file_specs(graph)
+        raise ValueError(f"{path} is sparse already. Give the dense file or the model.")
+    specs = specs_of(graph)
     drawn = as_samples(samples, specs) if samples is not None else draw(specs)
     try:
-        outputs, failures, _ = verify.run_everywhere(os.fspath(path), drawn)
+        outputs, failures, _ = verify.run_everywhere(path, drawn)
     except worker.JobError as error:
-        raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {error}") from error
     if failures:
-        raise ValueError(f"{os.fspath(path)} does not run: {failures}")
+        raise ValueError(f"{path} does not run: {failures}")
     expected = outputs[runtimes.installed()[0]]  # without XNNPACK: the plain kernels
     return Source(
         dense=data, float32=data, samples=tuple(drawn), expected=tuple(expected)
@@ -125,6 +133,11 @@ def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
             Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
             for index, array in enumerate(arrays)
         ]
+    # Inputs that are given as a dict are named by its keys.
+    structure = _structure(model)
+    keys = {}
+    if isinstance(structure, dict):
+        keys = {id(tensor): key for key, tensor in structure.items()}
     result = []
     for tensor in inputs:
         shape = tuple(tensor.shape[1:])
@@ -133,33 +146,18 @@ def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
                 f"Input {tensor.name!r} has an open shape {tuple(tensor.shape)}. A "
                 "file needs fixed sizes: build the model with a whole input shape."
             )
-        name = _plain(tensor.name.partition(":")[0], {spec.name for spec in result})
+        name = plain_name(keys.get(id(tensor)) or tensor.name.partition(":")[0])
+        while name in {spec.name for spec in result}:
+            name += "_"
         dtype = np.dtype(getattr(tensor.dtype, "name", tensor.dtype))
         result.append(Spec((batch_size, *shape), dtype, name))
     return result
 
 
-def _plain(name: str, taken: set[str]) -> str:
-    """Returns a name that TensorFlow keeps as it is, and that is new."""
-    plain = "input_" + name if not name[:1].isalpha() else name
-    plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in plain)
-    while plain in taken:
-        plain += "_"
-    return plain
-
-
-def _file_specs(graph: Graph) -> list[Spec]:
-    result = []
-    for tensor in graph.inputs:
-        entry = graph.tensors[tensor]
-        name = (entry.name or b"input").decode()
-        quantized = (
-            entry.quantization is not None and entry.quantization.scale is not None
-        )
-        dtype = np.float32 if quantized else graph.dtype(tensor)
-        shape = graph.shape(tensor) or (1,)
-        result.append(Spec(shape, np.dtype(dtype), name))
-    return result
+def _structure(model: Any) -> Any:
+    """Returns the inputs as the model was built with them: one, a list or a dict."""
+    name = "_inputs_struct" if generation(model) == "keras" else "_nested_inputs"
+    return getattr(model, name, None)
 
 
 def _answers(
@@ -180,12 +178,11 @@ def _caller(model: Any, specs: Sequence[Spec]) -> Callable[[Sequence[Any]], list
         import keras
 
         flatten, pack = keras.tree.flatten, keras.tree.pack_sequence_as
-        structure = getattr(model, "_inputs_struct", None)
     else:
         import tensorflow as tf
 
         flatten, pack = tf.nest.flatten, tf.nest.pack_sequence_as
-        structure = getattr(model, "_nested_inputs", None)
+    structure = _structure(model)
 
     def call(flat: Sequence[Any]) -> list[Any]:
         given = list(flat) if len(specs) > 1 else flat[0]

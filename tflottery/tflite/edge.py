@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import rich.progress
 
-from tflottery.tflite import runtimes, worker
+from tflottery.tflite import runtimes, samples, worker
+from tflottery.tflite.flatbuffer import Graph
+
+_AT_A_TIME = 1 << 26  # bytes of inputs that one job is given
 
 # Labels and predictions of some samples -> one number per sample.
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -63,15 +67,17 @@ def evaluate_tflite(
 
     Args:
       path: The file.
-      ds: Batches of `(x, labels)`; `x` may be a list of arrays, one per input. The
-        metrics look at the first output.
+      ds: Batches of `(x, labels)`; `x` may be a list of arrays, one per input, or a
+        dict by the inputs' names. The metrics look at the first output.
       metrics: Names, of "accuracy" and "top_5", or functions by name, from labels and
         predictions to one number per sample; the mean of those is the metric.
       threads: How many threads to compute with.
       progress: Show a progress bar.
 
     Raises:
-      ValueError: If a metric is unknown, the dataset is empty, or it does not fit.
+      ValueError: If a metric is unknown, the dataset is empty or does not fit, or the
+        file is damaged.
+      JobError: If the file does not run; it is run in a process of its own.
 
     Example:
 
@@ -80,26 +86,99 @@ def evaluate_tflite(
     ```
     """
     functions = _functions(metrics)
-    session = runtimes.Session(os.fspath(path), threads=threads)
+    if threads < 1:
+        raise ValueError(f"`threads` must be at least 1. Received: threads={threads}")
+    runtimes.default()
+    name = _file(path)
+    specs = samples.specs_of(Graph(pathlib.Path(name).read_bytes()))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
-    for batch in _shown(ds, progress):
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
-            raise ValueError("`ds` must hold batches of (x, labels).")
-        x, labels = batch[0], np.asarray(batch[1])
-        columns = list(x.values()) if isinstance(x, dict) else x
-        columns = columns if isinstance(columns, list | tuple) else [columns]
-        predictions = session.predict([np.asarray(column) for column in columns])[0]
-        for name, function in functions.items():
-            totals[name] += float(np.sum(function(labels, predictions)))
-        count += len(labels)
+    for batches in _gathered(_shown(ds, progress), specs):
+        columns = zip(*(x for x, _ in batches), strict=True)
+        predictions = worker.call(
+            {"do": "predict", "path": name, "threads": threads},
+            [np.concatenate(column) for column in columns],
+        )["outputs"]["file"][0]
+        start = 0
+        for _, labels in batches:
+            part = predictions[start : start + len(labels)]
+            start += len(labels)
+            for metric, function in functions.items():
+                totals[metric] += _sum(metric, function, labels, part)
+        count += start
     if not count:
         raise ValueError("`ds` holds no samples.")
-    return {name: total / count for name, total in totals.items()}
+    return {metric: total / count for metric, total in totals.items()}
+
+
+def _file(path: str | os.PathLike[str]) -> str:
+    """Returns the file's absolute path: the worker may be in another folder."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
+    return os.path.abspath(path)
+
+
+_Batch = tuple[list[np.ndarray], np.ndarray]
+
+
+def _gathered(
+    ds: Iterable[Any], specs: Sequence[samples.Spec]
+) -> Iterator[list[_Batch]]:
+    """Puts batches together, so that the file is loaded once for many of them."""
+    batches: list[_Batch] = []
+    held = 0
+    for batch in ds:
+        x, labels = _checked(batch, specs)
+        if len(labels):
+            batches.append((x, labels))
+            held += sum(array.nbytes for array in x)
+        if held > _AT_A_TIME:
+            yield batches
+            batches, held = [], 0
+    if batches:
+        yield batches
+
+
+def _checked(batch: Any, specs: Sequence[samples.Spec]) -> _Batch:
+    """Returns the inputs, in the file's order, and the labels of a batch."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise ValueError("`ds` must hold batches of (x, labels).")
+    x, labels = batch[0], np.asarray(batch[1])
+    if isinstance(x, Mapping):
+        x = samples.by_name(x, specs)
+    arrays = [np.asarray(a) for a in (x if isinstance(x, list | tuple) else [x])]
+    if len(arrays) != len(specs):
+        raise ValueError(
+            f"The file has {len(specs)} inputs. Received: {len(arrays)} arrays"
+        )
+    for array, spec in zip(arrays, specs, strict=True):
+        if not array.ndim or array.shape[1:] != spec.shape[1:]:
+            raise ValueError(
+                f"Input {spec.name!r} of the file has shape {spec.shape}. "
+                f"Received: an array of shape {array.shape}"
+            )
+        if array.shape[:1] != labels.shape[:1]:
+            raise ValueError(
+                "A batch of `ds` must hold a label per sample. Received: "
+                f"x of shape {array.shape}, labels of shape {labels.shape}"
+            )
+    return arrays, labels
+
+
+def _sum(
+    name: str, function: Metric, labels: np.ndarray, predictions: np.ndarray
+) -> float:
+    values = np.asarray(function(labels, predictions))
+    if values.size != len(labels):
+        raise ValueError(
+            f"Metric {name!r} must return one number per sample. "
+            f"Received: shape {values.shape} for {len(labels)} samples"
+        )
+    return float(values.sum())
 
 
 def _functions(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
-    if isinstance(metrics, Mapping):
+    if isinstance(metrics, Mapping) and metrics:
         return dict(metrics)
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     unknown = [name for name in names if name not in _METRICS]
@@ -210,21 +289,19 @@ def benchmark_tflite(
             "`threads` and `rounds` must be at least 1, `seconds` above 0. "
             f"Received: threads={threads}, rounds={rounds}, seconds={seconds}"
         )
-    paths = [os.fspath(p) for p in (path, against) if p is not None]
-    for name in paths:
-        if not os.path.isfile(name):
-            raise FileNotFoundError(f"There is no file {name!r}.")
+    given = [p for p in (path, against) if p is not None]
+    paths = [_file(p) for p in given]
     common = {"threads": threads, "runtime": runtime}
     timed = worker.call(
         {"do": "time", "paths": paths, "rounds": rounds, "seconds": seconds, **common}
     )["ms"]
     timings = []
-    for name, taken in zip(paths, timed, strict=True):
+    for shown, name, taken in zip(given, paths, timed, strict=True):
         loaded = worker.call({"do": "load", "path": name, **common})
         low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75]).tolist()
         timings.append(
             Timing(
-                path=name,
+                path=os.fspath(shown),
                 ms=middle,
                 quartiles=(low, high),
                 load_ms=loaded["load_ms"],

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import gzip
 import os
-import pathlib
-import tempfile
 from typing import Any, Literal, get_args
 
 from tflottery.tflite import cleanup, convert, planner, sparsify, verify
+from tflottery.tflite.destination import destination, replacing
 from tflottery.tflite.flatbuffer import Graph
 from tflottery.tflite.report import ExportReport
 from tflottery.tflite.speed import make_fast
@@ -69,6 +67,7 @@ def export_tflite(
       The report; print it.
 
     Raises:
+      FileNotFoundError: If the folder of `path` does not exist.
       ValueError: If an argument does not fit, the `.tflite` file is damaged, or the
         runtime would compute the file wrongly and no rewriting helps.
       WrongFileError: If the written file does not run or differs by more than
@@ -82,6 +81,7 @@ def export_tflite(
     ```
     """
     _check(target, quantize, representative_data, tolerance, batch_size)
+    final = destination(path)
     if isinstance(model, str | os.PathLike):
         source = convert.from_file(model, samples)
     else:
@@ -99,33 +99,31 @@ def export_tflite(
     stored, notes = _rewrite(graph, target, quantize)
     data = graph.to_bytes(keep_names=keep_names)
     plans = planner.plan(Graph(data))
-    with _replacing(path) as temporary:
+    bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
+    operators = collections.Counter(graph.name(op) for op in graph.operators)
+    with replacing(final) as temporary:
         temporary.write_bytes(data)
         checked = verify.verify(temporary, source.samples, source.expected, tolerance)
-    plain = Graph(source.float32)
-    width = 1 if quantize else _VALUE_BYTES[target]
-    bound = sparsify.entropy_bound(plain, width)
-    operators = collections.Counter(graph.name(op) for op in graph.operators)
-    return ExportReport(
-        path=os.fspath(path),
-        target=target,
-        quantize=quantize,
-        bytes=len(data),
-        gzip_bytes=len(gzip.compress(data, 9)),
-        dense_float32_bytes=len(source.float32),
-        dense_int8_bytes=_dense_int8_bytes(plain),
-        entropy_bound=bound,
-        bound_ratio=len(data) / bound,
-        removed_units=removed,
-        weights=stored,
-        operators=dict(operators.most_common()),
-        plans=plans,
-        difference=checked.difference,
-        differences=checked.differences,
-        agreement=checked.agreement,
-        load_ram=checked.ram,
-        warnings=(*notes, *planner.warn(plans, target)),
-    )
+        return ExportReport(
+            path=os.fspath(path),
+            target=target,
+            quantize=quantize,
+            bytes=len(data),
+            gzip_bytes=len(gzip.compress(data, 9)),
+            dense_float32_bytes=len(source.float32),
+            dense_int8_bytes=_dense_int8_bytes(source.float32),
+            entropy_bound=bound,
+            bound_ratio=len(data) / bound if bound else None,
+            removed_units=removed,
+            weights=stored,
+            operators=dict(operators.most_common()),
+            plans=plans,
+            difference=checked.difference,
+            differences=checked.differences,
+            agreement=checked.agreement,
+            load_ram=checked.ram,
+            warnings=(*source.notes, *notes, *planner.warn(plans, target)),
+        )
 
 
 def _rewrite(
@@ -135,10 +133,12 @@ def _rewrite(
     storage: sparsify.Storage = "int8" if quantize else "keep"
     kernel: set[int] = set()
     notes: list[str] = []
-    if target == "sparse_speed":
+    # A dense file may hold int8 weights whatever the target is.
+    integers = any(graph.tensors[t].type == 9 for t in sparsify.weights(graph))
+    if target == "sparse_speed" and not integers:
         kernel, notes = make_fast(graph)
     else:
-        widen(graph, quantize=bool(quantize), always=target == "int8")
+        widen(graph, quantize=bool(quantize), always=integers)
     if target == "float16":
         storage = "float16"
 
@@ -149,26 +149,20 @@ def _rewrite(
     return store(graph), notes
 
 
-def _dense_int8_bytes(graph: Graph) -> int:
+def _entropy_bound(float32: bytes, value_bytes: int) -> int:
+    """Returns the bound of what is left to store, the units that do nothing removed."""
+    graph = Graph(float32)
+    graph.make_static()
+    cleanup.remove_dead_units(graph)
+    return sparsify.entropy_bound(graph, value_bytes)
+
+
+def _dense_int8_bytes(float32: bytes) -> int:
+    graph = Graph(float32)
     graph.make_static()
     kernels = sparsify.weights(graph)
     sparsify.sparsify(graph, "int8", dense=kernels)
     return len(graph.to_bytes())
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Any:
-    """Gives a temporary path beside `path`, which takes its place if all went well."""
-    final = pathlib.Path(path)
-    handle, name = tempfile.mkstemp(suffix=".tflite", dir=final.parent or ".")
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(final)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check(

@@ -27,8 +27,8 @@ class ExportReport:
       dense_float32_bytes: The converter's own dense file of the same model.
       dense_int8_bytes: The same with every weight as dense int8.
       entropy_bound: Values, the entropy of their places, and all else whole: what an
-        ideal sparse format would take.
-      bound_ratio: `bytes` over `entropy_bound`.
+        ideal sparse format would take for the units that are left.
+      bound_ratio: `bytes` over `entropy_bound`; None if nothing needs to be stored.
       removed_units: Units that the clean-up removed.
       weights: How each weight is stored.
       operators: How many operators of each kind the file has.
@@ -49,7 +49,7 @@ class ExportReport:
     dense_float32_bytes: int
     dense_int8_bytes: int
     entropy_bound: int
-    bound_ratio: float
+    bound_ratio: float | None
     removed_units: int
     weights: tuple[Stored, ...]
     operators: dict[str, int]
@@ -88,7 +88,8 @@ class ExportReport:
             ("dense float32 / int8", _pair(self)),
             (
                 "entropy bound",
-                f"{_kb(self.entropy_bound)} (file: {self.bound_ratio:.2f}x)",
+                _kb(self.entropy_bound)
+                + (f" (file: {self.bound_ratio:.2f}x)" if self.bound_ratio else ""),
             ),
             ("sparsity", f"{self.sparsity:.1%}, {self.removed_units} units removed"),
             ("largest difference", f"{self.difference:.2g} of the largest output"),

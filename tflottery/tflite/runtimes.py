@@ -21,6 +21,16 @@ def installed() -> tuple[str, ...]:
     return tuple(n for n, m in modules.items() if importlib.util.find_spec(m))
 
 
+def default() -> str:
+    """Returns the first installed runtime; raises ModuleNotFoundError without any."""
+    found = installed()
+    if not found:
+        raise ModuleNotFoundError(
+            "No runtime for .tflite files is installed. Try: pip install ai-edge-litert"
+        )
+    return found[0]
+
+
 def preload(runtime: str) -> Any:
     """Returns the module that holds the runtime's `Interpreter`, imported."""
     if runtime == LITERT:
@@ -93,14 +103,7 @@ class Session:
         Raises:
           ValueError, RuntimeError: What the runtime raises on a file it cannot run.
         """
-        if runtime is None:
-            found = installed()
-            if not found:
-                raise ModuleNotFoundError(
-                    "No runtime for .tflite files is installed. "
-                    "Try: pip install ai-edge-litert"
-                )
-            runtime = found[0]
+        runtime = default() if runtime is None else runtime
         module = preload(runtime)
         kind = module.OpResolverType
         resolver = kind.AUTO if xnnpack else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from tflottery.tflite.flatbuffer import Graph
 
 _DRAWN_SAMPLES = 8
 
@@ -20,14 +22,56 @@ class Spec:
     name: str
 
 
+def specs_of(graph: Graph) -> list[Spec]:
+    """Returns the inputs of a file, by the names of its signature if it has one."""
+    names = {tensor: graph.tensors[tensor].name for tensor in graph.inputs}
+    for signature in graph.model.signatureDefs or []:
+        if signature.subgraphIndex == 0:
+            names |= {int(e.tensorIndex): e.name for e in signature.inputs or []}
+    result = []
+    for tensor in graph.inputs:
+        quantization = graph.tensors[tensor].quantization
+        quantized = quantization is not None and quantization.scale is not None
+        dtype = np.float32 if quantized else graph.dtype(tensor)
+        name = (names[tensor] or b"input").decode(errors="replace")
+        result.append(Spec(graph.shape(tensor) or (1,), np.dtype(dtype), name))
+    return result
+
+
+def plain_name(name: str) -> str:
+    """Returns an input's name as a file has it: letters, digits and underscores.
+
+    >>> plain_name("2-d image")
+    'input_2_d_image'
+    """
+    plain = "input_" + name if not name[:1].isalpha() else name
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in plain)
+
+
+def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
+    """Returns the values of a dict in the order of the inputs that its keys name.
+
+    Raises:
+      ValueError: If a key is missing or is no input's name.
+    """
+    named = {plain_name(str(key)): value for key, value in values.items()}
+    wanted = [plain_name(spec.name) for spec in specs]
+    if set(named) != set(wanted) or len(named) != len(values):
+        raise ValueError(
+            f"The inputs are named {[spec.name for spec in specs]}. "
+            f"Received: a dict of {list(values)}"
+        )
+    return [named[name] for name in wanted]
+
+
 def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
     """Returns one array per input, each of the input's own type.
 
     Raises:
       ValueError: If they do not fit the inputs.
     """
-    if isinstance(samples, dict):
-        samples = list(samples.values())
+    if isinstance(samples, Mapping):
+        samples = by_name(samples, specs)
     arrays = [samples] if len(specs) == 1 and not _is_list(samples) else list(samples)
     arrays = [np.asarray(array) for array in arrays]
     if len(arrays) != len(specs):
@@ -58,13 +102,14 @@ def draw(specs: Sequence[Spec]) -> list[np.ndarray]:
     return result
 
 
-def take(data: Any, inputs: int, most: int) -> list[np.ndarray]:
+def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
     """Returns up to `most` samples of `data`, one array per input.
 
     Args:
-      data: An array `[samples, ...]`, a list of one array per input, or an iterable
-        or a function returning one, of batches: `x`, `(x, labels)` or lists of inputs.
-      inputs: How many inputs the model has.
+      data: An array `[samples, ...]`, a list or a dict of one array per input, or an
+        iterable or a function returning one, of batches: `x`, `(x, labels)`, lists or
+        dicts of inputs.
+      specs: The inputs of the model.
       most: How many samples to take at most.
 
     Raises:
@@ -72,13 +117,15 @@ def take(data: Any, inputs: int, most: int) -> list[np.ndarray]:
     """
     if isinstance(data, np.ndarray):
         return [data[:most]]
-    if _is_list(data) and len(data) == inputs and hasattr(data[0], "shape"):
+    if isinstance(data, Mapping):
+        data = by_name(data, specs)
+    if _is_list(data) and len(data) == len(specs) and hasattr(data[0], "shape"):
         return [np.asarray(array)[:most] for array in data]
     batches = data() if isinstance(data, Callable) else data
     parts: list[list[np.ndarray]] = []
     count = 0
     for batch in batches:
-        arrays = _inputs_of(batch, inputs)
+        arrays = _inputs_of(batch, specs)
         parts.append(arrays)
         count += len(arrays[0])
         if count >= most:
@@ -88,14 +135,16 @@ def take(data: Any, inputs: int, most: int) -> list[np.ndarray]:
     return [np.concatenate(column)[:most] for column in zip(*parts, strict=True)]
 
 
-def _inputs_of(batch: Any, inputs: int) -> list[np.ndarray]:
+def _inputs_of(batch: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
     """Returns the inputs of a batch, its labels left away."""
-    if isinstance(batch, tuple | list) and (inputs == 1 or _is_list(batch[0])):
+    if isinstance(batch, tuple | list) and (
+        len(specs) == 1 or isinstance(batch[0], list | tuple | Mapping)
+    ):
         batch = batch[0]
-    if isinstance(batch, dict):
-        batch = list(batch.values())
+    if isinstance(batch, Mapping):
+        batch = by_name(batch, specs)
     columns = list(batch) if _is_list(batch) else [batch]
-    return [np.asarray(column) for column in columns[:inputs]]
+    return [np.asarray(column) for column in columns[: len(specs)]]
 
 
 def _is_list(value: Any) -> bool:

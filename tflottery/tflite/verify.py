@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -64,7 +65,7 @@ def run_everywhere(
       JobError: If a runtime crashed.
     """
     variants = [(name, on) for name in runtimes.installed() for on in (True, False)]
-    job = {"do": "run", "path": str(path), "variants": variants}
+    job = {"do": "run", "path": os.path.abspath(path), "variants": variants}
     result = worker.call(job, samples)
     return result.get("outputs", {}), result["failures"], result["ram"]
 

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import json
 import os
 import pathlib
+import resource
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from tflottery.tflite import runtimes
+from tflottery.tflite import jobs, runtimes
 
 _LIMIT = 900  # seconds; a job that takes longer is ended
+# What a job may take: this much, and more for a large file or large inputs. A damaged
+# file may ask for any amount.
+_MEMORY = 8 << 30
+_MEMORY_PER_BYTE = 16
 _TURN = threading.Lock()  # one job at a time
+_process: subprocess.Popen[str] | None = None
 
 
 class JobError(RuntimeError):
@@ -38,11 +41,13 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
     """Runs one job in the worker and returns its result.
 
     Args:
-      job: `{"do": "run" | "load" | "time", ...}`, see the functions of those names.
+      job: `{"do": "run" | "predict" | "load" | "time", ...}`, see the functions of
+        `jobs`. Paths must be absolute: the worker stays in the folder it started in.
       arrays: The inputs, one per input of the file, each `[samples, ...]`.
 
     Returns:
-      The job's result; with "outputs", a list of arrays per runtime, for "run".
+      The job's result; with "outputs", a list of arrays per runtime, for "run" and
+      "predict".
 
     Raises:
       JobError: If the runtime raised or crashed; the message says which and where.
@@ -51,12 +56,17 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
         folder = pathlib.Path(name)
         np.savez(folder / "inputs.npz", *arrays)
         (folder / "job.json").write_text(json.dumps(job))
-        code = _worker()(name)
-        progress = folder / "progress"
+        code = _run(folder)
+        progress = _progress(folder)
         where = progress.read_text() if progress.exists() else "at the start"
         if code < 0:
             kind = signal.Signals(-code).name
-            raise JobError(f"The runtime crashed ({kind}) {where}.")
+            hint = ""
+            if -code == signal.SIGABRT:
+                hint = f" It may take {_MEMORY >> 30} GB of memory."
+            raise JobError(f"The runtime crashed ({kind}) {where}.{hint}")
+        if not (folder / "result.json").exists():
+            raise JobError(f"The runtime ended its process (exit code {code}) {where}.")
         result = json.loads((folder / "result.json").read_text())
         if "error" in result:
             raise JobError(f"{result['error']} ({where})")
@@ -69,49 +79,81 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
         return result
 
 
-@functools.cache
-def _worker() -> Any:
-    """Starts the worker; returns a function that runs a folder's job in it."""
+def _progress(folder: pathlib.Path) -> pathlib.Path:
+    return folder / "progress"
+
+
+def _run(folder: pathlib.Path) -> int:
+    """Runs a folder's job in the worker; returns the exit code of its process."""
+    with _TURN:
+        for _ in range(2):
+            try:
+                answer = _ask(folder)
+            except BaseException:
+                # An answer that nobody waits for would be taken for the next job's.
+                _stop()
+                raise
+            if answer:
+                return int(answer)
+            _stop()
+            if _progress(folder).exists():
+                break  # it may be the job that ended the worker: not once more
+        raise JobError("The process that runs .tflite files ended by itself.")
+
+
+def _ask(folder: pathlib.Path) -> str:
+    """Returns the worker's answer; nothing if it died. Starts it if it does not run."""
+    global _process
+    if _process is not None and _process.poll() is not None:
+        _stop()
+    if _process is None:
+        _process = _start()
+    stdin, stdout = _pipes(_process)
+    with contextlib.suppress(BrokenPipeError):
+        stdin.write(f"{folder}\n")
+        stdin.flush()
+        return stdout.readline()
+    return ""
+
+
+def _start() -> subprocess.Popen[str]:
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
     root = str(pathlib.Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(
         [root, *filter(None, [environment.get("PYTHONPATH")])]
     )
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tflottery.tflite.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
         text=True,
+        start_new_session=True,  # to be ended together with its job
     )
+
+
+def _stop() -> None:
+    """Ends the worker and its job, if there are any."""
+    global _process
+    process, _process = _process, None
+    if process is None:
+        return
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in _pipes(process):
+        with contextlib.suppress(OSError):
+            pipe.close()
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
     assert process.stdin is not None
     assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
+    return process.stdin, process.stdout
 
-    def stop() -> None:
-        with contextlib.suppress(OSError):
-            stdin.close()
-        process.kill()  # its jobs are done: they are waited for
-        process.wait()
-        stdout.close()
 
-    atexit.register(stop)
-
-    def run(folder: str) -> int:
-        try:
-            with _TURN:
-                stdin.write(folder + "\n")
-                stdin.flush()
-                answer = stdout.readline()
-        except OSError:
-            answer = ""
-        if not answer:
-            _worker.cache_clear()
-            raise JobError("The process that runs .tflite files ended by itself.")
-        return int(answer)
-
-    return run
+atexit.register(_stop)
 
 
 def main() -> None:
@@ -124,7 +166,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             signal.alarm(_LIMIT)
-            _do(pathlib.Path(line.strip()))
+            _do(pathlib.Path(line.rstrip("\n")))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -133,137 +175,38 @@ def main() -> None:
 
 
 def _do(folder: pathlib.Path) -> None:
-    job = json.loads((folder / "job.json").read_text())
-    jobs = {"run": run, "load": load, "time": time_files}
+    functions = {
+        "run": jobs.run,
+        "predict": jobs.predict,
+        "load": jobs.load,
+        "time": jobs.time_files,
+    }
 
     def progress(text: str) -> None:
-        (folder / "progress").write_text(text)
+        _progress(folder).write_text(text)
 
+    progress("at the start")
     try:
+        job = json.loads((folder / "job.json").read_text())
         with np.load(folder / "inputs.npz") as stored:
             arrays = [stored[f"arr_{i}"] for i in range(len(stored.files))]
-        result = jobs[job.pop("do")](folder, arrays, progress, **job)
+        _limit_memory(job, arrays)
+        result = functions[job.pop("do")](folder, arrays, progress, **job)
     except Exception as error:
         message = " ".join(str(error).split())
         result = {"error": f"{type(error).__name__}: {message[:500]}"}
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def run(
-    folder: pathlib.Path,
-    arrays: list[np.ndarray],
-    progress: Any,
-    *,
-    path: str,
-    variants: list[tuple[str, bool]],
-) -> dict[str, Any]:
-    """Runs a file on the inputs, in each (runtime, with XNNPACK or not)."""
-    outputs, counts, failures, before = {}, {}, {}, _anonymous()
-    ram: int | None = None
-    for runtime, xnnpack in variants:
-        key = f"{runtime}+xnnpack" if xnnpack else runtime
-        progress(f"in {key}")
-        try:
-            session = runtimes.Session(path, runtime, xnnpack=xnnpack)
-            results = session.predict(arrays)
-        except (RuntimeError, ValueError) as error:
-            failures[key] = " ".join(str(error).split())[:500]
-            continue
-        if ram is None and before is not None:
-            ram = (_anonymous() or before) - before
-        counts[key] = len(results)
-        outputs |= {f"{key}/{i}": result for i, result in enumerate(results)}
-    np.savez(folder / "outputs.npz", **outputs)
-    return {"counts": counts, "failures": failures, "ram": ram}
-
-
-def load(
-    folder: pathlib.Path,
-    arrays: list[np.ndarray],
-    progress: Any,
-    *,
-    path: str,
-    threads: int,
-    runtime: str | None,
-) -> dict[str, Any]:
-    """Loads a file and calls it once: the milliseconds and the bytes that this took."""
-    del folder
-    progress(f"while loading {path}")
-    peak_before = _status("VmHWM")
-    start = time.perf_counter()
-    session = runtimes.Session(path, runtime, threads=threads)
-    session.set_inputs(arrays or _drawn(session))
-    session.invoke()
-    taken = (time.perf_counter() - start) * 1e3
-    peak = _status("VmHWM")
-    if peak is None or peak_before is None:
-        return {"load_ms": taken, "ram": None}
-    return {"load_ms": taken, "ram": peak - peak_before}
-
-
-def time_files(
-    folder: pathlib.Path,
-    arrays: list[np.ndarray],
-    progress: Any,
-    *,
-    paths: list[str],
-    threads: int,
-    runtime: str | None,
-    rounds: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """Times calls of the files, in turn, so that what else the machine does hits all.
-
-    Returns:
-      Per file, the milliseconds per call in each round.
-    """
-    del folder
-    sessions, calls = [], []
-    for path in paths:
-        progress(f"while timing {path}")
-        session = runtimes.Session(path, runtime, threads=threads)
-        session.set_inputs(arrays or _drawn(session))
-        session.invoke()
-        once = []
-        for _ in range(5):
-            start = time.perf_counter()
-            session.invoke()
-            once.append(time.perf_counter() - start)
-        sessions.append(session)
-        share = seconds / rounds / len(paths)
-        calls.append(max(1, int(share / max(statistics.median(once), 1e-7))))
-    taken: list[list[float]] = [[] for _ in paths]
-    for _ in range(rounds):
-        for session, count, result in zip(sessions, calls, taken, strict=True):
-            invoke = session.invoke
-            start = time.perf_counter()
-            for _ in range(count):
-                invoke()
-            result.append((time.perf_counter() - start) / count * 1e3)
-    return {"ms": taken}
-
-
-def _drawn(session: runtimes.Session) -> list[np.ndarray]:
-    generator = np.random.default_rng(0)
-    return [
-        generator.normal(size=port.shape).astype(np.float32)
-        if port.scale or port.dtype.kind == "f"
-        else generator.integers(0, 2, port.shape).astype(port.dtype)
-        for port in session.inputs
-    ]
-
-
-def _anonymous() -> int | None:
-    return _status("RssAnon")
-
-
-def _status(field: str) -> int | None:
-    """Returns a field of this process's memory in bytes; None where unknown."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    return None
+def _limit_memory(job: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:
+    used = jobs.status("VmSize")
+    if used is None:
+        return
+    paths = job.get("paths") or [job["path"]]
+    held = sum(os.path.getsize(path) for path in paths)
+    held += sum(array.nbytes for array in arrays)
+    most = used + _MEMORY + _MEMORY_PER_BYTE * held
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 if __name__ == "__main__":
