@@ -1,5 +1,6 @@
 """Every example runs, as a reader would run it."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -40,3 +41,15 @@ def test_the_demo_ends_with_files_that_answer_right(tmp_path):
     assert len(accuracies) == 5
     assert max(accuracies) - min(accuracies) < 2
     assert min(accuracies) > 75
+
+
+def test_the_smoke_preset_reproduces_the_paper_on_digits(tmp_path):
+    command = ["reproduce", "sparse_transfer", "--preset=smoke", "--seeds=1"]
+    out = run([sys.executable, "-m", "tflottery", *command], tmp_path)
+    folder = tmp_path / "runs/sparse_transfer-smoke"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["header"]["finished"]
+    # Dense, and five arms at two densities: frozen or not, under two heads.
+    assert len(results["rows"]) == (1 + 5 * 2) * 2 * 2
+    assert "1 seed: no interval" in (folder / "report.html").read_text()
+    assert str(folder / "report.html").endswith(out.split("The report: ")[1].strip())

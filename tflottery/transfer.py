@@ -52,7 +52,7 @@ def transfer_ticket(
             of the classifier, which is the last Dense or 1x1 convolution to the
             output, with its name and the activation that the output had.
         head: instead, a new layer or a list of new layers. They get what the old
-            classifier got.
+            classifier got. With a `seed` those that draw random numbers are copied.
         backbone: a built model to fill: of the ticket's paths, or of all but the
             classifier's. Subclassed models need it, without the classifier. The
             student is made of its layers.
@@ -66,17 +66,20 @@ def transfer_ticket(
         seed: makes the head the same each time, at least 0.
 
     Returns:
-        The student, of the same Keras as the source. It is not compiled, as the new
-        task has its own loss and learning rate. Its `ticket` holds the masks and
-        weights with the new head's; `ticket.origin` says where it came from.
+        The student, of the same Keras as the source; of a functional or Sequential
+        source of a class of your own a plain functional model. It is not compiled, as
+        the new task has its own loss and learning rate. Its `ticket` holds the masks
+        and weights with the new head's; `ticket.origin` says where it came from.
 
     Raises:
         TypeError: where `source` is not one of the above.
         ValueError: for a head that cannot be made, a backbone that does not fit
-            (naming the first paths that differ), or an `input_shape` that the weights
-            do not allow.
+            (naming the first paths that differ) or shares weights with the source,
+            or an `input_shape` that the weights do not allow.
     """
     _check_head(num_classes, head, seed)
+    num_classes = None if num_classes is None else int(num_classes)
+    seed = None if seed is None else int(seed)
     if weights not in tickets.WEIGHTS:
         raise ValueError(
             f"`weights` must be one of {tickets.WEIGHTS}. Received: weights={weights!r}"
@@ -94,6 +97,10 @@ def transfer_ticket(
             f"`backbone` must be of the source's Keras, "
             f"{network.keras_of(model).__name__}. Received a model of {keras.__name__}."
         )
+    if model is not None and backbone is not None:
+        _check_apart(model, backbone)
+    elif graph.is_graph(body):
+        _warn_of_train_step(body, keras)
     with _scope(body):
         body, layers = _parts(ticket, body, backbone, keras, num_classes, head)
         if graph.is_graph(body) and (backbone is None or input_shape is not None):
@@ -102,6 +109,8 @@ def transfer_ticket(
         layers = [heads.seeded(x, seed, i) for i, x in enumerate(layers)]
         heads.check_names(layers, body)
         student = graph.attach(body, layers, keras, input_shape)
+    if input_shape is not None:
+        graph.check_runs(student, input_shape)
     names = {id(v): path for path, v in network.variables(body).items()}
     mapping = {
         path: known[names[id(v)]]
@@ -113,7 +122,9 @@ def transfer_ticket(
     engines.apply_ticket(
         grafted(ticket, fresh, mapping, origin), student, weights=weights
     )
-    for layer in network.children(student):
+    # Each one inside, too: on Keras 3 a layer that is set to what it already is
+    # leaves those inside it as they are.
+    for layer in network.all_layers(student)[1:]:
         layer.trainable = not freeze_backbone
     for layer in layers:
         layer.trainable = True
@@ -257,6 +268,27 @@ def _known(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
     return known
 
 
+def _check_apart(source: Any, backbone: Any) -> None:
+    """Checks that filling `backbone` leaves the source's weights alone."""
+    theirs = {id(v) for v in network.variables(source).values()}
+    for path, variable in network.variables(backbone).items():
+        if id(variable) in theirs:
+            raise ValueError(
+                f"`backbone` shares weights with `source`, such as {path!r}, which "
+                "would change as the student trains. Build the backbone anew."
+            )
+
+
+def _warn_of_train_step(source: Any, keras: Any) -> None:
+    if type(source).train_step is not keras.Model.train_step:
+        warnings.warn(
+            f"`source` is a {type(source).__name__} with a `train_step` of its own, "
+            f"but the student is a plain model of {keras.__name__}, which trains as "
+            "those do.",
+            stacklevel=3,
+        )
+
+
 def _warn_of_frozen() -> None:
     warnings.warn(
         "`freeze_backbone=True` with a ticket sparser than 80 %: frozen sparse "
@@ -267,7 +299,7 @@ def _warn_of_frozen() -> None:
 
 
 def _check_at_fit(student: Any) -> None:
-    """Has the first `fit` check that the examples are of the student's shape."""
+    """Has `fit` check that the examples are of the student's shape."""
     fit = type(student).fit
 
     def checked_fit(x: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -275,9 +307,7 @@ def _check_at_fit(student: Any) -> None:
         wanted = student.input_shape
         if found is not None and isinstance(wanted, tuple):
             _check_shape(found, wanted[1:])
-        result = fit(student, x, *args, **kwargs)
-        vars(student).pop("fit", None)
-        return result
+        return fit(student, x, *args, **kwargs)
 
     vars(student)["fit"] = checked_fit
 

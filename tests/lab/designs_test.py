@@ -51,6 +51,13 @@ def test_designs_that_smoke_need_no_download(name):
         assert smoke.target is None or smoke.target.dataset == "digits"
 
 
+def test_an_arm_of_step_k_needs_a_rewind_step():
+    paper = designs.design("sparse_transfer", "paper")
+    source = dataclasses.replace(paper.source, rewind_step=0)
+    with pytest.raises(ValueError, match=r"`arms` has 'rewind' .* rewind_step=0"):
+        dataclasses.replace(paper, source=source)
+
+
 def test_one_shot_searches_once_for_each_density():
     design = dataclasses.replace(
         designs.design("sparse_transfer", "paper"), one_shot=True, rounds=(3, 9)

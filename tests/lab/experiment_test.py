@@ -146,6 +146,25 @@ def test_more_seeds_are_added_and_their_masks_compared(tmp_path):
     assert two["header"]["mask_overlap"] == [[0, 1, tickets[0].density, overlap]]
 
 
+def test_results_are_there_after_every_cell_and_keep_the_seeds_of_earlier_calls(
+    tmp_path, monkeypatch
+):
+    design = dataclasses.replace(ONE_HEAD, arms=("trained",))
+    run(design, tmp_path, seeds=2)
+    results = run(design, tmp_path, seeds=1)
+    assert results["header"]["seeds"] == [0, 1]
+    assert len(results["rows"]) == 2 * 3
+    train, rows = bench.Bench.train, []
+
+    def watching(self, trial, ticket):
+        rows.append(len(files.read_json(tmp_path / "results.json")["rows"]))
+        return train(self, trial, ticket)
+
+    monkeypatch.setattr(bench.Bench, "train", watching)
+    run(design, tmp_path, seeds=3)
+    assert rows == [6, 7, 8]
+
+
 def test_the_test_images_choose_nothing(tmp_path, monkeypatch):
     design = dataclasses.replace(ONE_HEAD, rounds=(2,), arms=("trained",))
     honest = run(design, tmp_path / "a")

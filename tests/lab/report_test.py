@@ -236,7 +236,7 @@ def test_settings_are_reported_apart(tmp_path, undrawn):
     page = read(experiment(tmp_path, rows() + rows(regime="frozen", head="two_layer")))
     assert page.tags.count("img") == 9
     assert "fine-tuned, linear head, ticket θ0:" in page.text
-    assert "frozen, two_layer head, ticket θT: The ticket with 6.9 %" in page.text
+    assert "frozen, two-layer head, ticket θT: The ticket with 6.9 %" in page.text
 
 
 def test_results_without_dense_or_without_rows_still_make_a_report(tmp_path, undrawn):

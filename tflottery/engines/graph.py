@@ -7,6 +7,8 @@ module a model belongs to.
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from tflottery.engines import network
 
 _REMEDY = (
@@ -24,12 +26,14 @@ class Cut:
         classifier: the Dense or 1x1-convolution layer that was cut off.
         activation: what the network's output went through last, a function.
         output_rank: how many dimensions the network's output has, the batch's too.
+        output_dtype: of the network's output, by name.
     """
 
     features: Any
     classifier: Any
     activation: Any
     output_rank: int
+    output_dtype: str
 
 
 def is_graph(model: Any) -> bool:
@@ -74,7 +78,7 @@ def cut(model: Any, keras: Any) -> Cut:
             layer, features = inner.classifier, inner.features(inputs[0])
             features = keras.Model(_inputs(model), features, name=model.name)
             break
-        if len(inputs) != 1 or layer.weights:
+        if len(inputs) != 1 or not _can_go(layer, keras):
             raise ValueError(
                 f"`source` {model.name!r} has no classifier that can be told: its "
                 f"output is made by {layer.name!r} ({type(layer).__name__}), where a "
@@ -87,6 +91,7 @@ def cut(model: Any, keras: Any) -> Cut:
         classifier=layer,
         activation=activation,
         output_rank=len(outputs[0].shape),
+        output_dtype=getattr(outputs[0].dtype, "name", outputs[0].dtype),
     )
 
 
@@ -135,6 +140,25 @@ def attach(body: Any, head: list[Any], keras: Any, input_shape: Any) -> Any:
         x = layer(x)
     name = body.name if is_graph(body) else f"{body.name}_student"
     return keras.Model(inputs, x, name=name)
+
+
+def check_runs(model: Any, input_shape: Any) -> None:
+    """Checks that an example of a shape goes through the network.
+
+    Raises:
+        ValueError: where it does not. Keras 3 does not ask a network inside another.
+    """
+    if None in input_shape or len(model.inputs) != 1:
+        return
+    dtype = model.inputs[0].dtype
+    example = np.zeros((1, *input_shape), getattr(dtype, "name", dtype))
+    try:
+        model(example, training=False)
+    except Exception as error:  # Of whichever backend.
+        raise ValueError(
+            f"`input_shape` {tuple(input_shape)} does not go through the network: "
+            f"{error}"
+        ) from error
 
 
 def layers_of(model: Any) -> set[str]:
@@ -191,7 +215,17 @@ def _is_classifier(layer: Any, keras: Any) -> bool:
     return isinstance(layer, convolutions) and set(layer.kernel_size) == {1}
 
 
+def _can_go(layer: Any, keras: Any) -> bool:
+    """Returns whether a layer behind the classifier goes with it."""
+    if not isinstance(layer, keras.layers.Layer) or "OpLambda" in type(layer).__name__:
+        return _activation(layer, keras) is not None
+    return not layer.weights
+
+
 def _activation(layer: Any, keras: Any) -> Any:
-    if isinstance(layer, keras.layers.Softmax):
-        return keras.activations.softmax
+    # An operation of `keras.ops`, or tf_keras' layer of one: `tf.nn.softmax_1`.
+    names = type(layer).__name__, layer.name.split(".")[-1].rstrip("_0123456789")
+    for name in ("softmax", "sigmoid"):
+        if name in (names[0].lower(), names[1]):
+            return getattr(keras.activations, name)
     return getattr(layer, "activation", None)

@@ -17,11 +17,15 @@ def classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
     name = getattr(activation, "__name__", None)
     if name == "sigmoid" and old_units == 1:
         activation = keras.activations.softmax
+    dtype = getattr(old, "dtype_policy", None) or old.dtype
+    if found.output_dtype != old.compute_dtype:
+        # With mixed precision the output is often an activation in float32.
+        dtype = found.output_dtype
     return keras.layers.Dense(
         num_classes,
         activation=activation,
         use_bias=old.use_bias,
-        dtype=getattr(old, "dtype_policy", None) or old.dtype,
+        dtype=dtype,
         name=old.name,
     )
 
@@ -61,10 +65,12 @@ def check_names(layers: Sequence[Any], body: Any) -> None:
 
 
 def seeded(layer: Any, seed: int | None, index: int) -> Any:
-    """Returns the layer with a seed for each random draw that has none."""
+    """Returns the layer, or one like it with a seed for each draw that has none."""
     if seed is None:
         return layer
-    return type(layer).from_config(_with_seeds(layer.get_config(), f"{seed}/{index}"))
+    config = layer.get_config()
+    with_seeds = _with_seeds(config, f"{seed}/{index}")
+    return layer if with_seeds == config else type(layer).from_config(with_seeds)
 
 
 def _with_seeds(config: Any, key: str) -> Any:

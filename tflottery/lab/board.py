@@ -59,7 +59,7 @@ class Board:
                 return ""
             if ahead:
                 seconds += ahead * self._spent[kind] / self._fresh[kind]
-        return f"{duration(seconds)} left" if seconds else ""
+        return f"{duration(seconds)} left" if seconds > 0 else ""
 
     def say(self, line: str) -> None:
         """Writes a line to the log, and shows it."""

@@ -100,6 +100,11 @@ class Design:
                         f"`{name}` must be of {', '.join(map(str, known))}. "
                         f"Received: {value!r}"
                     )
+        if "rewind" in self.arms and not self.source.rewind_step:
+            raise ValueError(
+                "`arms` has 'rewind' (θk), but `source` has rewind_step=0: it would be "
+                "'initial' (θ0) a second time. Leave it out, or give a `rewind_step`."
+            )
 
     def density(self, round_number: int) -> float:
         """Returns the density that a round is pruned to, but for rounding."""
@@ -185,7 +190,8 @@ _TRANSFER = Design(
     preset="paper",
     shows="Tickets of one task reach the dense network's accuracy on another "
     "(Mehta 2019, section 4).",
-    source=_MEHTA,
+    # θk is Frankle et al.'s (2020, figure 5); Mehta has θ0 and θT alone.
+    source=dataclasses.replace(_MEHTA, rewind_step=1_000),
     target=recipes.recipe("mehta_resnet18_fashion_mnist"),
     prunings=15,
     rounds=tuple(range(1, 16)),
@@ -221,6 +227,17 @@ _CONV = dataclasses.replace(
 DESIGNS: dict[str, dict[str, Design]] = {}
 for _design in (
     _TRANSFER,
+    dataclasses.replace(
+        _TRANSFER,
+        name="sparse_transfer_norb",
+        target=recipes.recipe("mehta_resnet18_smallnorb"),
+    ),
+    dataclasses.replace(
+        _TRANSFER,
+        name="sparse_transfer_vgg19",
+        source=dataclasses.replace(recipes.recipe("mehta_vgg19"), rewind_step=1_000),
+        target=recipes.recipe("mehta_vgg19_fashion_mnist"),
+    ),
     dataclasses.replace(
         _TRANSFER,
         preset="cpu",
@@ -321,3 +338,7 @@ for _design in (
     ),
 ):
     DESIGNS.setdefault(_design.name, {})[_design.preset] = _design
+DESIGNS["sparse_transfer_one_shot"] = {
+    preset: dataclasses.replace(_design, name="sparse_transfer_one_shot", one_shot=True)
+    for preset, _design in DESIGNS["sparse_transfer"].items()
+}

@@ -26,6 +26,8 @@ from tflottery.lab.board import Board
 from tflottery.lab.designs import Design, Trial
 from tflottery.lab.designs import design as find_design
 from tflottery.lab.executors import EXECUTORS, Executor, local
+from tflottery.lab.models import unknown
+from tflottery.records import is_whole
 
 
 def reproduce(
@@ -88,13 +90,13 @@ def run(
 ) -> Any:
     """Runs a design of your own; arguments and result are those of `reproduce`."""
     count = design.seeds if seeds is None else seeds
-    if not tickets.is_whole(count) or count < 1:
+    if not is_whole(count) or count < 1:
         raise ValueError(
             f"`seeds` must be a whole number of at least 1. Received: seeds={seeds!r}"
         )
     if isinstance(executor, str):
         if executor not in EXECUTORS:
-            raise ValueError(datasets.unknown("executor", executor, EXECUTORS))
+            raise ValueError(unknown("executor", executor, EXECUTORS))
         executor = EXECUTORS[executor]
     folder = _absolute(run_dir)
     data_dir = data_dir and _absolute(data_dir)
@@ -107,21 +109,21 @@ def run(
     left = [part for part in searches if not _searched(folder, part)]
     if executor is local:
         worker = dataclasses.replace(worker, board=board)
-    done = {
-        "rounds": sum(_rounds_done(folder, part) for part in searches),
-        "cells": sum(_result_path(folder, trial).exists() for trial in cells),
-    }
+    rounds_done = {part.name: _rounds_done(folder, part) for part in searches}
+    results = _Results(folder, design, count, command)
+    done = {"rounds": sum(rounds_done.values()), "cells": results.count(cells)}
     total = {"rounds": sum(p.prunings + 1 for p in searches), "cells": len(cells)}
     board.start(total, done)
     try:
         with board.shown():
             for part in executor(worker, left):
                 if worker.board is None:
-                    for _ in range(part.prunings + 1):
+                    for _ in range(part.prunings + 1 - rounds_done[part.name]):
                         board.add("rounds", part.name)
+            results.compare_masks()
             left = [t for t in cells if not _result_path(folder, t).exists()]
             for trial in executor(worker, left):
-                row = files.read_json(_result_path(folder, trial))
+                row = results.add(trial)
                 board.add(
                     "cells",
                     f"seed {trial.seed}, {100 * row['density']:.2f} % left, "
@@ -133,8 +135,7 @@ def run(
         raise
     finally:
         _BENCHES.clear()
-        results = _write_results(folder, design, count, command, cells)
-    return results
+    return results.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,42 +277,72 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__name__", None) or repr(value)
 
 
-def _write_results(
-    folder: Any,
-    design: Design,
-    seeds: int,
-    command: str | None,
-    cells: Sequence[Trial],
-) -> Any:
-    """Writes what there is so far to `results.json`, and returns its path."""
-    done = [path for trial in cells if (path := _result_path(folder, trial)).exists()]
-    results = {
-        "header": {
+class _Results:
+    """Keeps `results.json`, written anew after every cell: what there is so far.
+
+    Seeds beyond `seeds` that an earlier call finished stay in it.
+    """
+
+    def __init__(self, folder: Any, design: Design, seeds: int, command: str | None):
+        self.path = folder / "results.json"
+        self._folder = folder
+        self._design = design
+        self._seeds = list(range(seeds))
+        for seed in itertools.count(seeds):
+            if not all(map(self._done, design.trials(seed))):
+                break
+            self._seeds.append(seed)
+        trials = [trial for seed in self._seeds for trial in design.trials(seed)]
+        self._rows: dict[Trial, Any] = dict.fromkeys(trials)
+        for trial in filter(self._done, trials):
+            self._rows[trial] = files.read_json(_result_path(folder, trial))
+        self._header = {
             "experiment": design.name,
             "shows": design.shows,
             "command": command or shlex.join(sys.argv),
             "versions": {"python": platform.python_version(), **_versions()},
             "backend": _backend(),
             "preset": design.preset,
-            "seeds": list(range(seeds)),
-            "finished": len(done) == len(cells),
+            "seeds": self._seeds,
+            "finished": False,
             "recipe": plain_design(design),
-            "mask_overlap": _mask_overlap(folder, design, seeds),
-        },
-        "rows": [files.read_json(path) for path in done],
-    }
-    path = folder / "results.json"
-    files.write_json(path, results)
-    return path
+            "mask_overlap": [],
+        }
+        self.compare_masks()
+
+    def count(self, trials: Sequence[Trial]) -> int:
+        """Returns how many of the trials are finished."""
+        return sum(self._rows[trial] is not None for trial in trials)
+
+    def compare_masks(self) -> None:
+        """Compares the masks of the searches that are there."""
+        overlap = _mask_overlap(self._folder, self._design, self._seeds)
+        self._header["mask_overlap"] = overlap
+        self.write()
+
+    def add(self, trial: Trial) -> dict[str, Any]:
+        """Takes up a cell that has ended, and returns its row."""
+        row = files.read_json(_result_path(self._folder, trial))
+        self._rows[trial] = row
+        self.write()
+        return row
+
+    def write(self) -> None:
+        rows = [row for row in self._rows.values() if row is not None]
+        header = self._header | {"finished": len(rows) == len(self._rows)}
+        files.write_json(self.path, {"header": header, "rows": rows})
+
+    def _done(self, trial: Trial) -> bool:
+        return _result_path(self._folder, trial).exists()
 
 
-def _mask_overlap(folder: Any, design: Design, seeds: int) -> list[list[Any]]:
+def _mask_overlap(folder: Any, design: Design, seeds: Sequence[int]) -> list[list[Any]]:
     """Returns the Jaccard index of the masks of each two seeds, round by round."""
     overlaps = []
     for number in design.rounds:
         found = [
             (seed, tickets.load_ticket(path))
-            for seed in range(seeds)
+            for seed in seeds
             if (path := folder / "searches" / design.ticket(seed, number)).exists()
         ]
         overlaps += [

@@ -18,7 +18,7 @@ from tflottery.lab.statistics import (
 )
 from tflottery.records import is_number
 
-_NAMES = {"fine_tuned": "fine-tuned", "finetuned": "fine-tuned"}
+_NAMES = {"fine_tuned": "fine-tuned", "two_layer": "two-layer"}
 
 
 def experiment_page(path: Any) -> bytes:

@@ -99,8 +99,8 @@ def differences(setting: Setting, tolerance: float) -> Picture | None:
         alt=_describe("Difference in test accuracy to dense, in points", series),
         caption=(
             "Difference in test accuracy to the dense network of the same seed: an arm "
-            "wins where its whole interval lies above "
-            + ("the tolerance." if tolerance > 0 else "zero.")
+            "wins where its whole interval is at or above "
+            + (f"-{100 * tolerance:g} points." if tolerance > 0 else "zero.")
         ),
     )
 
