@@ -1,6 +1,7 @@
 """Tickets: what is saved comes back, and what does not fit is named."""
 
 import dataclasses
+import os
 import pathlib
 import re
 import subprocess
@@ -183,6 +184,39 @@ KERNEL = "dense/kernel"
         ({"masks/x": np.zeros(1, "u1")}, {}, "arrays that no ticket has: masks/x"),
         ({f"masks/{KERNEL}": np.zeros(9, "u1")}, {}, "needs 1 bytes of bits"),
         ({f"masks/{KERNEL}": np.zeros(1, "u1")}, {}, r"of shape \(3,\), where \(0,\)"),
+        ({}, {"round": 99}, "It is of round 99, and has 2 records"),
+        ({}, {"round": 2}, "It is of round 2, and has 2 records"),
+        (
+            {},
+            {"rounds": [dataclasses.asdict(record())] * 3},
+            "Record 1 is that of round 0",
+        ),
+        (
+            {},
+            {"origin": None, "round": 0},
+            "Its masks have the sparsity 0.25, and the record of its round says 0.0",
+        ),
+        ({}, {"monitor": "\x1b[2J"}, r"must be printable.* Received: '\\x1b\[2J'"),
+        ({}, {"versions": {"a": "\x07"}}, r"must be printable.* Received: '\\x07'"),
+        ({}, {"versions": {"\x9b": "1"}}, r"must be printable.* Received: '\\x9b'"),
+        *(
+            (
+                {},
+                {"rounds": [dataclasses.asdict(record(**changes))]},
+                r"must be printable text\. Received: 'a\\nb'",
+            )
+            for changes in (
+                {"failure": "a\nb"},
+                {"metrics": {"a\nb": 1.0}},
+                {"history": {"a\nb": [1.0]}},
+                {"density_per_layer": {"a\nb": 1.0}},
+            )
+        ),
+        (
+            {"trained/dense/bias": np.array([1, np.inf], "f4")},
+            {},
+            "The trained weight 'dense/bias' holds infinity",
+        ),
         # One value must not be spread over the three places that are kept.
         ({f"rewind/{KERNEL}": np.ones(1, "f4")}, {}, r"of shape \(1,\), where \(3,\)"),
         (
@@ -238,12 +272,13 @@ def test_nan_of_bfloat16_is_noticed(tmp_path):
         tickets.load_ticket(tmp_path / "t")
 
 
-def test_infinity_may_be_a_weight(tmp_path):
+def test_infinity_may_be_a_weight_before_the_training(tmp_path):
     weights = {"attention/bias": np.array([0.0, -np.inf])}
-    ticket(masks={}, initial=weights, rewind=weights, trained=weights).save(
+    trained = {"attention/bias": np.array([0.0, -9.0])}
+    ticket(masks={}, initial=weights, rewind=weights, trained=trained).save(
         tmp_path / "t"
     )
-    assert tickets.load_ticket(tmp_path / "t").trained["attention/bias"][1] == -np.inf
+    assert tickets.load_ticket(tmp_path / "t").rewind["attention/bias"][1] == -np.inf
 
 
 def test_a_round_that_diverged_is_kept_with_its_nan(tmp_path):
@@ -255,6 +290,34 @@ def test_a_round_that_diverged_is_kept_with_its_nan(tmp_path):
     found = tickets.load_ticket(tmp_path / "t")
     assert np.isnan(found.trained[KERNEL][0, 0])
     assert found.rounds[1].failure == "diverged"
+
+
+def test_a_ticket_whose_round_agrees_with_its_masks_comes_back(tmp_path):
+    ticket(origin=None).save(tmp_path / "t")
+    assert tickets.load_ticket(tmp_path / "t").origin is None
+
+
+@pytest.mark.parametrize("path", [None, 5, b"x", ""])
+@pytest.mark.parametrize("call", [tickets.load_ticket, ticket().save])
+def test_what_is_no_path_is_refused(call, path):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call(path)
+    assert str(caught.value) == (
+        "`path` must be the path or URL of a file, as RUN_DIR/ticket.safetensors. "
+        f"Received: path={path!r}"
+    )
+
+
+def test_a_folder_or_a_pipe_is_no_ticket(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, what in ((".", "a folder"), ("pipe", "no regular file")):
+        path = str(tmp_path / name)
+        with pytest.raises(ValueError, match="must be a file") as caught:
+            tickets.load_ticket(path)
+        assert str(caught.value) == (
+            "`path` must be a file, as RUN_DIR/ticket.safetensors. Received: "
+            f"path={path!r}, which is {what}"
+        )
 
 
 def test_what_is_no_ticket_is_refused(tmp_path):

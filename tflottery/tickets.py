@@ -2,6 +2,9 @@
 
 import dataclasses
 import io
+import math
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -64,6 +67,7 @@ class Ticket:
             "origin": self.origin is None or isinstance(self.origin, Mapping),
         }
         check_kinds(self, fits)
+        _check_texts(self)
 
     @property
     def sparsity(self) -> float:
@@ -97,7 +101,9 @@ class Ticket:
             `model` itself, now sparse; its `ticket` is this one.
 
         Raises:
-            ValueError: naming the first path that does not fit.
+            TypeError: where `model` is no Keras model.
+            ValueError: where it is not built, or naming the first path that does not
+                fit.
         """
         # The one door from the core to the engines; it opens when it is called.
         from tflottery import engines
@@ -111,8 +117,10 @@ class Ticket:
         times of the rounds are left out, so equal searches write equal files.
 
         Raises:
+            TypeError, ValueError: where `path` is not the path of a file.
             OSError: where the file cannot be written; what it held before stays.
         """
+        path = _file(path)
         arrays = {}
         for mask_path, mask in self.masks.items():
             arrays[f"masks/{mask_path}"] = masks_lib.pack(mask)
@@ -178,13 +186,21 @@ def load_ticket(path: Any) -> Ticket:
     """Returns the ticket that `Ticket.save` wrote to `path`.
 
     Reading runs no code from the file. Everything is checked: checksums, shapes,
-    types, names, the count of kept values, NaN, and the architecture's hash.
+    types, names, the count of kept values, NaN and infinity, the architecture's hash,
+    and that the rounds are those of such masks.
 
     Raises:
+        TypeError, ValueError: where `path` is not the path of a file.
         FileError: (a ValueError) naming the file and the path that is damaged.
         FileNotFoundError: where there is no file.
     """
-    arrays, header = files.read_arrays(path)
+    place = _file(path)
+    if isinstance(place, pathlib.Path) and place.exists() and not place.is_file():
+        raise ValueError(  # A device or a pipe may never end.
+            f"`path` must be a file, as {_EXAMPLE}. Received: path={str(path)!r}, "
+            f"which is {'a folder' if place.is_dir() else 'no regular file'}"
+        )
+    arrays, header = files.read_arrays(place)
     try:
         return _from_file(arrays, header)
     except KeyError as error:
@@ -225,13 +241,70 @@ def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
     )
     if ticket.architecture != header["architecture"]:
         raise ValueError("Its weights do not fit its hash of the architecture.")
+    _check_rounds(ticket)
     # The rounds of a run are kept even where they diverged.
     failed = {record.round for record in ticket.rounds if record.failure is not None}
     for part in WEIGHTS if ticket.round not in failed else ():
         for name, w in getattr(ticket, part).items():
             if np.any(w != w):
                 raise ValueError(f"The {part} weight {name!r} holds NaN.")
+            # Before the training a bias of -inf may mask what attention looks at.
+            if part == "trained" and np.any(np.abs(w) == np.inf):
+                raise ValueError(f"The {part} weight {name!r} holds infinity.")
     return ticket
+
+
+def _check_rounds(ticket: Ticket) -> None:
+    """Checks that the records are those of rounds that led to the ticket's masks."""
+    for number, record in enumerate(ticket.rounds):
+        if record.round != number:
+            raise ValueError(f"Record {number} is that of round {record.round}.")
+    if ticket.rounds and ticket.round >= len(ticket.rounds):
+        raise ValueError(
+            f"It is of round {ticket.round}, and has {len(ticket.rounds)} records."
+        )
+    # The masks of a control arm or a student are no longer those of the round.
+    if ticket.rounds and ticket.origin is None:
+        said = ticket.rounds[ticket.round].sparsity
+        if not math.isclose(said, ticket.sparsity, abs_tol=1e-9):
+            raise ValueError(
+                f"Its masks have the sparsity {ticket.sparsity}, and the record of "
+                f"its round says {said}."
+            )
+
+
+def _check_texts(ticket: Ticket) -> None:
+    """Checks that what `summary` and reports print cannot steer a terminal.
+
+    Raises:
+        ValueError: naming the first text that holds a control character.
+    """
+    texts = {ticket.monitor, *ticket.versions, *ticket.versions.values()}
+    for r in ticket.rounds:
+        texts |= {r.failure or "", *r.metrics, *r.history, *r.density_per_layer}
+    for text in sorted(texts):
+        if not text.isprintable():
+            raise ValueError(
+                f"A ticket's names must be printable text. Received: {text!r}"
+            )
+
+
+_EXAMPLE = "RUN_DIR/ticket.safetensors"
+
+
+def _file(path: Any) -> Any:
+    """Returns the path that the argument `path` is.
+
+    Raises:
+        TypeError, ValueError: where it is none, or empty.
+    """
+    is_path = isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str)
+    if not is_path or not os.fspath(path):
+        raise (ValueError if is_path else TypeError)(
+            f"`path` must be the path or URL of a file, as {_EXAMPLE}. "
+            f"Received: path={path!r}"
+        )
+    return files.path_of(path)
 
 
 def align(ticket: Ticket, weights: Weights) -> dict[str, str]:
