@@ -91,6 +91,78 @@ def test_a_dense_file_takes_the_place_of_the_model(lenet, tmp_path):
         export_tflite(tmp_path / "sparse.tflite", tmp_path / "again.tflite")
 
 
+def test_a_dense_float16_file_is_taken_for_the_values_it_holds(lenet, tmp_path):
+    graph = Graph(convert.from_model(lenet).dense)
+    sparsify.sparsify(graph, "float16", dense=sparsify.weights(graph))
+    dense = tmp_path / "dense.tflite"
+    dense.write_bytes(graph.to_bytes())
+    report = export_tflite(dense, tmp_path / "sparse.tflite", target="float16")
+    assert {stored.form for stored in report.weights} == {"sparse"}
+    assert report.bytes < dense.stat().st_size / 5
+    assert report.difference < 1e-4
+    assert 'target="float16"' in report.warnings[0]
+
+
+def sequence():
+    return keras.Sequential(
+        [layers.Input((7, 300)), layers.Dense(200), layers.Dense(4)]
+    )
+
+
+def shared():
+    dense, x = layers.Dense(64, "relu"), layers.Input((64,))
+    return keras.Model(x, layers.Dense(3)(dense(dense(x))))
+
+
+@pytest.mark.parametrize("build", [sequence, shared])
+@pytest.mark.parametrize("target", ["size", "float16", "sparse_speed", "int8"])
+def test_int8_files_are_stored_so_that_litert_runs_them(build, target, tmp_path):
+    # FULLY_CONNECTED on a sparse int8 weight does not load there.
+    model = prune(build())
+    data = calibration(model)
+    dense = convert.from_model(model, representative_data=data).dense
+    (tmp_path / "dense.tflite").write_bytes(dense)
+    export_tflite(tmp_path / "dense.tflite", tmp_path / "a.tflite", target=target)
+    graph = Graph((tmp_path / "a.tflite").read_bytes())
+    produced = graph.producers()
+    for op in graph.operators:
+        if graph.name(op) == "FULLY_CONNECTED":
+            assert op.inputs[1] not in produced
+
+
+def test_the_layers_of_a_sequence_are_sparse_in_int8(tmp_path):
+    model = prune(sequence())
+    data = calibration(model)
+    report = export_tflite(
+        model, tmp_path / "a.tflite", target="int8", representative_data=data
+    )
+    assert {stored.form for stored in report.weights} == {"sparse"}
+    assert report.difference < 0.2
+
+
+def test_a_model_without_weights_is_exported_too(tmp_path):
+    model = keras.Sequential([layers.Input((4, 4, 2)), layers.MaxPooling2D(2)])
+    report = export_tflite(model, tmp_path / "model.tflite")
+    assert report.bound_ratio is None
+    assert "entropy bound" in str(report)
+    assert json.loads(report.to_json())["bound_ratio"] is None
+
+
+def test_a_model_of_zeros_is_exported_too(tmp_path):
+    model = keras.Sequential([layers.Input((9,)), layers.Dense(5), layers.Dense(3)])
+    for layer in model.layers:
+        layer.set_weights([0 * weight for weight in layer.get_weights()])
+    report = export_tflite(model, tmp_path / "model.tflite")
+    assert report.difference == 0
+
+
+def test_the_bound_is_that_of_the_units_that_are_left(lenet, tmp_path):
+    report = export_tflite(lenet, tmp_path / "model.tflite")
+    assert report.removed_units > 0
+    graph = Graph(convert.from_model(lenet).float32)
+    assert report.entropy_bound < sparsify.entropy_bound(graph, 4)
+
+
 def test_a_file_over_the_tolerance_leaves_nothing(lenet, tmp_path):
     path = tmp_path / "model.tflite"
     with pytest.raises(WrongFileError, match="`tolerance` allows 1e-09"):

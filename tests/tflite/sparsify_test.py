@@ -68,7 +68,7 @@ def test_every_walking_order_runs(order, levels, tmp_path, monkeypatch):
     check_everywhere(tmp_path, dense, graph.to_bytes(), samples, 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(130, 60), (130, 3, 3, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(130, 600), (130, 3, 3, 80)], ids=str)
 @pytest.mark.parametrize("sparsity", [0.1, 0.95, 0.98])
 @pytest.mark.parametrize(
     ("storage", "tolerance"), [("float16", 1e-3), ("int8", 0.02)], ids=str
@@ -106,6 +106,19 @@ def test_no_stored_form_is_larger_than_dense():
         graph = Graph(dense)
         sparsify.sparsify(graph)
         assert len(graph.to_bytes()) <= len(dense)
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+@pytest.mark.parametrize("shape", [(6, 6), (12, 20), (30, 5), (4, 3, 3, 4)], ids=str)
+@pytest.mark.parametrize("sparsity", [0.0, 0.6, 0.9, 1.0])
+def test_narrow_storage_is_never_larger_than_exact(storage, shape, sparsity):
+    dense, _ = one_layer(sparse_array(shape, sparsity))
+    sizes = []
+    for kind in ("keep", storage):
+        graph = Graph(dense)
+        sparsify.sparsify(graph, kind)
+        sizes.append(len(graph.to_bytes()))
+    assert sizes[1] <= sizes[0]
 
 
 def test_the_sparse_kernel_computes_a_fully_connected_layer(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 
 from tflottery.tflite import runtimes, verify, worker
 from tflottery.tflite.flatbuffer import Graph, schema
+from tflottery.tflite.halves import unfold_halves
 from tflottery.tflite.samples import (
     Spec,
     as_samples,
@@ -98,8 +99,19 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     if failures:
         raise ValueError(f"{path} does not run: {failures}")
     expected = outputs[runtimes.installed()[0]]  # without XNNPACK: the plain kernels
+    notes = ()
+    if unfold_halves(graph):
+        data = graph.to_bytes(keep_names=True)
+        notes = (
+            "the float16 values of the given file are the same in float32, at twice "
+            'the bytes; `target="float16"` writes them as float16.',
+        )
     return Source(
-        dense=data, float32=data, samples=tuple(drawn), expected=tuple(expected)
+        dense=data,
+        float32=data,
+        samples=tuple(drawn),
+        expected=tuple(expected),
+        notes=notes,
     )
 
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from tflottery.tflite import encoding as encodings
 from tflottery.tflite.encoding import Encoding
-from tflottery.tflite.flatbuffer import Graph, inputs, schema
+from tflottery.tflite.flatbuffer import Graph, inputs
 from tflottery.tflite.parameters import parameters
+from tflottery.tflite.quantized import Quantized, quantize
 
 Storage = Literal["keep", "float16", "int8"]
 
@@ -30,10 +31,6 @@ WEIGHTED = {
 
 # Bytes that one more operator with its tensor costs in the file, as seen in files.
 _OVERHEAD = 112
-# One scale for all channels is taken while it loses no more than this share of a
-# channel's norm, in the root mean square over channels; scales of their own lose 0.007.
-_SHARED_SCALE_ERROR = 0.015
-_FLOATS = (0, 1)  # TensorType FLOAT32, FLOAT16
 _INT8 = 9
 
 
@@ -60,19 +57,6 @@ class Stored:
     order: tuple[int, ...]
     levels: int
     bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantized:
-    """Values as int8, and the scale of each channel, or one for all."""
-
-    values: np.ndarray
-    scale: np.ndarray
-    axis: int
-
-    @property
-    def nbytes(self) -> int:
-        return 12 * self.scale.size  # float32 scale, int64 zero point
 
 
 def weights(graph: Graph) -> dict[int, list[tuple[Any, int]]]:
@@ -105,38 +89,6 @@ def weights(graph: Graph) -> dict[int, list[tuple[Any, int]]]:
     return result
 
 
-def quantize(array: np.ndarray, axis: int) -> Quantized:
-    """Returns `array` as int8, symmetric, per channel or, where near as good, shared.
-
-    Channels whose weights are all zero get scale 1.
-
-    Args:
-      array: float32 weights.
-      axis: The dimension of the output channels.
-    """
-    others = tuple(d for d in range(array.ndim) if d != axis)
-    top = np.abs(array).max(axis=others, initial=0.0).astype(np.float64)
-    channels = np.where(top > 0, top / 127, 1.0).astype(np.float32)
-    shared = np.array([top.max() / 127 or 1.0], np.float32)
-    rounded = _round(array, shared, axis)
-    error = rounded.astype(np.float64) * shared - array
-    norms = [
-        np.sqrt((part.astype(np.float64) ** 2).sum(axis=others))
-        for part in (error, array)
-    ]
-    share = np.divide(norms[0], norms[1], out=np.zeros_like(top), where=top > 0)
-    if float(np.sqrt(np.mean(share**2))) <= _SHARED_SCALE_ERROR:
-        return Quantized(rounded, shared, 0)
-    return Quantized(_round(array, channels, axis), channels, axis)
-
-
-def _round(array: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
-    shape = [1] * array.ndim
-    shape[axis] = scale.size
-    scaled = array / scale.reshape(shape if scale.size > 1 else [1] * array.ndim)
-    return np.clip(np.rint(scaled), -127, 127).astype(np.int8)
-
-
 def sparsify(
     graph: Graph,
     storage: Storage = "keep",
@@ -159,22 +111,90 @@ def sparsify(
     """
     before: dict[int, list[Any]] = {}  # id(operator) -> what to put in front of it
     stored = []
-    found = list(weights(graph).items())
-    for tensor, readers in found:
+    for tensor, readers in weights(graph).items():
         added, record = _store(
-            graph, tensor, readers, storage, tensor not in dense, tensor in kernel
+            graph,
+            tensor,
+            readers,
+            storage,
+            tensor not in dense and not _must_be_dense(graph, tensor, readers),
+            tensor in kernel,
         )
         first = next(op for op in graph.operators if tensor in inputs(op))
         before.setdefault(id(first), []).extend(added)
         stored.append(record)
-    if storage == "float16":
-        # XNNPACK reads a float32 bias beside a float16 weight as if it were float16.
-        for op in {id(op): op for _, readers in found for op, _ in readers}.values():
-            before.setdefault(id(op), []).extend(_half_bias(graph, op))
+        if record.dtype == "float16":
+            # XNNPACK reads a float32 bias beside a float16 weight as a float16 one.
+            for op, _ in readers:
+                before.setdefault(id(op), []).extend(_half_bias(graph, op))
     graph.subgraph.operators = [
         new for op in graph.operators for new in [*before.get(id(op), []), op]
     ]
     return tuple(stored)
+
+
+def _must_be_dense(graph: Graph, tensor: int, readers: list[tuple[Any, int]]) -> bool:
+    """Whether LiteRT refuses the weight if it is sparse: int8 in FULLY_CONNECTED."""
+    return graph.tensors[tensor].type == _INT8 and any(
+        graph.name(op) == "FULLY_CONNECTED" for op, _ in readers
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Form:
+    """One way to store a weight.
+
+    Attributes:
+      values: All of its values.
+      coded: Those that are stored, if sparse.
+      type: Their TensorType.
+      scale: Their scales, if they are int8 for float32.
+      narrow: Whether they stand for float32, and need a DEQUANTIZE.
+      extra: Bytes of what else the form brings.
+    """
+
+    values: np.ndarray
+    coded: Encoding | None = None
+    type: int
+    scale: Quantized | None = None
+    narrow: bool = False
+    extra: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        held = self.values if self.coded is None else self.coded
+        return held.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    @property
+    def cost(self) -> int:
+        """Returns the bytes in the file, with those of the operators that restore."""
+        operators = self.narrow + (self.coded is not None)
+        return self.nbytes + operators * _OVERHEAD + self.extra
+
+
+def _cheapest(
+    graph: Graph,
+    tensor: int,
+    readers: list[tuple[Any, int]],
+    storage: Storage,
+    may_be_sparse: bool,
+) -> _Form:
+    array = graph.const(tensor)
+    assert array is not None
+    code = graph.tensors[tensor].type
+    forms = [_Form(values=array, type=code)]
+    if code == 0 and storage == "float16":
+        extra = sum(_half_bias_cost(graph, op) for op, _ in readers)
+        forms.append(_Form(values=_to_half(array), type=1, narrow=True, extra=extra))
+    elif code == 0 and storage == "int8":
+        scale = quantize(array, WEIGHTED[graph.name(readers[0][0])])
+        forms.append(_Form(values=scale.values, type=_INT8, scale=scale, narrow=True))
+    if may_be_sparse:
+        forms += [
+            dataclasses.replace(form, coded=encodings.cheapest(form.values))
+            for form in forms
+        ]
+    return min(forms, key=lambda form: form.cost)
 
 
 def _store(
@@ -190,49 +210,38 @@ def _store(
     assert array is not None
     entry = graph.tensors[tensor]
     record = {"name": (entry.name or b"").decode(), "shape": graph.shape(tensor)}
-    is_float = entry.type == 0
-    if kernel and may_be_sparse and is_float:
+    if kernel and may_be_sparse and entry.type == 0:
         coded = encodings.encode(array, range(array.ndim))
         entry.buffer = graph.add_buffer(coded.values)
         entry.sparsity = parameters(coded)
         for op, _ in readers:
             op.opcodeIndex = graph.opcode("FULLY_CONNECTED", version=8)
         return [], _record(record, coded.values, coded, "kernel", coded.nbytes)
-    values, extra, steps, scale = array, 0, 0, None
-    if is_float and storage == "float16":
-        values, steps = _to_half(array), 1
-    elif is_float and storage == "int8":
-        scale = quantize(array, WEIGHTED[graph.name(readers[0][0])])
-        if scale.values.nbytes + scale.nbytes + _OVERHEAD < array.nbytes:
-            values, extra, steps = scale.values, scale.nbytes, 1
-        else:
-            scale = None
-    coded = encodings.cheapest(values)
-    sparse = may_be_sparse and (
-        coded.nbytes + (steps + 1) * _OVERHEAD < values.nbytes + steps * _OVERHEAD
-    )
-    if not sparse and not steps:
-        return [], _record(record, values, None, "dense", values.nbytes)
-    code = entry.type if not steps else _INT8 if scale is not None else 1
-    held = graph.add_tensor(array.shape, type_=code)
+    form = _cheapest(graph, tensor, readers, storage, may_be_sparse)
+    coded, scale = form.coded, form.scale
+    kind = "dense" if coded is None else "sparse"
+    made = _record(record, form.values, coded, kind, form.nbytes)
+    if coded is None and not form.narrow:
+        return [], made
+    held = graph.add_tensor(array.shape, type_=form.type)
     operators = []
-    if sparse:
+    if coded is not None:
         graph.tensors[held].buffer = graph.add_buffer(coded.values)
         graph.tensors[held].sparsity = parameters(coded)
-        unpacked = graph.add_tensor(array.shape, type_=code) if steps else tensor
+        unpacked = tensor
+        if form.narrow:
+            unpacked = graph.add_tensor(array.shape, type_=form.type)
         operators.append(graph.op("DENSIFY", [held], [unpacked]))
         held = unpacked
     else:
-        graph.tensors[held].buffer = graph.add_buffer(values)
-    if steps:
-        per_channel = scale is not None and scale.scale.size > 1
-        version = 5 if per_channel else 2 if scale is not None else 3
-        graph.tensors[held].quantization = _quantization(scale)
+        graph.tensors[held].buffer = graph.add_buffer(form.values)
+    if form.narrow:
+        version = 3 if scale is None else 5 if scale.scale.size > 1 else 2
+        if scale is not None:
+            graph.tensors[held].quantization = scale.parameters()
         operators.append(graph.op("DEQUANTIZE", [held], [tensor], version=version))
     entry.buffer = 0
-    size = (coded.nbytes if sparse else values.nbytes) + extra
-    form = "sparse" if sparse else "dense"
-    return operators, _record(record, values, coded if sparse else None, form, size)
+    return operators, made
 
 
 def _record(
@@ -263,29 +272,30 @@ def _to_half(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float16)
 
 
+def _float_bias(graph: Graph, op: Any) -> tuple[int, np.ndarray | None]:
+    """Returns the position of the operator's bias, and it, if it is float32."""
+    position = 3 if graph.name(op) == "TRANSPOSE_CONV" else 2
+    if len(inputs(op)) <= position or inputs(op)[position] < 0:
+        return position, None
+    bias = graph.const(inputs(op)[position])
+    return position, bias if bias is not None and bias.dtype == np.float32 else None
+
+
+def _half_bias_cost(graph: Graph, op: Any) -> int:
+    _, bias = _float_bias(graph, op)
+    return 0 if bias is None else _OVERHEAD - bias.nbytes // 2
+
+
 def _half_bias(graph: Graph, op: Any) -> list[Any]:
     """Gives the operator a float16 bias of its own; returns what restores it."""
-    position = 3 if graph.name(op) == "TRANSPOSE_CONV" else 2
-    if len(inputs(op)) <= position:
-        return []
-    bias = graph.const(inputs(op)[position]) if inputs(op)[position] >= 0 else None
-    if bias is None or bias.dtype != np.float32:
+    position, bias = _float_bias(graph, op)
+    if bias is None:
         return []
     restored = graph.add_tensor(bias.shape)
     op.inputs = np.array(inputs(op), np.int32)
     op.inputs[position] = restored
     held = graph.add_const(_to_half(bias))
     return [graph.op("DEQUANTIZE", [held], [restored], version=3)]
-
-
-def _quantization(quantized: Quantized | None) -> Any:
-    if quantized is None:
-        return None
-    result = schema().QuantizationParametersT()
-    result.scale = quantized.scale
-    result.zeroPoint = np.zeros(quantized.scale.size, np.int64)
-    result.quantizedDimension = quantized.axis
-    return result
 
 
 def entropy_bound(graph: Graph, value_bytes: int) -> int:

@@ -55,8 +55,8 @@ def _fits(graph: Graph, op: Any, array: np.ndarray) -> bool:
     if graph.name(op) == "FULLY_CONNECTED":
         width = array.shape[1]
         rows = int(np.prod(shape)) // width
-        plain = options.weightsFormat == 0 and not options.keepNumDims
-        return plain and graph.shape(outputs(op)[0]) == (rows, array.shape[0])
+        size = int(np.prod(graph.shape(outputs(op)[0])))
+        return options.weightsFormat == 0 and size == rows * array.shape[0]
     return (
         graph.name(op) == "CONV_2D"
         and len(shape) == 4
