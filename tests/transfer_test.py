@@ -320,8 +320,8 @@ def test_what_find_ticket_returns_can_be_transferred(keras):
     [
         ({}, "either by `num_classes` or by `head`"),
         ({"num_classes": 5, "head": "x"}, "either by `num_classes` or by `head`"),
-        ({"num_classes": 1}, "at least 2.*head=Dense"),
-        ({"num_classes": 2.5}, "whole number of at least 2"),
+        ({"num_classes": 1}, "from 2 to .*head=Dense"),
+        ({"num_classes": 2.5}, "whole number from 2 to 16777216"),
         ({"num_classes": 5, "weights": "best"}, "`weights` must be one of"),
         ({"num_classes": 5, "seed": -1}, "`seed` must be"),
         ({"head": []}, "at least one layer"),

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from tflottery import criteria, pruning, runs
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
@@ -97,7 +99,37 @@ def check_reachable(masks: Masks, config: LotteryConfig) -> None:
 
 
 def criterion_of(criterion: Any, config: LotteryConfig) -> Callable:
-    """Returns the function that scores weights."""
+    """Returns the function that scores weights; one of the user's own is checked."""
     if criterion == "random":
         return functools.partial(criteria.random, seed=config.seed or 0)
-    return criteria.CRITERIA[criterion] if isinstance(criterion, str) else criterion
+    if isinstance(criterion, str):
+        return criteria.CRITERIA[criterion]
+    return lambda trained, rewind: _checked_scores(criterion(trained, rewind), trained)
+
+
+def _checked_scores(scores: Any, trained: Mapping[str, Any]) -> Any:
+    """Returns what a criterion returned; `pruning.prune` checks the rest of it.
+
+    Raises:
+        ValueError: where it scores what it was not given, or not by real numbers.
+    """
+    if not isinstance(scores, Mapping):
+        return scores
+    for path, score in scores.items():
+        if path not in trained:
+            raise ValueError(
+                "`criterion` must score the weights that it is given and no other. "
+                f"They are: {', '.join(trained)}. Received a score of {path!r}"
+            )
+        try:
+            array = np.asarray(score)
+        except ValueError:  # Rows of several lengths.
+            array = np.asarray(None)
+        # To NumPy bfloat16 and its kin are of the kind of void.
+        if array.dtype.kind not in "biufV":
+            raise ValueError(
+                "`criterion` must return arrays of real numbers, one for each weight. "
+                f"Received for {path!r}: "
+                f"{getattr(score, 'dtype', type(score).__name__)}"
+            )
+    return scores

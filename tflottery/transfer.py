@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from tflottery import engines, paths, tickets
@@ -18,6 +18,7 @@ from tflottery.records import is_whole
 from tflottery.tickets import Ticket
 
 _FROZEN_TOO_SPARSE = 0.8
+_MOST_CLASSES = 2**24  # More would take all memory, and none to tell why.
 
 
 def transfer_ticket(
@@ -72,12 +73,13 @@ def transfer_ticket(
         and weights with the new head's; `ticket.origin` says where it came from.
 
     Raises:
-        TypeError: where `source` is not one of the above.
+        TypeError: where `source` or `backbone` is not one of the above.
         ValueError: for a head that cannot be made, a backbone that does not fit
             (naming the first paths that differ) or shares weights with the source,
             or an `input_shape` that the weights do not allow.
     """
     _check_head(num_classes, head, seed)
+    _check_how(backbone, freeze_backbone, input_shape)
     num_classes = None if num_classes is None else int(num_classes)
     seed = None if seed is None else int(seed)
     if weights not in tickets.WEIGHTS:
@@ -108,7 +110,15 @@ def transfer_ticket(
         known = _known(ticket, network.read(network.variables(body)), input_shape)
         layers = [heads.seeded(x, seed, i) for i, x in enumerate(layers)]
         heads.check_names(layers, body)
-        student = graph.attach(body, layers, keras, input_shape)
+        try:
+            student = graph.attach(body, layers, keras, input_shape)
+        except (TypeError, ValueError) as error:
+            if head is None or not graph.is_graph(body):
+                raise
+            raise ValueError(
+                "`head` must take what the old classifier got, which has the shape "
+                f"{tuple(body.outputs[0].shape)}. {' '.join(str(error).split())}"
+            ) from error
     if input_shape is not None:
         graph.check_runs(student, input_shape)
     names = {id(v): path for path, v in network.variables(body).items()}
@@ -177,14 +187,41 @@ def _check_head(num_classes: Any, head: Any, seed: Any) -> None:
             "Give the student's head either by `num_classes` or by `head`. Received: "
             f"num_classes={num_classes!r}, head={head!r}"
         )
-    if num_classes is not None and (not is_whole(num_classes) or int(num_classes) < 2):
+    if num_classes is not None and (
+        not is_whole(num_classes) or not 2 <= int(num_classes) <= _MOST_CLASSES
+    ):
         raise ValueError(
-            "`num_classes` must be a whole number of at least 2. For one output pass a "
-            f"layer, as head=Dense(1). Received: num_classes={num_classes!r}"
+            f"`num_classes` must be a whole number from 2 to {_MOST_CLASSES}. For one "
+            f"output pass a layer, as head=Dense(1). "
+            f"Received: num_classes={num_classes!r}"
         )
     if seed is not None and not is_whole(seed):
         raise ValueError(
             f"`seed` must be a whole number of at least 0. Received: seed={seed!r}"
+        )
+
+
+def _check_how(backbone: Any, freeze_backbone: Any, input_shape: Any) -> None:
+    if backbone is not None:
+        try:
+            network.keras_of(backbone)
+        except TypeError as error:
+            raise TypeError(
+                "`backbone` must be a built Keras 3 or tf_keras model. "
+                f"Received: {backbone!r} of type {type(backbone).__name__}"
+            ) from error
+    if not isinstance(freeze_backbone, bool):
+        raise TypeError(
+            "`freeze_backbone` must be True or False. "
+            f"Received: freeze_backbone={freeze_backbone!r}"
+        )
+    if input_shape is not None and not (
+        isinstance(input_shape, Iterable)
+        and all(n is None or (is_whole(n) and n > 0) for n in input_shape)
+    ):
+        raise ValueError(
+            "`input_shape` must be the shape of one example, as (32, 32, 3). "
+            f"Received: input_shape={input_shape!r}"
         )
 
 

@@ -34,6 +34,13 @@ def apply_ticket(ticket: Ticket, model: Any, *, weights: str = "trained") -> Any
         raise ValueError(
             f"`weights` must be one of {tickets.WEIGHTS}. Received: weights={weights!r}"
         )
+    network.keras_of(model)  # Raises where it is no Keras model.
+    if not model.weights:
+        raise ValueError(
+            f"`model` {model.name!r} is not built, so it has no weights to put the "
+            "ticket in. Give it an `Input`, call `model.build(input_shape)`, or call "
+            "it once on a batch."
+        )
     variables = network.variables(model)
     mapping = tickets.align(ticket, network.read(variables))
     hold(model, {mapping[path]: mask for path, mask in ticket.masks.items()})
@@ -60,8 +67,10 @@ def release(model: Any) -> Any:
         `model` itself.
 
     Raises:
+        TypeError: where it is no Keras model.
         ValueError: where no mask is held.
     """
+    network.keras_of(model)  # Raises where it is no Keras model.
     if getattr(model, "ticket", None) is None:
         raise ValueError(
             f"`model` {model.name!r} carries no ticket, so there is nothing to release."
