@@ -274,13 +274,36 @@ def test_int8_files_with_dense_layers_run_everywhere_and_predict_alike(lenet, tm
         ({"quantize": "weights", "target": "float16"}, "`quantize` goes with target"),
         ({"representative_data": [1]}, "only for `target="),
         ({"target": "int8"}, "needs `representative_data`"),
-        ({"tolerance": -1.0}, "`tolerance` must be at least 0"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"tolerance": -1.0}, "`tolerance` must be a number of at least 0"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"samples": np.zeros((4, 7))}, "`samples` of input"),
     ],
 )
 def test_arguments_that_do_not_fit_are_errors(options, message, lenet, tmp_path):
     with pytest.raises(ValueError, match=message):
+        export_tflite(lenet, tmp_path / "model.tflite", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+DATA = np.zeros((4, 600), "float32")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DATA[:0], r"hold 1 or more samples .* Received: float32 of shape \(0, 600\)$"),
+        (DATA[:, :7], r"of shape \(600,\), .* Received: float32 of shape \(4, 7\)$"),
+        (DATA * np.nan, r"float32 of shape \(4, 600\), NaN or infinity in it$"),
+        (DATA.astype(str), r"all finite numbers\. Received: <U32 of shape \(4, 600\)$"),
+        ([], r"^`representative_data` holds no samples\.$"),
+        ([0.5], r"iterable of batches of arrays\. Received as a batch: 0\.5$"),
+        (5, r"must be an array, or an iterable of batches\. Received: 5 of type int$"),
+        ("mnist", r"iterable of batches\. Received: 'mnist' of type str$"),
+    ],
+)
+def test_data_that_cannot_calibrate_is_an_error(data, message, lenet, tmp_path):
+    options = {"target": "int8", "representative_data": data}
+    with pytest.raises((TypeError, ValueError), match=message):
         export_tflite(lenet, tmp_path / "model.tflite", **options)
     assert list(tmp_path.iterdir()) == []
 

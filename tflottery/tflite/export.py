@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import gzip
+import math
 import os
 from typing import Any, Literal, get_args
 
+from tflottery.records import is_number, is_whole
 from tflottery.tflite import cleanup, convert, planner, sparsify, verify
 from tflottery.tflite.destination import destination, replacing
 from tflottery.tflite.flatbuffer import Graph
@@ -67,6 +69,7 @@ def export_tflite(
       The report; print it.
 
     Raises:
+      TypeError: If `model` is no model, or `path` no path.
       FileNotFoundError: If the folder of `path` does not exist.
       ValueError: If an argument does not fit, the `.tflite` file is damaged, or the
         runtime would compute the file wrongly and no rewriting helps.
@@ -81,6 +84,11 @@ def export_tflite(
     ```
     """
     _check(target, quantize, representative_data, tolerance, batch_size)
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            '`path` must be the path of a file, as "student.tflite". '
+            f"Received: path={path!r}"
+        )
     final = destination(path)
     if isinstance(model, str | os.PathLike):
         source = convert.from_file(model, samples)
@@ -197,13 +205,17 @@ def _check(
             '`representative_data` is only for `target="int8"`. '
             f"Received: target={target!r}"
         )
-    if tolerance is not None and not tolerance >= 0:
+    if tolerance is not None and not (
+        is_number(tolerance) and 0 <= tolerance < math.inf
+    ):
         raise ValueError(
-            f"`tolerance` must be at least 0. Received: tolerance={tolerance}"
+            "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of "
+            f"the largest output. Received: tolerance={tolerance!r}"
         )
-    if batch_size < 1:
+    if not is_whole(batch_size) or batch_size < 1:
         raise ValueError(
-            f"`batch_size` must be at least 1. Received: batch_size={batch_size}"
+            "`batch_size` must be a whole number of at least 1. "
+            f"Received: batch_size={batch_size!r}"
         )
 
 

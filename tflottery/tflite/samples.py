@@ -113,8 +113,40 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
       most: How many samples to take at most.
 
     Raises:
-      ValueError: If there are none.
+      TypeError: If it is no such data.
+      ValueError: If there are none, or they do not fit the inputs.
     """
+    if isinstance(data, str | bytes) or not (
+        callable(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    ):
+        raise TypeError(
+            "`representative_data` must be an array, or an iterable of batches. "
+            f"Received: {data!r} of type {type(data).__name__}"
+        )
+    columns = _columns(data, specs, most)
+    for array, spec in zip(columns, specs, strict=True):
+        _check_calibrates(array, spec)
+    return columns
+
+
+def _check_calibrates(array: np.ndarray, spec: Spec) -> None:
+    """Checks that a batch or more of the array can tell the range of an input."""
+    real = array.dtype.kind in "biufV"  # To NumPy bfloat16 is of the kind of void.
+    if (
+        array.shape[1:] != spec.shape[1:]
+        or len(array) < spec.shape[0]
+        or not real
+        or not np.isfinite(array).all()
+    ):
+        what = "" if not real or np.isfinite(array).all() else ", NaN or infinity in it"
+        raise ValueError(
+            f"`representative_data` of input {spec.name!r} must hold {spec.shape[0]} "
+            f"or more samples of shape {spec.shape[1:]}, all finite numbers. "
+            f"Received: {array.dtype} of shape {array.shape}{what}"
+        )
+
+
+def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
     if isinstance(data, np.ndarray):
         return [data[:most]]
     if isinstance(data, Mapping):
@@ -126,6 +158,11 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
     count = 0
     for batch in batches:
         arrays = _inputs_of(batch, specs)
+        if not all(array.ndim for array in arrays):
+            raise ValueError(
+                "`representative_data` must be an array, or an iterable of batches of "
+                f"arrays. Received as a batch: {batch!r}"
+            )
         parts.append(arrays)
         count += len(arrays[0])
         if count >= most:
