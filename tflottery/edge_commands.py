@@ -1,8 +1,9 @@
 """Commands for the edge: a ticket as a file, its answers and its speed; and a demo."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -98,7 +99,8 @@ def evaluate(values: Any, arguments: Sequence[str]) -> None:
     """
     from tflottery import evaluate_tflite
 
-    metrics = evaluate_tflite(arguments[0], _batches(*_arrays(values).test))
+    with _run_errors():
+        metrics = evaluate_tflite(arguments[0], _batches(*_arrays(values).test))
     for name, value in metrics.items():
         print(f"{name}: {value:.4f}")
 
@@ -120,9 +122,22 @@ def benchmark(values: Any, arguments: Sequence[str]) -> None:
     """Measures how fast a TFLite file is, beside another one."""
     from tflottery import benchmark_tflite
 
-    print(
-        benchmark_tflite(arguments[0], threads=values.threads, against=values.against)
-    )
+    with _run_errors():
+        report = benchmark_tflite(
+            arguments[0], threads=values.threads, against=values.against
+        )
+    print(report)
+
+
+@contextlib.contextmanager
+def _run_errors() -> Iterator[None]:
+    """Makes a file that does not run an error like any other of the command."""
+    from tflottery.tflite.worker import JobError
+
+    try:
+        yield
+    except JobError as error:
+        raise ValueError(f"The file does not run: {error}") from error
 
 
 def _define_demo(values: flags.FlagValues) -> None:

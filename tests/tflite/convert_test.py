@@ -58,6 +58,77 @@ def test_a_model_on_jax_is_rebuilt_and_exported(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+JAX_CLASS = """
+import keras
+@keras.saving.register_keras_serializable()
+class Own(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(3)
+    def call(self, x):
+        return self.dense(x)
+"""
+JAX_EXPORT_CLASS = """
+import sys
+import numpy as np
+from tflottery.tflite import export_tflite
+model = Own()
+model(np.zeros((1, 8), "float32"))
+export_tflite(model, sys.argv[1], samples=np.ones((5, 8), "float32"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "message"),
+    [
+        ("own", "from own import Own", None),
+        (
+            "other",
+            JAX_CLASS,
+            "Own is defined in __main__, which another process cannot",
+        ),
+    ],
+    ids=["a module", "the script"],
+)
+def test_a_class_on_jax_is_imported_where_it_is_rebuilt(
+    module, code, message, tmp_path
+):
+    pytest.importorskip("jax")
+    (tmp_path / f"{module}.py").write_text(JAX_CLASS)
+    (tmp_path / "main.py").write_text(code + JAX_EXPORT_CLASS)
+    root = str(pathlib.Path(convert.__file__).parents[2])
+    environment = dict(os.environ, KERAS_BACKEND="jax", PYTHONPATH=root)
+    command = [sys.executable, "main.py", "model.tflite"]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    if message is None:
+        assert done.returncode == 0, done.stderr[-3000:]
+    else:
+        assert message in done.stderr
+        assert not (tmp_path / "model.tflite").exists()
+
+
+def test_a_model_still_wrapped_for_pruning_is_refused():
+    import tf_keras
+
+    from tflottery.engines.tfmot.imported import sparsity
+
+    old = tf_keras.layers
+    model = tf_keras.Sequential([old.Input((4,)), old.Dense(2)])
+    wrapped = sparsity.prune_low_magnitude(model)
+    with pytest.raises(ValueError, match=r"Give tfmot\.sparsity\.keras\.strip_pruning"):
+        convert.from_model(wrapped)
+
+
+def test_an_operator_that_tflite_lacks_is_an_error_that_names_it():
+    x = layers.Input((4, 4))
+    model = keras.Model(x, keras.ops.linalg.det(x))
+    message = "TFLite has no operator for MatrixDeterminant. Build the model without it"
+    with pytest.raises(ValueError, match=message):
+        convert.from_model(model)
+
+
 def test_an_open_input_shape_is_an_error():
     model = keras.Sequential([layers.Input((None, 4)), layers.Dense(2)])
     with pytest.raises(ValueError, match="has an open shape"):

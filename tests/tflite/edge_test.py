@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_files import one_layer, sparse_array
 
+from tflottery import cli
 from tflottery.tflite import (
     benchmark_tflite,
     edge,
@@ -141,6 +142,13 @@ def test_edited_files_are_errors_never_a_crash(tmp_path):
         except (ValueError, worker.JobError):
             refused += 1
     assert refused >= 5
+
+
+def test_the_command_says_in_a_line_that_a_file_does_not_run(tmp_path, capsys):
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(b"\0\0\0\0TFL3" + b"\0" * 100)
+    assert cli.main(["benchmark", str(path)]) == 1
+    assert capsys.readouterr().err.startswith("tflottery: The file does not run: ")
 
 
 def test_top_5_looks_at_the_five_largest():

@@ -1,0 +1,54 @@
+"""Generations: what the export asks of a Keras 3 or a tf_keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def generation(model: Any) -> str:
+    """Returns "keras" or "tf_keras", whichever made the model.
+
+    Raises:
+      TypeError: If neither did.
+    """
+    for base in type(model).__mro__:
+        name = base.__module__.partition(".")[0]
+        if base.__name__ == "Model" and name in ("keras", "tf_keras"):
+            return name
+    raise TypeError(
+        "`model` must be a Keras 3 or tf_keras model, or the path of a dense .tflite "
+        f"file. Received: {type(model).__name__}"
+    )
+
+
+def all_layers(model: Any) -> list[Any]:
+    """Returns the model's layers, with those inside of others."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def structure(model: Any) -> Any:
+    """Returns the inputs as the model was built with them: one, a list or a dict."""
+    name = "_inputs_struct" if generation(model) == "keras" else "_nested_inputs"
+    return getattr(model, name, None)
+
+
+def caller(model: Any, inputs: int) -> Callable[[Sequence[Any]], list[Any]]:
+    """Returns a function from flat inputs to flat outputs, in inference mode."""
+    if generation(model) == "keras":
+        import keras
+
+        flatten, pack = keras.tree.flatten, keras.tree.pack_sequence_as
+    else:
+        import tensorflow as tf
+
+        flatten, pack = tf.nest.flatten, tf.nest.pack_sequence_as
+    given_as = structure(model)
+
+    def call(flat: Sequence[Any]) -> list[Any]:
+        given = list(flat) if inputs > 1 else flat[0]
+        if isinstance(given_as, dict):
+            given = pack(given_as, list(flat))
+        return flatten(model(given, training=False))
+
+    return call
