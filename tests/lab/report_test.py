@@ -318,6 +318,69 @@ def test_a_search_that_does_not_say_how_is_an_error(tmp_path):
         report_lib.report(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"paths": 5}, "`paths` is not of its kind. Received: paths=5"),
+        ({"paths": [[1]]}, "`paths` is not of its kind. Received: paths=[[1]]"),
+        ({"versions": 5}, "`versions` is not of its kind. Received: versions=5"),
+        ({"command": [1]}, "`command` is not of its kind. Received: command=[1]"),
+    ],
+)
+def test_a_manifest_of_other_kinds_is_an_error(tmp_path, changes, message):
+    manifest = json.loads((search(tmp_path) / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(manifest | changes))
+    with pytest.raises(files.FileError) as caught:
+        report_lib.report(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'run.json'} does not say how a search was done: {message}"
+    )
+
+
+def change_round(folder, **changes):
+    path = folder / "rounds/001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("value", [1e308, math.inf, math.nan])
+def test_a_metric_that_no_axis_can_show_is_left_out_of_the_figures(tmp_path, value):
+    change_round(
+        search(tmp_path),
+        metrics={"loss": 0.5, "val_accuracy": value},
+        history={"loss": [0.5], "val_accuracy": [value, -value]},
+    )
+    assert read(tmp_path).tags.count("img") == 3
+
+
+def test_a_density_that_is_none_is_an_error(tmp_path):
+    change_round(search(tmp_path), density_per_layer={"dense/kernel": math.nan})
+    message = r"`density_per_layer` outside of \[0, 1\], that of round 1\."
+    with pytest.raises(files.FileError, match=message):
+        report_lib.report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "rounds/001.json", "ticket.safetensors", "results.json"]
+)
+def test_a_pipe_a_device_or_a_huge_file_is_not_read(tmp_path, name):
+    path = search(tmp_path) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(files.FileError) as caught:
+        report_lib.report(tmp_path)
+    assert str(caught.value) == f"{path} is no regular file, so it is not read."
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(files.FileError, match="is no regular file, so it is not"):
+        report_lib.report(tmp_path)
+    path.unlink()
+    if name.endswith(".json"):
+        with open(path, "wb") as file:
+            file.truncate(2**33)
+        with pytest.raises(files.FileError, match=r"has 8,589,934,592 bytes; no run's"):
+            report_lib.report(tmp_path)
+
+
 def test_without_matplotlib_an_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'tflottery\[plots\]'"):

@@ -1,10 +1,14 @@
 """Report: one HTML file that says what an experiment or a search came to."""
 
+import itertools
+import pathlib
 from typing import Any
 
 from tflottery import files
 from tflottery.lab.experiment_report import experiment_page
 from tflottery.lab.search_report import search_page
+
+_MOST_BYTES = 64 * 2**20  # Of a JSON file: thousands of cells have a few megabytes.
 
 
 def report(run_dir: Any, *, out: Any = None) -> Any:
@@ -26,6 +30,7 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
         ImportError: where Matplotlib is not installed.
     """
     path = files.path_of(run_dir)
+    _check_files(path)
     if (path / "results.json").exists():
         html = experiment_page(path / "results.json")
     elif (path / "run.json").exists():
@@ -44,3 +49,25 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
     target = path / "report.html" if out is None else files.path_of(out)
     files.write(target, html)
     return target
+
+
+def _check_files(path: Any) -> None:
+    """Checks that what is read of a local run ends, and fits in memory.
+
+    Raises:
+        FileError: naming a file that is a pipe, a device or far too large.
+    """
+    if not isinstance(path, pathlib.Path):
+        return
+    for file in itertools.chain(
+        path.glob("*.json"), path.glob("*.safetensors"), path.glob("rounds/*.json")
+    ):
+        if file.exists() and not file.is_file():
+            raise files.FileError(f"{file} is no regular file, so it is not read.")
+        if file.suffix == ".json" and file.exists():
+            size = file.stat().st_size
+            if size > _MOST_BYTES:
+                raise files.FileError(
+                    f"{file} has {size:,} bytes; no run's has more than "
+                    f"{_MOST_BYTES:,}, so it is not read."
+                )

@@ -1,5 +1,6 @@
 """Search report: the page of one search, finished or not, with its figures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,10 @@ from tflottery.config import LotteryConfig
 from tflottery.lab import drawing, figures, page, tables
 from tflottery.lab.page import Html, element
 from tflottery.lab.statistics import share
-from tflottery.records import Round, choose_monitor
+from tflottery.records import Round, choose_monitor, is_dict
 from tflottery.tickets import load_ticket
+
+_LARGEST = 1e100  # Figures whose axes are longer cannot be drawn.
 
 
 def search_page(path: Any) -> bytes:
@@ -21,6 +24,7 @@ def search_page(path: Any) -> bytes:
     manifest = files.read_json(path / "run.json")
     try:
         config = LotteryConfig(**manifest["config"])
+        _check_manifest(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise files.FileError(
             f"{path / 'run.json'} does not say how a search was done: {error}"
@@ -30,6 +34,12 @@ def search_page(path: Any) -> bytes:
     ticket = load_ticket(ticket_path) if ticket_path.exists() else None
     if ticket is not None and ticket.round >= len(rounds):
         rounds = list(ticket.rounds)
+    for r in rounds:
+        if not all(0 <= d <= 1 for d in r.density_per_layer.values()):
+            raise files.FileError(
+                f"{path / 'rounds'} holds a `density_per_layer` outside of [0, 1], "
+                f"that of round {r.round}. Received: {dict(r.density_per_layer)!r}"
+            )
     monitor = config.monitor or (ticket.monitor if ticket else "")
     if not monitor and rounds:
         monitor = choose_monitor(rounds[0].metrics)
@@ -58,6 +68,29 @@ def search_page(path: Any) -> bytes:
         element("h2", "How it was made"),
         _made(manifest, config, versions),
     )
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Checks the kinds of what is read of a manifest beside its config.
+
+    Raises:
+        ValueError: naming the first value that is not of its kind.
+    """
+    paths, versions = manifest.get("paths", []), manifest.get("versions")
+    fits = {
+        "paths": isinstance(paths, list) and all(isinstance(p, str) for p in paths),
+        "versions": versions is None
+        or is_dict(versions, lambda version: isinstance(version, str)),
+        **{
+            name: isinstance(manifest.get(name, ""), str)
+            for name in ("architecture", "command")
+        },
+    }
+    for name, fit in fits.items():
+        if not fit:
+            raise ValueError(
+                f"`{name}` is not of its kind. Received: {name}={manifest[name]!r}"
+            )
 
 
 def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
@@ -196,7 +229,10 @@ def rounds_metric(
 
 def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | None:
     """Draws the metric over the epochs of every round of a search."""
-    curves = [(r, list(r.history.get(monitor, ()))) for r in rounds]
+    curves = [
+        (r, [v if abs(v) < _LARGEST else math.nan for v in r.history.get(monitor, ())])
+        for r in rounds
+    ]
     curves = [(r, values) for r, values in curves if values]
     if not curves:
         return None
@@ -240,4 +276,4 @@ def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | 
 
 def _counts(record: Round, monitor: str) -> bool:
     value = record.metrics.get(monitor)
-    return record.failure is None and value is not None and abs(value) < float("inf")
+    return record.failure is None and value is not None and abs(value) < _LARGEST
