@@ -1,0 +1,55 @@
+"""The published networks, at their own width, on images as small as they allow."""
+
+import keras
+import pytest
+from small_files import prune
+
+from tflottery.lab import models
+from tflottery.tflite import convert, export_tflite
+
+
+def resnet20():
+    return models.resnet20((8, 8, 3), 10, keras=keras, seed=0)
+
+
+def conv6():
+    return models.conv6((16, 16, 3), 10, keras=keras, seed=0)
+
+
+def vgg19():
+    return models.vgg19((16, 16, 3), 10, keras=keras, seed=0)
+
+
+def mobilenet_v2():
+    return keras.applications.MobileNetV2((64, 64, 3), 0.35, weights=None, classes=10)
+
+
+def efficientnet_v2():
+    return keras.applications.EfficientNetV2B0(
+        input_shape=(32, 32, 3), weights=None, classes=10
+    )
+
+
+# What a file may take at most, over the bound: depthwise kernels and biases stay whole.
+@pytest.mark.parametrize(
+    ("build", "ratio"),
+    [(resnet20, 1.45), (conv6, 1.2), (vgg19, 1.35), (efficientnet_v2, 1.2)],
+)
+def test_a_published_network_is_right_and_near_the_bound(build, ratio, tmp_path):
+    report = export_tflite(prune(build(), 0.95), tmp_path / "model.tflite")
+    assert report.difference < 1e-5
+    assert report.bound_ratio is not None
+    assert report.bound_ratio < ratio
+
+
+@pytest.mark.parametrize("build", [resnet20, conv6, mobilenet_v2])
+def test_a_published_network_computes_sparse_and_right(build, request, tmp_path):
+    model = prune(build(), 0.95)
+    path = tmp_path / "sparse.tflite"
+    report = export_tflite(model, path, target="sparse_speed")
+    assert report.difference < 1e-5
+    assert report.plans["wasm"].path == "sparse"
+    wasm = request.getfixturevalue("wasm")  # from here on only where Node is there
+    (tmp_path / "dense.tflite").write_bytes(convert.from_model(model).dense)
+    (difference,) = wasm(tmp_path / "dense.tflite", path)
+    assert difference < 1e-5
