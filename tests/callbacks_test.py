@@ -21,7 +21,7 @@ def make_callbacks():
     ]
 
 
-def find(folder, more=()):
+def find(folder, stop=None):
     keras.utils.set_random_seed(2)
     model = keras.Sequential(
         [
@@ -45,7 +45,7 @@ def find(folder, more=()):
         select="last",
         seed=1,
         run_dir=folder,
-        callbacks=[*make_callbacks(), *more],
+        callbacks=[*make_callbacks(), Raises(stop)],
         verbose=0,
     ).ticket
 
@@ -66,7 +66,7 @@ def test_early_stopping_counts_on_where_a_round_was_broken(tmp_path, epoch):
     epochs = [len(r.history["loss"]) for r in whole.rounds]
     assert epochs[0] < 8, "must stop early to show anything"
     with pytest.raises(KeyboardInterrupt):
-        find(tmp_path / "broken", [Raises(epoch)])
+        find(tmp_path / "broken", epoch)
     found = find(tmp_path / "broken")
     assert [len(r.history["loss"]) for r in found.rounds] == epochs
     names = ("whole/ticket.safetensors", "broken/ticket.safetensors")

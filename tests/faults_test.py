@@ -3,9 +3,11 @@
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -37,7 +39,8 @@ def make_model():
     return model
 
 
-def find(model=None, **options):
+def find(model=None, stop=0, error=None, **options):
+    """Searches, until an epoch `stop` of all ends with an error."""
     options = {
         "ds": pipelines.train_pipeline(X, Y, batch_size=16, seed=0),
         "validation_data": (X, Y),
@@ -47,6 +50,7 @@ def find(model=None, **options):
         "select": "last",
         "seed": 1,
         "verbose": 0,
+        "callbacks": [Raises(stop, error or KeyboardInterrupt())],
         **options,
     }
     model = make_model() if model is None else model
@@ -54,26 +58,19 @@ def find(model=None, **options):
 
 
 class Raises(keras.callbacks.Callback):
-    """Raises an error at the end of epoch `left` of all that it sees."""
+    """Raises an error at the end of epoch `left` of all; notes which it saw."""
 
     def __init__(self, left, error):
         super().__init__()
         self.left = left
+        self.epochs = []
         self._error = [error]
 
     def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
         self.left -= 1
         if self.left == 0:
             raise self._error[0]
-
-
-class Counts(keras.callbacks.Callback):
-    def __init__(self):
-        super().__init__()
-        self.epochs = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epochs.append(epoch)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +124,7 @@ def test_ctrl_c_says_how_to_go_on_and_puts_the_model_back(
     weights = model.get_weights()
     rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
     with pytest.raises(KeyboardInterrupt):
-        find(model, run_dir=tmp_path, callbacks=[Raises(epoch, KeyboardInterrupt())])
+        find(model, run_dir=tmp_path, stop=epoch)
     assert capsys.readouterr().err == (
         f"\nThe search was interrupted. Every finished epoch is in {str(tmp_path)!r}: "
         "the same call with this `run_dir` goes on from there.\n"
@@ -143,7 +140,7 @@ def test_ctrl_c_says_how_to_go_on_and_puts_the_model_back(
 
 def test_a_network_built_again_under_other_numbers_goes_on(unbroken, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        find(run_dir=tmp_path, callbacks=[Raises(3, KeyboardInterrupt())])
+        find(run_dir=tmp_path, stop=3)
     model = make_model()
     found = find(model, run_dir=tmp_path)
     assert same(tmp_path, unbroken)
@@ -154,7 +151,7 @@ def test_a_network_built_again_under_other_numbers_goes_on(unbroken, tmp_path):
 
 def test_a_finished_search_returns_at_once(unbroken):
     before = {p: p.read_bytes() for p in unbroken.rglob("*") if p.is_file()}
-    counts = Counts()
+    counts = Raises(0, None)
     model = find(run_dir=unbroken, callbacks=[counts])
     assert counts.epochs == []
     ticket = tflottery.load_ticket(unbroken / "ticket.safetensors")
@@ -168,8 +165,8 @@ def test_a_finished_search_returns_at_once(unbroken):
 
 def test_only_the_epochs_that_are_left_are_trained(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        find(run_dir=tmp_path, callbacks=[Raises(4, KeyboardInterrupt())])
-    counts = Counts()
+        find(run_dir=tmp_path, stop=4)
+    counts = Raises(0, None)
     find(run_dir=tmp_path, callbacks=[counts])
     # Round 0 had two epochs, round 1 starts in its second: step 5 of 4 a epoch.
     assert counts.epochs == [1]
@@ -196,7 +193,7 @@ def test_a_full_disk_is_an_error_and_the_search_goes_on_later(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_folder_that_cannot_be_written_is_an_error_before_training():
-    counts = Counts()
+    counts = Raises(0, None)
     with pytest.raises(OSError, match="Could not make the folder"):
         find(run_dir="/proc/tflottery", callbacks=[counts])
     assert counts.epochs == []
@@ -204,13 +201,71 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_training():
 
 def test_a_damaged_state_is_an_error_and_is_not_taken_up(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        find(run_dir=tmp_path, callbacks=[Raises(4, KeyboardInterrupt())])
+        find(run_dir=tmp_path, stop=4)
     path = tmp_path / "current.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
     with pytest.raises(files.FileError, match=r"current\.safetensors is damaged"):
         find(run_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stop", "name", "what"),
+    [
+        (2, "start.safetensors", "the weights it began with"),
+        (3, "rewind.safetensors", "the state to rewind to"),
+        (5, "current.safetensors", "the state to go on with"),
+        (5, "run.json", "what was searched"),
+        (5, "rounds/000.json", "how a finished round went"),
+        (5, "rounds/000.ticket", "the ticket of a round"),
+    ],
+)
+def test_a_search_that_lacks_a_file_is_an_error_and_trains_nothing(
+    tmp_path, stop, name, what
+):
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=tmp_path, stop=stop, epochs=3)
+    (tmp_path / name).unlink()
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    watch = Raises(0, None)
+    with pytest.raises(runs.RunError) as caught:
+        find(run_dir=tmp_path, callbacks=[watch], epochs=3)
+    assert str(caught.value) == (
+        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks {name}: {what}. Put "
+        "the right file back from a copy, or choose another `run_dir`."
+    )
+    assert watch.epochs == []
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_a_finished_search_lies_where_nothing_can_be_written(
+    unbroken, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    (folder / "lock").unlink()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(locks.os, "open", refuse)
+    monkeypatch.setattr(files, "write", refuse)
+    assert find(run_dir=folder).ticket.sparsity > 0.8
+    (folder / "ticket.safetensors").unlink()
+    with pytest.raises(OSError, match=r"Could not lock the folder\. Choose a place"):
+        find(run_dir=folder)
+
+
+def test_what_a_killed_writer_left_is_removed(unbroken, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=tmp_path, stop=3)
+    for name in (".current.safetensors.7.tmp", "rounds/.001.ticket.7.tmp", ".mine"):
+        (tmp_path / name).write_bytes(b"half")
+    find(run_dir=tmp_path)
+    assert [p.name for p in tmp_path.rglob(".*")] == [".mine"]
+    assert same(tmp_path, unbroken)
 
 
 def test_resume_never_starts_beside_and_says_where(tmp_path, capsys):
@@ -257,6 +312,29 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
             pass
 
 
+def test_a_lock_outlasts_a_copy_of_the_folder_but_not_its_process(tmp_path):
+    (tmp_path / "run").mkdir()
+    with locks.held(tmp_path / "run"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        second = subprocess.run(
+            [sys.executable, "-c", HOLD, tmp_path / "run"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert f"is in use by process {os.getpid()} on " in second.stderr
+    try:
+        with locks.held(tmp_path / "run"):
+            pass  # The child, which lives on, holds nothing.
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_a_second_search_in_one_process_is_refused(tmp_path):
     with (
         runs.opened(tmp_path, {}),
@@ -270,12 +348,12 @@ def test_a_second_search_in_one_process_is_refused(tmp_path):
 def test_a_run_dir_may_lie_in_an_object_store(unbroken, tmp_path, monkeypatch):
     from etils import epath
 
-    monkeypatch.setattr(files, "path_of", lambda path: epath.Path(os.fspath(path)))
+    monkeypatch.setattr(files, "path_of", lambda path: epath.Path(path))
     monkeypatch.setattr(locks, "_SETTLE", 0.0)
     folder = epath.Path(tmp_path / "run")
     assert not isinstance(folder, pathlib.Path)
     with pytest.raises(KeyboardInterrupt):
-        find(run_dir=folder, callbacks=[Raises(4, KeyboardInterrupt())])
+        find(run_dir=folder, stop=4)
     assert not (folder / "lock").exists()
     with locks.held(folder):
         key = (folder / "lock").read_text()

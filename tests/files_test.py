@@ -302,3 +302,23 @@ def test_any_bytes_are_refused(data):
             files.read_arrays(path)
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", r"^A path must not be empty\. Name a place, as .*\. Received: ''$"),
+        ("a\0b", r"^A path must hold no NUL character\. .*\. Received: 'a\\x00b'$"),
+        ("foo://a", r"^A path must be local, or a URL that .* Received: 'foo://a'$"),
+        ("file:///a", "or a URL that begins with gs://, s3:// or az://"),
+    ],
+)
+def test_what_is_no_path_is_an_error(path, message):
+    with pytest.raises(ValueError, match=message):
+        files.path_of(path)
+
+
+def test_a_path_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.path_of("~/runs") == pathlib.Path("/home/me/runs")
+    assert files.path_of("runs/~") == pathlib.Path("runs/~")

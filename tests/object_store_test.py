@@ -42,11 +42,11 @@ y = rng.integers(0, 3, 64)
 
 
 class Stop(keras.callbacks.Callback):
-    epochs = 0
+    epochs, at = 0, 4
 
     def on_epoch_begin(self, epoch, logs=None):
         Stop.epochs += 1
-        if Stop.epochs == 4:
+        if Stop.epochs == Stop.at:
             raise KeyboardInterrupt
 
 
@@ -61,13 +61,15 @@ def find(folder, **options):
     )
     return tflottery.find_ticket(
         model, (x, y), validation_data=(x, y), epochs=2, rounds=2, seed=1,
-        select="last", verbose=0, run_dir=folder, **options,
+        select="last", verbose=0, run_dir=folder, callbacks=[Stop()], **options,
     )
 
 
+Stop.at = 0
 find(sys.argv[1])
+Stop.epochs, Stop.at = 0, 4
 try:
-    find("s3://tickets/run", callbacks=[Stop()])
+    find("s3://tickets/run")
 except KeyboardInterrupt:
     print("stopped")
 find("s3://tickets/run")

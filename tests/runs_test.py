@@ -69,11 +69,81 @@ def test_finished_rounds_come_back_in_order_with_their_times(tmp_path):
     ]
 
 
-def test_rounds_after_a_gap_do_not_count(tmp_path):
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        (("001.json",), "001.json: how a finished round went"),
+        (("001.json", "001.ticket"), "001.json: how a finished round went"),
+        (("000.json", "001.json", "002.json"), "000.json: how a finished round went"),
+        (("002.ticket",), "002.ticket: the ticket of a round"),
+    ],
+)
+def test_a_gap_in_the_rounds_is_an_error(tmp_path, missing, told):
     run = runs.Run(tmp_path, MANIFEST)
     save_rounds(run, 3)
-    (tmp_path / "rounds" / "001.json").unlink()
-    assert [r.round for r in run.rounds()] == [0]
+    for name in missing:
+        (tmp_path / "rounds" / name).unlink()
+    with pytest.raises(runs.RunError) as caught:
+        run.rounds()
+    assert str(caught.value) == (
+        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks rounds/{told}. Put "
+        "the right file back from a copy, or choose another `run_dir`."
+    )
+
+
+def test_the_ticket_of_another_round_is_an_error(tmp_path):
+    run = runs.Run(tmp_path, MANIFEST)
+    save_rounds(run, 3)
+    path = tmp_path / "rounds" / "001.ticket"
+    (tmp_path / "rounds" / "002.ticket").replace(path)
+    with pytest.raises(files.FileError) as caught:
+        run.load_round(1)
+    assert str(caught.value) == (
+        f"{path} is the ticket of round 2. Put the right file back from a copy, or "
+        "choose another `run_dir`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("current", "message"),
+    [
+        ({"round": 4, "record": None}, r"lacks rounds/003\.json: how a finished round"),
+        ({"round": 2, "record": None}, "older than round 2, which is finished"),
+        ({"round": 1, "record": {}}, "older than round 2, which is finished"),
+        (None, r"lacks current\.safetensors: the state to go on with"),
+    ],
+)
+def test_a_state_of_another_time_than_the_rounds_is_an_error(
+    tmp_path, current, message
+):
+    run = runs.Run(tmp_path, MANIFEST)
+    run.save("start", {}, {})
+    save_rounds(run, 3)
+    with pytest.raises(runs.RunError, match=message):
+        run.check_whole(current and {**current, "rewound": True}, rewinds=False)
+    for whole in ({"round": 3, "record": None}, {"round": 2, "record": {}}):
+        run.check_whole({**whole, "rewound": True}, rewinds=False)
+
+
+def test_a_folder_with_no_run_json_is_not_a_place_to_start_in(tmp_path):
+    run = runs.Run(tmp_path, MANIFEST)
+    save_rounds(run, 1)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(runs.RunError, match=r"lacks run\.json: what was searched\."):
+        runs.Run(tmp_path, MANIFEST)
+    with runs.opened(tmp_path, MANIFEST, resume="never") as other:
+        assert other.path == tmp_path.with_name(tmp_path.name + "-2")
+
+
+def test_long_lists_are_compared_item_by_item(tmp_path):
+    metrics = ["accuracy", {"class_name": "AUC", "config": {"curve": "ROC"}}]
+    other = ["accuracy", {"class_name": "AUC", "config": {"curve": "PR"}}]
+    runs.Run(tmp_path, {"metrics": metrics})
+    with pytest.raises(runs.RunError) as caught:
+        runs.Run(tmp_path, {"metrics": other})
+    assert str(caught.value).splitlines()[1:] == [
+        "  metrics.1.config.curve: 'ROC' there, 'PR' now"
+    ]
 
 
 def test_a_round_whose_record_was_not_written_does_not_count(tmp_path, monkeypatch):

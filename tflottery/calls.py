@@ -12,7 +12,7 @@ import numpy as np
 from tflottery import criteria, pruning, runs
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
-from tflottery.masks import Masks
+from tflottery.masks import Masks, Weights
 
 
 def check(criterion: Any, run_dir: Any, resume: str) -> None:
@@ -104,7 +104,12 @@ def criterion_of(criterion: Any, config: LotteryConfig) -> Callable:
         return functools.partial(criteria.random, seed=config.seed or 0)
     if isinstance(criterion, str):
         return criteria.CRITERIA[criterion]
-    return lambda trained, rewind: _checked_scores(criterion(trained, rewind), trained)
+
+    @functools.wraps(criterion)
+    def checked(trained: Weights, rewind: Weights) -> Any:
+        return _checked_scores(criterion(trained, rewind), trained)
+
+    return checked
 
 
 def _checked_scores(scores: Any, trained: Mapping[str, Any]) -> Any:

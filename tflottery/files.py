@@ -32,16 +32,34 @@ class FileError(ValueError):
 def path_of(path: Any) -> Any:
     """Returns a `pathlib.Path`, or for a URL such as `gs://...` an `etils.epath.Path`.
 
+    Args:
+        path: a path, in which `~` is the home folder, or a URL.
+
+    Raises:
+        ValueError: where it is empty, or of a kind that cannot be opened.
+
     >>> path_of("runs/a").name
     'a'
     """
-    path = os.fspath(path)
-    if "://" in path:
-        from etils import epath
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        wrong = "hold no NUL character" if text else "not be empty"
+        raise ValueError(
+            f'A path must {wrong}. Name a place, as "runs/a" or "gs://bucket/a". '
+            f"Received: {text!r}"
+        )
+    if "://" not in text:
+        return pathlib.Path(os.path.expanduser(text))
+    from etils import epath
 
-        made = _on_fsspec() if path.startswith(("s3://", "az://")) else epath.Path
-        return made(path)
-    return pathlib.Path(path)
+    try:
+        on_fsspec = text.startswith(("s3://", "az://"))
+        return _on_fsspec()(text) if on_fsspec else epath.Path(text)
+    except KeyError as error:
+        raise ValueError(
+            "A path must be local, or a URL that begins with gs://, s3:// or az://. "
+            f"Received: {text!r}"
+        ) from error
 
 
 @functools.cache
@@ -68,7 +86,7 @@ def make_folder(path: Any) -> None:
     try:
         path_of(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _explained(error, "Could not make the folder", path) from error
+        raise explained(error, "Could not make the folder", path) from error
 
 
 def write(path: Any, data: bytes) -> None:
@@ -94,10 +112,21 @@ def write(path: Any, data: bytes) -> None:
         if not isinstance(error, OSError):
             raise
         what = f"Could not write {len(data):,} bytes; what the file held is unchanged"
-        raise _explained(error, what, path) from error
+        raise explained(error, what, path) from error
 
 
-def _explained(error: OSError, what: str, path: Any) -> OSError:
+def remove_scratch(folder: Any) -> None:
+    """Removes what `write` left in a folder where it was killed.
+
+    Nobody may be writing there meanwhile.
+    """
+    if isinstance(folder, pathlib.Path):
+        for path in folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def explained(error: OSError, what: str, path: Any) -> OSError:
     """Returns the error, of its own class, with what failed and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = (

@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from tflottery import files
+
 try:
     import fcntl
 except ImportError:  # Windows has none; there a run directory is not locked.
@@ -26,6 +28,7 @@ _RENEW = 30.0
 _ABANDONED = 180.0
 _SETTLE = 0.5
 _held_here: set[str] = set()
+_open_here: set[int] = set()
 
 
 class LockError(RuntimeError):
@@ -41,6 +44,7 @@ def held(folder: Any) -> Iterator[None]:
 
     Raises:
         LockError: where somebody else holds it; it says who.
+        OSError: where the folder cannot be written; it says so.
     """
     local = isinstance(folder, pathlib.Path)
     name = str(folder.resolve()) if local else str(folder)
@@ -70,17 +74,39 @@ def _held_locally(folder: pathlib.Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with open(folder / _NAME, "a+", encoding="utf-8") as file:
+    # Of this opening of the file, unlike lockf, whose lock is gone once the process
+    # closes any other, as where somebody copies the folder. A child has it too, until
+    # `_let_go`.
+    try:
+        file = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise files.explained(error, "Could not lock the folder", folder) from error
+    _open_here.add(file)
+    try:
         try:
-            # Of a process, unlike flock: a child that outlives it holds nothing.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise _taken(folder, file.read() or "another process", True) from None
-        file.truncate(0)
-        file.write(_me())
-        file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.write(file, _me().encode())
+        except BlockingIOError:
+            owner = os.read(file, 1000).decode(errors="replace")
+            raise _taken(folder, owner or "another process", True) from None
+        except OSError as error:
+            raise files.explained(error, "Could not lock the folder", folder) from error
         yield
+    finally:
+        if file in _open_here:
+            _open_here.remove(file)
+            os.close(file)
+
+
+def _let_go() -> None:
+    """Closes the locks in a child, which may outlive its parent."""
+    while _open_here:
+        os.close(_open_here.pop())
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager

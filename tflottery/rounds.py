@@ -131,29 +131,25 @@ class Trainer:
         """Takes up what `run` holds of an earlier try, and keeps what follows in it.
 
         Raises:
-            RunError: where rounds are finished, but the state after them is gone.
+            RunError: where something is missing that the search goes on with.
         """
         self._run = run
+        self._current = run.load("current")
+        header = None if self._current is None else self._current[1]
+        run.check_whole(header, rewinds=self.config.rewind_step > 0)
         saved = run.load("start")
         self._start = light(saved[0] if saved else self.engine.state())
         if not saved:
             run.save("start", self._start, {})
-        self._current = run.load("current")
         if self.config.rewind_step == 0:
             self._rewind = self._start
         # Step k of an epoch that did not end will be seen again.
-        elif self._current is not None and self._current[1]["rewound"]:
+        elif header is not None and header["rewound"]:
             saved = run.load("rewind")
             self._rewind = light(saved[0]) if saved else {}
         self.engine.restore(self._start, parts=_PARTS)
         self._first_step = self.engine.step()
         self.records = run.rounds()
-        if self.records and (self._current is None or not self._rewind):
-            raise runs.RunError(
-                f"`run_dir` {str(run.path)!r} has finished rounds, but lacks the "
-                "states that the next one starts from. Choose another folder, or call "
-                'with resume="never".'
-            )
 
     def put_back(self) -> None:
         """Puts the model back to where the search started, its masks gone."""

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,10 +25,11 @@ from tflottery import files, locks, tickets
 from tflottery.tickets import Round, Ticket
 
 RESUME = ("auto", "never")
+_WHOLE = "Put the right file back from a copy, or choose another `run_dir`."
 
 
 class RunError(ValueError):
-    """A run directory that does not belong to the search that was asked for."""
+    """A run directory that is another search's, or lacks what a search goes on with."""
 
 
 class Run:
@@ -40,7 +42,8 @@ class Run:
         writes: whether to write; of several workers only the chief does.
 
     Raises:
-        RunError: where `path` holds a run of another search; it lists what differs.
+        RunError: where `path` holds a run of another search, it lists what differs; or
+            a run that does not say what was searched.
     """
 
     def __init__(self, path: Any, manifest: Mapping[str, Any], *, writes: bool = True):
@@ -48,18 +51,21 @@ class Run:
         self.writes = writes and path is not None
         if self.path is None:
             return
-        if writes:
-            files.make_folder(self.path / "rounds")
         plain = json.loads(json.dumps(manifest))
         self._here: dict[str, str] = {}
         if is_run(self.path):
+            if not (self.path / "run.json").exists():
+                raise self.lacks("run.json", "what was searched")
             there = files.read_json(self.path / "run.json")
             _check_same(self.path, there, plain)
             self._here = dict(
                 zip(there.get("paths", ()), plain.get("paths", ()), strict=False)
             )
         elif writes:
+            files.make_folder(self.path)
             files.write_json(self.path / "run.json", plain)
+        if writes:
+            files.make_folder(self.path / "rounds")
 
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
         """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
@@ -69,31 +75,35 @@ class Run:
 
     def load(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
         """Returns the state and header that `save` wrote, or `None`."""
-        if self.path is None or not (self.path / f"{name}.safetensors").exists():
+        if not self._has(name):
             return None
+        assert self.path is not None
         state, header = files.read_arrays(self.path / f"{name}.safetensors")
         return _renamed(state, self._here, "weights/"), header
 
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket first, then the record that ends it."""
         if self.path is not None and self.writes:
-            name = f"{ticket.round:03d}"
             ticket = _with_paths(ticket, self._there)
-            ticket.save(self.path / "rounds" / f"{name}.ticket")
+            ticket.save(self._of_round(ticket.round, "ticket"))
             record = dataclasses.asdict(ticket.rounds[-1])
-            files.write_json(self.path / "rounds" / f"{name}.json", record)
+            files.write_json(self._of_round(ticket.round, "json"), record)
 
     def rounds(self) -> list[Round]:
-        """Returns the records of the finished rounds, in order, without a gap.
+        """Returns the records of the finished rounds, in order.
 
         Raises:
             FileError: naming the record that is damaged.
+            RunError: naming the record or the ticket that is missing.
         """
         found: list[Round] = []
-        while self.path is not None:
-            path = self.path / "rounds" / f"{len(found):03d}.json"
+        numbers = [] if self.path is None else _numbers(self.path)
+        for number in range(max(numbers, default=-1) + 1):
+            path = self._of_round(number, "json")
             if not path.exists():
-                break
+                if number == max(numbers):
+                    break  # Its ticket, which comes first, is all that was written.
+                raise self.lacks(f"rounds/{path.name}", "how a finished round went")
             try:
                 record = _of_paths(Round(**files.read_json(path)), self._here)
             except (TypeError, ValueError) as error:
@@ -101,21 +111,77 @@ class Run:
                     f"{path} is not the record of a round. {error}"
                 ) from error
             if record.round != len(found):
-                raise files.FileError(f"{path} is the record of round {record.round}.")
+                raise files.FileError(
+                    f"{path} is the record of round {record.round}. {_WHOLE}"
+                )
+            ticket = self._of_round(number, "ticket")
+            if not ticket.exists():
+                raise self.lacks(f"rounds/{ticket.name}", "the ticket of a round")
             found.append(record)
         return found
 
     def load_round(self, number: int) -> Ticket:
-        """Returns the ticket of a finished round."""
-        assert self.path is not None
-        ticket = tickets.load_ticket(self.path / "rounds" / f"{number:03d}.ticket")
+        """Returns the ticket of a finished round.
+
+        Raises:
+            FileError: where it is damaged, or that of another round.
+        """
+        path = self._of_round(number, "ticket")
+        ticket = tickets.load_ticket(path)
+        if ticket.round != number:
+            raise files.FileError(
+                f"{path} is the ticket of round {ticket.round}. {_WHOLE}"
+            )
         return _with_paths(ticket, self._here)
+
+    def check_whole(self, current: Mapping[str, Any] | None, *, rewinds: bool) -> None:
+        """Checks that all is there that a search goes on with.
+
+        Args:
+            current: the header of the state `"current"`, or `None`.
+            rewinds: whether rounds start from a state `"rewind"`.
+
+        Raises:
+            RunError: naming what is missing.
+        """
+        records = len(self.rounds())
+        if current is None:
+            if records or self._has("ticket"):
+                raise self.lacks("current.safetensors", "the state to go on with")
+            return
+        if not self._has("start"):
+            raise self.lacks("start.safetensors", "the weights it began with")
+        if rewinds and current["rewound"] and not self._has("rewind"):
+            raise self.lacks("rewind.safetensors", "the state to rewind to")
+        if records < current["round"]:
+            path = self._of_round(records, "json")
+            raise self.lacks(f"rounds/{path.name}", "how a finished round went")
+        if records > current["round"] + (current["record"] is not None):
+            raise RunError(
+                f"`run_dir` {str(self.path)!r} mixes two states: its "
+                f"current.safetensors is older than round {records - 1}, which is "
+                f"finished. {_WHOLE}"
+            )
+
+    def lacks(self, name: str, what: str) -> RunError:
+        """Returns the error that the file `name`, which holds `what`, is not there."""
+        return RunError(
+            f"`run_dir` {str(self.path)!r} holds a search, but lacks {name}: {what}. "
+            f"{_WHOLE}"
+        )
 
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search came to."""
         if self.path is not None and self.writes:
             ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
+
+    def _has(self, name: str) -> bool:
+        return self.path is not None and (self.path / f"{name}.safetensors").exists()
+
+    def _of_round(self, number: int, kind: str) -> Any:
+        assert self.path is not None
+        return self.path / "rounds" / f"{number:03d}.{kind}"
 
     @property
     def _there(self) -> dict[str, str]:
@@ -133,6 +199,8 @@ def opened(
 ) -> Iterator[Run]:
     """Opens a run directory for a search, which has it to itself.
 
+    A finished search is only read, so that it may lie where nothing can be written.
+
     Args:
         path: as for `Run`.
         manifest: as for `Run`.
@@ -144,15 +212,19 @@ def opened(
         RunError: where `path` holds a run of another search, or files of some other
             kind under the names of a run's.
         LockError: where another search is using it.
+        OSError: where it cannot be written.
+        ValueError: where `path` is none.
     """
     if path is None or (resume == "never" and not writes):
         yield Run(None, manifest)
         return
-    if not writes:
-        yield Run(path, manifest, writes=False)
+    first = files.path_of(path)
+    ended = resume == "auto" and (first / "ticket.safetensors").exists()
+    if not writes or ended:
+        yield Run(first, manifest, writes=False)
         return
     for number in itertools.count(1):
-        folder = files.path_of(path)
+        folder = first
         if resume == "never" and number > 1:
             folder = folder.parent / f"{folder.name}-{number}"
         if resume == "never" and is_run(folder):
@@ -167,13 +239,25 @@ def opened(
                 raise
             if resume == "never" and is_run(folder):
                 continue
+            for each in (folder, folder / "rounds"):
+                files.remove_scratch(each)
             yield Run(folder, manifest)
             return
 
 
 def is_run(folder: Any) -> bool:
-    """Returns whether a folder holds a run."""
-    return (folder / "run.json").exists()
+    """Returns whether a folder holds a run, or what is left of one."""
+    states = (f"{name}.safetensors" for name in ("start", "current", "ticket"))
+    named = any((folder / name).exists() for name in ("run.json", *states))
+    return named or bool(_numbers(folder))
+
+
+def _numbers(folder: Any) -> list[int]:
+    """Returns the numbers of the rounds that have files."""
+    rounds = folder / "rounds"
+    names = [path.name for path in rounds.iterdir()] if rounds.exists() else []
+    found = (re.fullmatch(r"(\d{3,})\.(json|ticket)", name) for name in names)
+    return [int(match[1]) for match in found if match]
 
 
 def _renamed(values: Mapping, names: Mapping[str, str], prefix: str = "") -> dict:
@@ -221,4 +305,16 @@ def _compare(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
                 f"{name}.{key}".lstrip("."), old.get(key), new.get(key)
             )
         ]
+    if _are_long(old, new):
+        return [
+            difference
+            for index, (was, now) in enumerate(zip(old, new, strict=True))
+            for difference in _compare(f"{name}.{index}", was, now)
+        ]
     return [] if old == new else [(name, old, new)]
+
+
+def _are_long(old: Any, new: Any) -> bool:
+    """Returns whether they are lists that fit, of more than one can read in a line."""
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return lists and any(isinstance(each, dict) for each in (*old, *new))

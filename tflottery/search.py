@@ -16,7 +16,7 @@ from tflottery import calls, engines, plans, pruning, runs, stops
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
-from tflottery.engines import network
+from tflottery.engines import network, signatures
 from tflottery.masks import Masks, Weights
 from tflottery.progress import Progress
 from tflottery.records import choose_monitor, library_versions
@@ -195,7 +195,7 @@ class _Search:
                     )
                 with runs.opened(
                     run_dir,
-                    self._manifest(),
+                    {} if run_dir is None else self._manifest(),
                     resume=resume,
                     writes=self.engine.is_chief(),
                 ) as run:
@@ -363,12 +363,16 @@ class _Search:
         )
 
     def _manifest(self) -> dict[str, Any]:
-        trainer, weights = self.trainer, self.engine.weights()
+        trainer, model = self.trainer, self.engine.model
+        weights = self.engine.weights()
         return {
             "config": self.config.to_dict(),
+            "criterion": signatures.of_function(self.criterion),
             "architecture": architecture(weights),
+            "training": signatures.of_training(model),
+            "callbacks": [type(each).__name__ for each in trainer.callbacks],
+            "ds": signatures.of_data(trainer.ds),
+            "validation_data": signatures.of_data(trainer.validation_data),
+            "network": signatures.of_network(model),
             "paths": list(weights),
-            "training": self.engine.describe(),
-            "ds": data_lib.signature(trainer.ds),
-            "validation_data": data_lib.signature(trainer.validation_data),
         }

@@ -5,11 +5,8 @@ Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs 
 
 import contextlib
 import math
-import zlib
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from tflottery.engines import network
 from tflottery.engines.ordered import is_ordered
@@ -46,7 +43,7 @@ def check(name: str, data: Any) -> None:
                 f"`{name}` must be (x, y) or (x, y, sample_weight) arrays, a dataset "
                 f"or a PyDataset. Received a {type(data).__name__} of {len(data)}."
             )
-        lengths = [len(leaf) for part in data for leaf in _leaves(part)]
+        lengths = [len(leaf) for part in data for leaf in arrays_in(part)]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"The arrays in `{name}` must have one length. Received the lengths: "
@@ -85,7 +82,7 @@ def check(name: str, data: Any) -> None:
 def steps_per_epoch(data: Any, batch_size: int = 32) -> int | None:
     """Returns the number of batches in an epoch; `None` where that is not known."""
     if isinstance(data, (tuple, list)):
-        return math.ceil(len(_leaves(data[0])[0]) / batch_size)
+        return math.ceil(len(arrays_in(data[0])[0]) / batch_size)
     if hasattr(data, "cardinality"):
         count = int(data.cardinality())
         return count if count >= 0 else None
@@ -123,6 +120,7 @@ def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
 def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
     """Returns the shape of one example, or `None` where that cannot be told unread.
 
+    >>> import numpy as np
     >>> shape_of_examples(np.zeros((5, 28, 28, 1)))
     (28, 28, 1)
     """
@@ -140,13 +138,14 @@ def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
         return None
 
 
-def _leaves(tree: Any) -> list[Any]:
+def arrays_in(tree: Any) -> list[Any]:
+    """Returns the arrays in tuples, lists and dicts of them, in order."""
     if tree is None:
         return []
     if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in _leaves(value)]
+        return [leaf for value in tree.values() for leaf in arrays_in(value)]
     if isinstance(tree, (tuple, list)):
-        return [leaf for value in tree for leaf in _leaves(value)]
+        return [leaf for value in tree for leaf in arrays_in(value)]
     return [tree]
 
 
@@ -232,58 +231,3 @@ def better(model: Any, keras: Any, monitor: str) -> Callable[[float, float], boo
 
 _MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "iou")
 _LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
-
-
-def describe(model: Any, keras: Any) -> dict[str, Any]:
-    """Returns a model's optimizer and loss as plain data."""
-    optimizer = _unnamed(keras.optimizers.serialize(model.optimizer))
-    loss = model.loss
-    if not isinstance(loss, str | dict | list):
-        loss = getattr(loss, "name", None) or getattr(loss, "__name__", None)
-    return {"optimizer": plain(optimizer), "loss": plain(loss)}
-
-
-def _unnamed(config: Any) -> Any:
-    """Returns a config without names, which Keras numbers from one model to the next.
-
-    >>> _unnamed({"class_name": "Adam", "config": {"name": "adam_3", "beta_1": 0.9}})
-    {'class_name': 'Adam', 'config': {'beta_1': 0.9}}
-    """
-    if not isinstance(config, dict):
-        return config
-    return {key: _unnamed(value) for key, value in config.items() if key != "name"}
-
-
-def signature(data: Any) -> Any:
-    """Returns plain data that tells one dataset from another: its sizes and types.
-
-    Of arrays it also holds a checksum of some rows.
-    """
-    if data is None:
-        return None
-    if isinstance(data, (tuple, list)):
-        return [_array_signature(np.asarray(leaf)) for leaf in _leaves(list(data))]
-    spec = getattr(data, "element_spec", None)
-    return {
-        "type": type(data).__name__,
-        "batches": steps_per_epoch(data),
-        "elements": None if spec is None else str(spec),
-    }
-
-
-def _array_signature(array: np.ndarray) -> list[Any]:
-    rows = np.ascontiguousarray(array[:: max(1, len(array) // 100)])
-    return [list(array.shape), array.dtype.name, zlib.crc32(rows.tobytes())]
-
-
-def plain(value: Any) -> Any:
-    """Returns `value` as JSON can hold it."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (np.floating, np.integer)):
-        return value.item()
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return str(value)

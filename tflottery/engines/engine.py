@@ -164,10 +164,6 @@ class Engine(abc.ABC):
         """Returns the function `(a, b) -> bool`: whether metric a beats b."""
         return data_lib.better(self.model, self._keras, monitor)
 
-    def describe(self) -> dict[str, Any]:
-        """Returns how the model is trained, its optimizer and loss, as plain data."""
-        return data_lib.describe(self.model, self._keras)
-
     def is_chief(self) -> bool:
         """Returns whether this process is the one of several workers that writes."""
         return network.is_chief(self.model)

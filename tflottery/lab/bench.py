@@ -75,7 +75,6 @@ def search(
     training.compile_model(model, recipe)
     settings = recipe.search_settings(len(arrays.train[0]))
     settings |= {"rounds": prunings, "target_sparsity": sparsity}
-    calls = [] if on_round is None else [_at_end(on_round)]
     find_ticket(
         model,
         train,
@@ -84,7 +83,7 @@ def search(
         select="last",
         seed=seed,
         run_dir=run_dir,
-        callbacks=calls,
+        callbacks=[_at_end(on_round or (lambda: None))],
         verbose=0,
     )
 
