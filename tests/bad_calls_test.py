@@ -1,5 +1,6 @@
 """Bad calls: every mistake is an error that names it, before hours are lost."""
 
+import functools
 import re
 
 import keras
@@ -243,6 +244,26 @@ ARGUMENTS = {
         "the learning rate, or start from a later `rewind_step`; where a "
         "criterion of your own made them, look for 0 / 0 in it."
     ),
+    "criterion=lambda trained, rewind: {**trained, 'x': X}": (
+        "`criterion` must score the weights that it is given and no other. They "
+        "are: hidden/kernel, output/kernel. Received a score of 'x'"
+    ),
+    "criterion=lambda trained, rewind: {p: w * 1j for p, w in trained.items()}": (
+        "`criterion` must return arrays of real numbers, one for each weight. "
+        "Received for 'hidden/kernel': complex64"
+    ),
+    "criterion=lambda theirs, _: {p: w.astype(str) for p, w in theirs.items()}": (
+        "`criterion` must return arrays of real numbers, one for each weight. "
+        "Received for 'hidden/kernel': <U32"
+    ),
+    "criterion=lambda trained, rewind: dict.fromkeys(trained)": (
+        "`criterion` must return arrays of real numbers, one for each weight. "
+        "Received for 'hidden/kernel': NoneType"
+    ),
+    "criterion=lambda trained, rewind: dict.fromkeys(trained, [[1], [1, 2]])": (
+        "`criterion` must return arrays of real numbers, one for each weight. "
+        "Received for 'hidden/kernel': list"
+    ),
     "criterion=lambda trained: trained": (
         "`criterion` must take two dicts of arrays, (trained, rewind), and "
         "return one of scores. Received: <lambda>, which does not: too many"
@@ -272,6 +293,47 @@ ARGUMENTS = {
         "every round reads it anew. Make it a tf.data.Dataset, a "
         "keras.utils.PyDataset or arrays. Received: <list_iterator object "
         "at 0x>"
+    ),
+    "ds=(5, 6)": (
+        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as x: 5'
+    ),
+    "ds=(X, np.float32(5))": (
+        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as y: np.float32(5.0)'
+    ),
+    "ds=(X.tolist(), Y.tolist())": (
+        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as x: a list of 64'
+    ),
+    "ds=(None, Y)": (
+        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as x: None'
+    ),
+    "ds=(np.array([None] * 64), Y)": (
+        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as x: '
+        "array([None, ... dtype=object)"
+    ),
+    "ds=(X, Y, 5)": (
+        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as sample_weight: 5'
+    ),
+    "validation_data=(X, 5)": (
+        "`validation_data` must hold arrays, with a row for each example. Convert "
+        'lists and objects by `np.asarray(..., "float32")`. Received as y: 5'
+    ),
+    "ds={'x': 1}": (
+        "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
+        "keras.utils.PyDataset. Received: {'x': 1} of type dict"
+    ),
+    "ds='mnist'": (
+        "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
+        "keras.utils.PyDataset. Received: 'mnist' of type str"
+    ),
+    "ds=np.array(5)": (
+        "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
+        "keras.utils.PyDataset. Received: array(5) of type ndarray"
     ),
     "ds=Batches([])": ("`ds` is empty: it has no batch."),
     "ds=Batches([X])": (
@@ -395,7 +457,111 @@ ON_TF = {
         " model learns y. It yields: tuple of 1"
     ),
 }
+ON_TF |= {
+    f"{name}=tf_data(X, Y).filter(lambda x, y: False).batch(8)": (
+        f"`{name}` yields no batch. Is everything filtered away, or is there no "
+        "file where it reads?"
+    )
+    for name in ("ds", "validation_data")
+}
 BAD = {**ARGUMENTS, **(ON_TF if ON_TENSORFLOW else {})}
+
+# The other verbs, with `model` a model that carries the ticket `ticket`.
+VERBS = {
+    "transfer(model, 10**12)": (
+        "`num_classes` must be a whole number from 2 to 16777216. For one output pass "
+        "a layer, as head=Dense(1). Received: num_classes=1000000000000"
+    ),
+    "transfer(model, head=keras.layers.Conv2D(3, 3, name='conv'))": (
+        "`head` must take what the old classifier got, which has the shape (None, 8). "
+        "Input 0 with name 'None' of layer 'conv' is incompatible with the layer: "
+        "expected min_ndim=4, found ndim=2. Full shape received: (None, 8)"
+    ),
+    "transfer(model, 3, input_shape=6)": (
+        "`input_shape` must be the shape of one example, as (32, 32, 3). "
+        "Received: input_shape=6"
+    ),
+    "transfer(model, 3, input_shape=(0,))": (
+        "`input_shape` must be the shape of one example, as (32, 32, 3). "
+        "Received: input_shape=(0,)"
+    ),
+    "transfer(model, 3, input_shape='ab')": (
+        "`input_shape` must be the shape of one example, as (32, 32, 3). "
+        "Received: input_shape='ab'"
+    ),
+    "transfer(model, 3, freeze_backbone='no')": (
+        "`freeze_backbone` must be True or False. Received: freeze_backbone='no'"
+    ),
+    "transfer(model, 3, backbone='net')": (
+        "`backbone` must be a built Keras 3 or tf_keras model. Received: 'net' of type "
+        "str"
+    ),
+    "export(model, None)": (
+        '`path` must be the path of a file, as "student.tflite". Received: path=None'
+    ),
+    "export(model, 5)": (
+        '`path` must be the path of a file, as "student.tflite". Received: path=5'
+    ),
+    "export(model, 'a', tolerance='0.1')": (
+        "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of the "
+        "largest output. Received: tolerance='0.1'"
+    ),
+    "export(model, 'a', tolerance=float('inf'))": (
+        "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of the "
+        "largest output. Received: tolerance=inf"
+    ),
+    "export(model, 'a', batch_size='8')": (
+        "`batch_size` must be a whole number of at least 1. Received: batch_size='8'"
+    ),
+    "export(model, 'a', batch_size=None)": (
+        "`batch_size` must be a whole number of at least 1. Received: batch_size=None"
+    ),
+    "export(model, 'a', batch_size=1.5)": (
+        "`batch_size` must be a whole number of at least 1. Received: batch_size=1.5"
+    ),
+    "export(model, 'a', batch_size=True)": (
+        "`batch_size` must be a whole number of at least 1. Received: batch_size=True"
+    ),
+    "ticket.apply(None)": (
+        "`model` must be a Keras 3 or tf_keras model. Received: None of type "
+        "builtins.NoneType"
+    ),
+    "ticket.apply('net')": (
+        "`model` must be a Keras 3 or tf_keras model. Received: 'net' of type "
+        "builtins.str"
+    ),
+    "ticket.apply(print)": (
+        "`model` must be a Keras 3 or tf_keras model. Received: <built-in function "
+        "print> of type builtins.builtin_function_or_method"
+    ),
+    "ticket.apply(keras.Sequential([keras.layers.Dense(3)], name='net'))": (
+        "`model` 'net' is not built, so it has no weights to put the ticket in. Give "
+        "it an `Input`, call `model.build(input_shape)`, or call it once on a batch."
+    ),
+    "tflottery.release(None)": (
+        "`model` must be a Keras 3 or tf_keras model. Received: None of type "
+        "builtins.NoneType"
+    ),
+    "tflottery.release(make_model())": (
+        "`model` 'net' carries no ticket, so there is nothing to release."
+    ),
+}
+
+
+@functools.cache
+def found():
+    return find()
+
+
+@pytest.mark.parametrize("call", VERBS)
+def test_a_bad_call_of_another_verb_says_what_is_wrong_and_what_to_do(call):
+    model = found()
+    names = {"model": model, "ticket": model.ticket}
+    names["transfer"] = tflottery.transfer_ticket
+    names["export"] = tflottery.export_tflite
+    with pytest.raises((ValueError, TypeError)) as caught:
+        eval(call, {**globals(), **names})
+    assert str(caught.value) == VERBS[call]
 
 
 @pytest.mark.parametrize("call", BAD)

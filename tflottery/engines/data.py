@@ -5,8 +5,11 @@ Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs 
 
 import contextlib
 import math
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from tflottery.engines import network
 from tflottery.engines.ordered import is_ordered
@@ -35,7 +38,7 @@ def check(name: str, data: Any) -> None:
 
     Raises:
         ValueError: where it is empty, endless, can be read only once, or its arrays
-            differ in length.
+            are none or differ in length.
     """
     if isinstance(data, (tuple, list)):
         if len(data) not in (2, 3):
@@ -43,6 +46,8 @@ def check(name: str, data: Any) -> None:
                 f"`{name}` must be (x, y) or (x, y, sample_weight) arrays, a dataset "
                 f"or a PyDataset. Received a {type(data).__name__} of {len(data)}."
             )
+        for part, value in zip(("x", "y", "sample_weight"), data, strict=False):
+            _check_arrays(name, part, value)
         lengths = [len(leaf) for part in data for leaf in arrays_in(part)]
         if len(set(lengths)) > 1:
             raise ValueError(
@@ -70,13 +75,41 @@ def check(name: str, data: Any) -> None:
             f"`{name}` is endless, so an epoch never ends: its `num_batches` is None. "
             "Give it a `__len__`."
         )
-    elif not hasattr(data, "__len__") and not hasattr(data, "__iter__"):
+    elif (
+        isinstance(data, Mapping | str | bytes)
+        or getattr(data, "shape", None) == ()
+        or (not hasattr(data, "__len__") and not hasattr(data, "__iter__"))
+    ):
         raise ValueError(
             f"`{name}` must be (x, y) arrays, a tf.data.Dataset or a "
-            f"keras.utils.PyDataset. Received: {data!r} of type {type(data).__name__}"
+            "keras.utils.PyDataset. Received: "
+            f"{reprlib.repr(data)} of type {type(data).__name__}"
         )
     if steps_per_epoch(data) == 0:
         raise ValueError(f"`{name}` is empty: it has no batch.")
+
+
+def _check_arrays(name: str, part: str, value: Any) -> None:
+    """Checks that x, y or sample weights are arrays with a row for each example."""
+    leaves = arrays_in(value)
+    if all(map(_is_array, leaves)) and (leaves or part != "x"):
+        return
+    listed = isinstance(value, list | tuple)
+    received = f"a list of {len(value)}" if listed else reprlib.repr(value)
+    raise ValueError(
+        f"`{name}` must hold arrays, with a row for each example. Convert lists and "
+        f'objects by `np.asarray(..., "float32")`. Received as {part}: {received}'
+    )
+
+
+def _is_array(leaf: Any) -> bool:
+    """Returns whether a leaf has rows, of numbers or of texts."""
+    if len(getattr(leaf, "shape", ())) == 0:
+        return False
+    if getattr(leaf, "dtype", None) != np.dtype(object):
+        return True
+    first = np.asarray(leaf[:1]).reshape(-1)[:1]
+    return all(isinstance(item, str | bytes) for item in first)
 
 
 def steps_per_epoch(data: Any, batch_size: int = 32) -> int | None:
@@ -104,7 +137,12 @@ def execution_that_ends_at(step: int, steps: int | None, wanted: int) -> int:
 def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
     """Returns `(x, y)` of the first batch, or all of arrays; `name` is for errors."""
     if not isinstance(data, (tuple, list)):
-        batch = data[0] if hasattr(data, "__getitem__") else next(iter(data))
+        batch = data[0] if hasattr(data, "__getitem__") else next(iter(data), None)
+        if batch is None:
+            raise ValueError(
+                f"`{name}` yields no batch. Is everything filtered away, or is there "
+                "no file where it reads?"
+            )
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             what = f"{type(batch).__name__}"
             if isinstance(batch, (tuple, list)):
@@ -120,15 +158,16 @@ def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
 def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
     """Returns the shape of one example, or `None` where that cannot be told unread.
 
-    >>> import numpy as np
     >>> shape_of_examples(np.zeros((5, 28, 28, 1)))
     (28, 28, 1)
     """
     spec = getattr(data, "element_spec", None)
     if spec is not None:
         x = spec[0] if isinstance(spec, tuple) else spec
-    elif hasattr(data, "num_batches") and hasattr(data, "__getitem__"):
-        x = data[0][0]
+    elif hasattr(data, "__getitem__") and not hasattr(data, "shape"):
+        if not isinstance(data, dict | list | tuple):  # A PyDataset or a Sequence.
+            data = data[0][0]
+        x = data
     else:
         x = data
     try:
