@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from small_files import one_layer, sparse_array
 
-from tflottery.tflite import runtimes, verify, worker
+from tflottery.tflite import export_tflite, runtimes, verify, worker
 from tflottery.tflite.flatbuffer import Graph
 
 
@@ -31,6 +31,22 @@ def test_a_wrong_output_is_an_error(file):
         verify.verify(path, [samples], [expected, expected], 1)
     with pytest.raises(verify.WrongFileError, match="differ from the model's by inf"):
         verify.verify(path, [samples], [expected[:, :2]], 1)
+
+
+def test_each_output_is_measured_by_its_own_largest_value(tmp_path):
+    import keras
+
+    x = keras.Input((4,))
+    large, small = keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)
+    model = keras.Model(x, [large, small])
+    path = tmp_path / "model.tflite"
+    export_tflite(model, path)
+    samples = np.ones((2, 4), np.float32)
+    expected = [np.asarray(output) for output in model(samples)]
+    verify.verify(path, [samples], expected, 1e-4)
+    wrong = [expected[0] * 1e-6, expected[1]]  # tiny beside the other one
+    with pytest.raises(verify.WrongFileError, match="outputs differ"):
+        verify.verify(path, [samples], wrong, 1e-4)
 
 
 def test_a_file_that_does_not_load_is_an_error_that_says_where(file):
@@ -129,8 +145,6 @@ def test_a_port_converts_by_its_scale():
 
 def test_a_short_last_batch_is_filled_up_and_cut(tmp_path):
     import keras
-
-    from tflottery.tflite import export_tflite
 
     model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
     export_tflite(model, tmp_path / "model.tflite", batch_size=4)

@@ -1,9 +1,7 @@
-"""The edge: how well a file predicts, and how fast it is, where it will run."""
+"""The edge: how well a file predicts, in the runtime that a device has."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,8 +86,8 @@ def evaluate_tflite(
     functions = _functions(metrics)
     if threads < 1:
         raise ValueError(f"`threads` must be at least 1. Received: threads={threads}")
-    runtimes.default()
-    name = _file(path)
+    runtimes.default()  # or there is none
+    name = worker.file(path)
     specs = samples.specs_of(Graph(pathlib.Path(name).read_bytes()))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
@@ -109,13 +107,6 @@ def evaluate_tflite(
     if not count:
         raise ValueError("`ds` holds no samples.")
     return {metric: total / count for metric, total in totals.items()}
-
-
-def _file(path: str | os.PathLike[str]) -> str:
-    """Returns the file's absolute path: the worker may be in another folder."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
-    return os.path.abspath(path)
 
 
 _Batch = tuple[list[np.ndarray], np.ndarray]
@@ -200,120 +191,4 @@ def _shown(ds: Iterable[Any], progress: bool) -> Iterator[Any]:
         total = None
     yield from rich.progress.track(
         ds, description="Evaluating", total=total, transient=True
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How fast one file is.
-
-    Attributes:
-      path: The file.
-      ms: Median milliseconds of a call.
-      quartiles: The quarter and three-quarter marks of the rounds' milliseconds.
-      load_ms: Milliseconds from opening the file to the end of the first call.
-      peak_ram: Bytes that memory grew by at most, in loading and a first call; None
-        where the system does not tell.
-    """
-
-    path: str
-    ms: float
-    quartiles: tuple[float, float]
-    load_ms: float
-    peak_ram: int | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkReport:
-    """What `benchmark_tflite` measured; prints as two lines.
-
-    Attributes:
-      file: The file's timing.
-      against: The other file's; None if there is none.
-      speedup: How many times faster than the other file, the median over rounds that
-        time one right after the other; None without another file.
-      threads: Threads computed with.
-    """
-
-    file: Timing
-    against: Timing | None
-    speedup: float | None
-    threads: int
-
-    def to_json(self) -> str:
-        """Returns every field as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
-
-    def __str__(self) -> str:
-        lines = []
-        for timing in filter(None, (self.file, self.against)):
-            low, high = timing.quartiles
-            ram = "?" if timing.peak_ram is None else f"{timing.peak_ram / 1e6:.1f} MB"
-            lines.append(
-                f"{timing.path}: {timing.ms:.4f} ms ({low:.4f} to {high:.4f}), "
-                f"loaded in {timing.load_ms:.1f} ms, peak {ram}"
-            )
-        if self.speedup is not None:
-            lines.append(f"{self.speedup:.2f}x as fast, on {self.threads} threads")
-        return "\n".join(lines)
-
-
-def benchmark_tflite(
-    path: str | os.PathLike[str],
-    *,
-    threads: int = 1,
-    against: str | os.PathLike[str] | None = None,
-    rounds: int = 15,
-    seconds: float = 1.5,
-    runtime: str | None = None,
-) -> BenchmarkReport:
-    """Measures how fast a file is, in a process of its own, on drawn inputs.
-
-    The two files take turns in every round, so that what else the machine does hits
-    both alike.
-
-    Args:
-      path: The file.
-      threads: How many threads to compute with.
-      against: Another file, usually the dense one.
-      rounds: How many times each file has its turn.
-      seconds: How long to measure in all.
-      runtime: "litert" or "tensorflow"; LiteRT if it is installed, if None.
-
-    Raises:
-      ValueError: If an argument does not fit.
-      JobError: If a file does not run.
-    """
-    if threads < 1 or rounds < 1 or not seconds > 0:
-        raise ValueError(
-            "`threads` and `rounds` must be at least 1, `seconds` above 0. "
-            f"Received: threads={threads}, rounds={rounds}, seconds={seconds}"
-        )
-    given = [p for p in (path, against) if p is not None]
-    paths = [_file(p) for p in given]
-    common = {"threads": threads, "runtime": runtime}
-    timed = worker.call(
-        {"do": "time", "paths": paths, "rounds": rounds, "seconds": seconds, **common}
-    )["ms"]
-    timings = []
-    for shown, name, taken in zip(given, paths, timed, strict=True):
-        loaded = worker.call({"do": "load", "path": name, **common})
-        low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75]).tolist()
-        timings.append(
-            Timing(
-                path=os.fspath(shown),
-                ms=middle,
-                quartiles=(low, high),
-                load_ms=loaded["load_ms"],
-                peak_ram=loaded["ram"],
-            )
-        )
-    speedup = None
-    if against is not None:
-        speedup = float(np.median(np.array(timed[1]) / np.array(timed[0])))
-    return BenchmarkReport(
-        file=timings[0],
-        against=timings[1] if against is not None else None,
-        speedup=speedup,
-        threads=threads,
     )

@@ -43,7 +43,8 @@ def export_tflite(
 
     Args:
       model: A Keras 3 or tf_keras model with zeros in its weights, on any backend, or
-        the path of a dense `.tflite` file.
+        the path of a dense `.tflite` file. One that computes in another float type is
+        rebuilt in float32.
       path: Where to write.
       target: What the file is made for.
         "size": the fewest bytes; as fast as a dense file on x86.
@@ -56,11 +57,11 @@ def export_tflite(
         "sparse_speed". None keeps float32 values exactly.
       representative_data: Inputs that calibrate "int8": an array, or an iterable of
         batches, with labels or without. 256 samples are taken.
-      samples: Inputs to compare the file and the model on, `[samples, ...]`, or one
-        such array per input. Drawn if None.
-      tolerance: The largest output difference allowed, as a share of the largest
-        output. By default 1e-4 for float32 values, 0.01 for "float16", 0.1 for
-        `quantize="weights"`, 0.3 for "int8".
+      samples: Inputs to compare the file and the model on, `[samples, ...]`, or a list
+        or a dict of one such array per input. Drawn if None.
+      tolerance: The largest difference of an output allowed, as a share of its largest
+        value. By default 1e-4 for float32 values, 0.01 for "float16", 0.1 for
+        `quantize="weights"`, 0.3 for "int8" and files that compute in int8.
       batch_size: How many samples the file takes at a time. A `.tflite` file keeps its
         own.
       keep_names: Keep the tensors' names and the metadata, for tools that want them.

@@ -18,7 +18,8 @@ class Verification:
 
     Attributes:
       differences: Per runtime ("litert+xnnpack", "tensorflow", ...), the largest
-        output difference over the largest output.
+        difference of an output over its own largest value. Not per unit: rounding
+        alone moves a unit whose large terms cancel by more than its own value.
       agreement: Share of samples whose largest output is the expected one, in the
         runtime that agrees least.
       ram: Bytes of memory after loading and the first calls; None where unknown.

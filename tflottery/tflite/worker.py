@@ -37,6 +37,17 @@ class JobError(RuntimeError):
     """A job raised, or its process died."""
 
 
+def file(path: str | os.PathLike[str]) -> str:
+    """Returns a file's absolute path, as jobs need it.
+
+    Raises:
+      FileNotFoundError: If it is not there.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
+    return os.path.abspath(path)
+
+
 def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, Any]:
     """Runs one job in the worker and returns its result.
 
