@@ -43,7 +43,7 @@ setuptools.setup(
         "ray": RAY,
         "edge": EDGE,
         "remote": REMOTE,
-        "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8"],
+        "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"],
     },
     entry_points={"console_scripts": ["tflottery = tflottery.cli:main"]},
     classifiers=[

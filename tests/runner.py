@@ -20,7 +20,7 @@ def main(paths: list[str]) -> int:
     # Not through resolve(): Bazel's tree holds links to the sources, and the tests must
     # read the tree that Bazel was told of.
     settings = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
-    return pytest.main([*settings, "-p", "no:cacheprovider", *paths])
+    return pytest.main([*settings, "-p", "no:cacheprovider", "-n0", *paths])
 
 
 if __name__ == "__main__":

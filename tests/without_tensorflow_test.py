@@ -25,7 +25,7 @@ def test_search_transfer_and_lab_work_on_jax_where_tensorflow_is_not_installed()
     tests = ["engines/keras3_test.py", "search_test.py", "transfer_test.py"]
     tests += ["lab/experiment_test.py::test_the_test_images_choose_nothing"]
     done = subprocess.run(
-        [sys.executable, "-c", BLOCK, "-q", "-p", "no:cacheprovider"]
+        [sys.executable, "-c", BLOCK, "-q", "-n0", "-p", "no:cacheprovider"]
         + [str(HERE / test) for test in tests],
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
         cwd=HERE.parent,

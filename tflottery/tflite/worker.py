@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -213,6 +212,8 @@ def _limit_memory(job: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:
     used = jobs.status("VmSize")
     if used is None:
         return
+    import resource  # not on every system
+
     paths = job.get("paths") or [job["path"]]
     held = sum(os.path.getsize(path) for path in paths)
     held += sum(array.nbytes for array in arrays)
