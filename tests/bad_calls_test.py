@@ -178,6 +178,17 @@ ARGUMENTS = {
     "select='best'": (
         "`select` must be one of 'sparsest_winning', 'last'. Received: select='best'"
     ),
+    "monitor=''": (
+        "`monitor` must be the name of a metric, or None. Received: monitor=''"
+    ),
+    "skip=None": (
+        '`skip` must be a tuple of patterns, as ("output",). Received: skip=None'
+    ),
+    "skip=5": '`skip` must be a tuple of patterns, as ("output",). Received: skip=5',
+    "seed=2**40": "`seed` must be at most 4294967295. Received: seed=1099511627776",
+    "verbose=np.array([1, 2])": (
+        '`verbose` must be "auto", 0, 1 or 2. Received: verbose=array([1, 2])'
+    ),
     "monitor=3": (
         "`monitor` must be the name of a metric, or None. Received: monitor=3"
     ),

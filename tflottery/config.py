@@ -10,6 +10,7 @@ from tflottery import criteria, pruning
 from tflottery.records import is_number
 
 RETRAIN = ("rewind", "learning_rate", "fine_tune")
+_MOST_SEED = 2**32 - 1  # NumPy's.
 SELECT = ("sparsest_winning", "last")
 
 
@@ -78,6 +79,10 @@ the remaining weights to prune. Received: prune_fraction=0.0
                 "of the prunable weights that are zero in the end. Received: "
                 f"target_sparsity={self.target_sparsity!r}"
             )
+        if self.seed is not None and self.seed > _MOST_SEED:
+            raise ValueError(
+                f"`seed` must be at most {_MOST_SEED}. Received: seed={self.seed}"
+            )
         pruning.check_fraction("prune_fraction", self.prune_fraction)
         if not isinstance(self.layer_fractions, Mapping) or not all(
             isinstance(pattern, str) for pattern in self.layer_fractions
@@ -100,7 +105,7 @@ the remaining weights to prune. Received: prune_fraction=0.0
                 "`tolerance` must be at least 0: how much worse than the dense network "
                 f"a ticket may be. Received: tolerance={self.tolerance!r}"
             )
-        if self.monitor is not None and not isinstance(self.monitor, str):
+        if self.monitor == "" or not isinstance(self.monitor, str | None):
             raise ValueError(
                 "`monitor` must be the name of a metric, or None. "
                 f"Received: monitor={self.monitor!r}"

@@ -1,5 +1,6 @@
 """Progress: what a long search tells whoever watches, a line per round."""
 
+import numbers
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ class Progress:
     """
 
     def __init__(self, verbose: str | int):
-        if verbose not in ("auto", 0, 1, 2):
+        kind = str | numbers.Integral  # True is 1, as in Keras.
+        if not isinstance(verbose, kind) or verbose not in ("auto", 0, 1, 2):
             raise ValueError(
                 f'`verbose` must be "auto", 0, 1 or 2. Received: verbose={verbose!r}'
             )

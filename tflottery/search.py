@@ -124,7 +124,7 @@ def find_ticket(
         scope=scope,
         criterion=check_criterion(criterion),
         layer_fractions=layer_fractions or {},
-        skip=tuple(skip) if not isinstance(skip, str) else skip,  # type: ignore
+        skip=skip,  # type: ignore[arg-type]
         rewind_step=rewind_step,
         retrain=retrain,
         monitor=monitor,
