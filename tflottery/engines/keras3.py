@@ -203,6 +203,7 @@ def _constrain(variables: dict[str, Any], masks: dict[str, Any]) -> None:
 
 def _cut_now(model: Any, variables: dict[str, Any], masks: Masks) -> None:
     """Zeroes what is pruned in the weights, and in their moving averages."""
+    _unshare_averages(_optimizer(model))
     cut = {id(variables[path]): mask for path, mask in masks.items()}
     for path in masks:
         variable = variables[path]
@@ -226,10 +227,16 @@ def _unshare_averages(optimizer: Any) -> None:
     `fit` ends by putting the averages into the weights. On JAX the two share memory
     from then on, which `evaluate` gives away, and the next step of Keras 3.15 refuses.
     """
-    if getattr(optimizer, "use_ema", False) and optimizer.built:
-        for average in optimizer._model_variables_moving_average:
-            if average is not None:
-                average.assign(np.array(network.value_of(average)))
+    if not getattr(optimizer, "use_ema", False) or not optimizer.built:
+        return
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        if average is not None:
+            try:
+                value = np.array(network.value_of(average))
+            except RuntimeError:  # Given away: it was what the weight is.
+                value = np.array(network.value_of(variable))
+            average.assign(value)
 
 
 def _hold_averages(optimizer: Any) -> None:
