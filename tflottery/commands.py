@@ -238,9 +238,10 @@ def _define_reproduce(values: flags.FlagValues) -> None:
 def reproduce(values: Any, arguments: Sequence[str]) -> None:
     """Runs a published comparison with its control arms, and reports it.
 
-    NAME is sparse_transfer (Mehta 2019), lenet_mnist or conv_cifar10 (Frankle & Carbin
-    2019), or lenet_transfer. Stopped and run again it goes on; with more --seeds it
-    adds them.
+    NAME is sparse_transfer (Mehta 2019) or, with the preset paper, its comparisons
+    sparse_transfer_norb and sparse_transfer_vgg19; sparse_transfer_one_shot;
+    lenet_transfer; lenet_mnist or conv_cifar10 (Frankle & Carbin 2019). Stopped and run
+    again it goes on; with more --seeds it adds them.
     """
     from tflottery.lab import experiment
 

@@ -58,10 +58,14 @@ class Round:
         check_kinds(self, fits)
 
 
-def library_versions() -> dict[str, str]:
-    """Returns the versions of the installed libraries that a search depends on."""
+def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
+    """Returns the versions of those libraries that are installed.
+
+    Args:
+        names: which; by default those that a search depends on.
+    """
     versions = {}
-    for name in _LIBRARIES:
+    for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

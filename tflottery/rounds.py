@@ -136,7 +136,7 @@ class Trainer:
         self._run = run
         self._current = run.load("current")
         header = None if self._current is None else self._current[1]
-        run.check_whole(header, rewinds=self.config.rewind_step > 0)
+        records = run.check_whole(header, rewinds=self.config.rewind_step > 0)
         saved = run.load("start")
         self._start = light(saved[0] if saved else self.engine.state())
         if not saved:
@@ -149,7 +149,7 @@ class Trainer:
             self._rewind = light(saved[0]) if saved else {}
         self.engine.restore(self._start, parts=_PARTS)
         self._first_step = self.engine.step()
-        self.records = run.rounds()
+        self.records = records
 
     def put_back(self) -> None:
         """Puts the model back to where the search started, its masks gone."""
@@ -231,7 +231,8 @@ class Trainer:
                 callbacks_lib.remind(self.callbacks, callbacks, at.arrays)
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            self._check_monitor(logs)
+            if not at.history:
+                self._check_monitor(logs)
             for name, value in logs.items():
                 at.history.setdefault(name, []).append(value)
             if not np.isfinite(logs["loss"]):
@@ -288,13 +289,12 @@ class Trainer:
     def _check_monitor(self, logs: Mapping[str, float]) -> None:
         if not self.monitor:
             self.monitor = choose_monitor(logs)
-        if self.monitor in logs:
-            self.engine.better(self.monitor)  # Fails where it cannot be told.
         if self.monitor not in logs:
             raise ValueError(
                 f"`monitor` must be one of {', '.join(map(repr, logs))}. "
                 f"Received: monitor={self.monitor!r}"
             )
+        self.engine.better(self.monitor)  # Fails where it cannot be told.
 
 
 def _is_finite(w: np.ndarray) -> bool:

@@ -134,21 +134,27 @@ class Run:
             )
         return _with_paths(ticket, self._here)
 
-    def check_whole(self, current: Mapping[str, Any] | None, *, rewinds: bool) -> None:
+    def check_whole(
+        self, current: Mapping[str, Any] | None, *, rewinds: bool
+    ) -> list[Round]:
         """Checks that all is there that a search goes on with.
 
         Args:
             current: the header of the state `"current"`, or `None`.
             rewinds: whether rounds start from a state `"rewind"`.
 
+        Returns:
+            The records of the finished rounds.
+
         Raises:
             RunError: naming what is missing.
         """
-        records = len(self.rounds())
+        finished = self.rounds()
+        records = len(finished)
         if current is None:
             if records or self._has("ticket"):
                 raise self.lacks("current.safetensors", "the state to go on with")
-            return
+            return finished
         if not self._has("start"):
             raise self.lacks("start.safetensors", "the weights it began with")
         if rewinds and current["rewound"] and not self._has("rewind"):
@@ -162,6 +168,7 @@ class Run:
                 f"current.safetensors is older than round {records - 1}, which is "
                 f"finished. {_WHOLE}"
             )
+        return finished
 
     def lacks(self, name: str, what: str) -> RunError:
         """Returns the error that the file `name`, which holds `what`, is not there."""

@@ -235,7 +235,7 @@ class _Search:
             # Keras knows the direction of a metric only once it has been computed.
             judged = trainer.validation_data
             engine.evaluate(trainer.ds if judged is None else judged)
-        for record in run.rounds():
+        for record in list(trainer.records):
             ticket = run.load_round(record.round)
             self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
         while not self._done():

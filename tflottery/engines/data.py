@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import network
-from tflottery.engines.ordered import is_ordered
+from tflottery.engines.ordered import arrays_in, is_ordered
 
 
 def as_arguments(data: Any, *, fit: bool = False) -> dict[str, Any]:
@@ -175,17 +175,6 @@ def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
         return None if shape is None else tuple(shape)[1:]
     except ValueError:  # A TensorFlow shape of no known rank.
         return None
-
-
-def arrays_in(tree: Any) -> list[Any]:
-    """Returns the arrays in tuples, lists and dicts of them, in order."""
-    if tree is None:
-        return []
-    if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in arrays_in(value)]
-    if isinstance(tree, (tuple, list)):
-        return [leaf for value in tree for leaf in arrays_in(value)]
-    return [tree]
 
 
 def make_callback(

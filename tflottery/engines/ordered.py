@@ -60,9 +60,18 @@ def batches(
 
 def in_numpy(data: Any) -> bool:
     """Returns whether `data` holds NumPy arrays alone, as `batches` takes them."""
-    kinds: list[type] = []
-    _map(lambda a: kinds.append(type(a)), data)
-    return all(issubclass(kind, np.ndarray) for kind in kinds)
+    return all(isinstance(array, np.ndarray) for array in arrays_in(data))
+
+
+def arrays_in(tree: Any) -> list[Any]:
+    """Returns the arrays in tuples, lists and dicts of them, in order."""
+    if tree is None:
+        return []
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in arrays_in(value)]
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in arrays_in(value)]
+    return [tree]
 
 
 def _map(function: Any, tree: Any) -> Any:
@@ -73,12 +82,6 @@ def _map(function: Any, tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return tuple(_map(function, value) for value in tree)
     return function(tree)
-
-
-def _first(tree: Any) -> Any:
-    while isinstance(tree, dict | tuple):
-        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
-    return tree
 
 
 def _augmented(
@@ -111,7 +114,7 @@ def _tf_dataset(
     arrays: Any, batch_size: int, seed: int, augment: Augment | None
 ) -> Any:
     tf = importlib.import_module("tensorflow")
-    tensors, count = _resident(tf, arrays), len(_first(arrays))
+    tensors, count = _resident(tf, arrays), len(arrays_in(arrays)[0])
     steps = -(-count // batch_size)
     last = (steps - 1) * batch_size
 
@@ -185,7 +188,7 @@ def _tf_dataset(
 def _py_dataset(
     keras: Any, arrays: Any, batch_size: int, seed: int, augment: Augment | None
 ) -> Any:
-    count = len(_first(arrays))
+    count = len(arrays_in(arrays)[0])
 
     class Ordered(keras.utils.PyDataset):
         """Batches by number; inside an epoch of Keras, in the order of the pass.

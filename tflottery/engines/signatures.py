@@ -22,6 +22,7 @@ import numpy as np
 from tflottery import paths
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
+from tflottery.engines.ordered import arrays_in
 
 # Seeds may be drawn anew; how a layer was built follows from the batch it saw first;
 # and where a class was imported from, from which file is the program.
@@ -142,7 +143,7 @@ def of_data(data: Any) -> Any:
     if data is None:
         return None
     if isinstance(data, (tuple, list)):
-        leaves = data_lib.arrays_in(list(data))
+        leaves = arrays_in(list(data))
         return [_of_array(np.asarray(leaf)) for leaf in leaves]
     spec = getattr(data, "element_spec", None)
     return {

@@ -9,7 +9,6 @@ RUN_DIR/
 """
 
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import pathlib
@@ -27,7 +26,9 @@ from tflottery.lab.designs import Design, Trial
 from tflottery.lab.designs import design as find_design
 from tflottery.lab.executors import EXECUTORS, Executor, local
 from tflottery.lab.models import unknown
-from tflottery.records import is_whole
+from tflottery.records import is_whole, library_versions
+
+_VERSIONS = ("tflottery", "keras", "tensorflow", "jax", "numpy")
 
 
 def reproduce(
@@ -120,7 +121,8 @@ def run(
                 if worker.board is None:
                     for _ in range(part.prunings + 1 - rounds_done[part.name]):
                         board.add("rounds", part.name)
-            results.compare_masks()
+            if left:
+                results.compare_masks()
             left = [t for t in cells if not _result_path(folder, t).exists()]
             for trial in executor(worker, left):
                 row = results.add(trial)
@@ -300,7 +302,10 @@ class _Results:
             "experiment": design.name,
             "shows": design.shows,
             "command": command or shlex.join(sys.argv),
-            "versions": {"python": platform.python_version(), **_versions()},
+            "versions": {
+                "python": platform.python_version(),
+                **library_versions(_VERSIONS),
+            },
             "backend": _backend(),
             "preset": design.preset,
             "seeds": self._seeds,
@@ -350,16 +355,6 @@ def _mask_overlap(folder: Any, design: Design, seeds: Sequence[int]) -> list[lis
             for (a, one), (b, other) in itertools.combinations(found, 2)
         ]
     return overlaps
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("tflottery", "keras", "tensorflow", "jax", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _backend() -> str:

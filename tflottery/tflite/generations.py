@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tflottery.engines import network
+
 
 def generation(model: Any) -> str:
     """Returns "keras" or "tf_keras", whichever made the model.
@@ -12,14 +14,13 @@ def generation(model: Any) -> str:
     Raises:
       TypeError: If neither did.
     """
-    for base in type(model).__mro__:
-        name = base.__module__.partition(".")[0]
-        if base.__name__ == "Model" and name in ("keras", "tf_keras"):
-            return name
-    raise TypeError(
-        "`model` must be a Keras 3 or tf_keras model, or the path of a dense .tflite "
-        f"file. Received: {type(model).__name__}"
-    )
+    try:
+        return network.keras_of(model).__name__
+    except TypeError as error:
+        raise TypeError(
+            "`model` must be a Keras 3 or tf_keras model, or the path of a dense "
+            f".tflite file. Received: {type(model).__name__}"
+        ) from error
 
 
 def all_layers(model: Any) -> list[Any]:

@@ -122,16 +122,7 @@ class TfmotEngine(Engine):
             target_sparsity=masks_lib.sparsity(masks) or None,
         )
 
-    def fit(
-        self,
-        data: Any,
-        *,
-        validation_data: Any,
-        epochs: int,
-        initial_epoch: int,
-        callbacks: list,
-        verbose: int,
-    ) -> None:
+    def fit(self, data: Any, *, validation_data: Any, **settings: Any) -> None:
         if (
             validation_data is not None
             and data_lib.steps_per_epoch(validation_data) is None
@@ -139,14 +130,7 @@ class TfmotEngine(Engine):
             # tf_keras refuses to execute steps together where it cannot count them.
             self._later_steps_per_execution = self._given_steps_per_execution or 1
             self._set_steps_per_execution(self._later_steps_per_execution)
-        super().fit(
-            data,
-            validation_data=validation_data,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+        super().fit(data, validation_data=validation_data, **settings)
 
     def leave(self) -> None:
         self._give_schedule_back()
