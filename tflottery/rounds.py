@@ -240,6 +240,9 @@ class Trainer:
             at.epoch = config.epochs if engine.stopped() else epoch + 1
             at.seconds = time.monotonic() - at.began
             self._save(at)
+            # Of what each replica keeps its own of, a saved state has one value: an
+            # unbroken search goes on from it too.
+            engine.agree()
 
         if ordered.is_ordered(self._batches):
             self._batches.epoch = at.round * config.epochs + at.epoch

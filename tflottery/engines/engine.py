@@ -107,6 +107,10 @@ class Engine(abc.ABC):
         """Returns all weights by path, copied."""
         return network.read(self._variables)
 
+    def agree(self) -> None:
+        """Gives all replicas one value of what each keeps its own of."""
+        network.agree(self._variables.values())
+
     def step(self) -> int:
         """Returns how many steps the optimizer has taken."""
         return int(network.value_of(self.model.optimizer.iterations))

@@ -4,6 +4,7 @@ Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs 
 """
 
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,24 @@ def read(variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def value_of(variable: Any) -> np.ndarray:
     """Returns the value of a Keras 3 or TensorFlow variable, or of a tensor."""
-    value = getattr(variable, "value", variable)
-    raw = variable if callable(value) else value
+    raw = _raw(variable)
     return raw.numpy() if hasattr(raw, "numpy") else np.asarray(raw)
+
+
+def agree(variables: Iterable[Any]) -> None:
+    """Gives all replicas one value of what each keeps its own of.
+
+    Such are a batch normalization's statistics under TensorFlow's strategies. What is
+    read of them is their mean, or in Keras 3 the first replica's, so a training that
+    was stopped can only go on from that.
+    """
+    for variable in variables:
+        raw = _raw(variable)
+        if hasattr(raw, "values") and not variable.trainable:
+            raw.assign(raw.numpy())
+
+
+def _raw(variable: Any) -> Any:
+    """Returns the backend's own variable or value of a Keras or TensorFlow variable."""
+    value = getattr(variable, "value", variable)
+    return variable if callable(value) else value
