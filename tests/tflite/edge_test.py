@@ -44,6 +44,15 @@ def test_one_hot_labels_and_columns_of_labels_count_alike(file):
     assert evaluate_tflite(file, one_hot) == evaluate_tflite(file, columns)
 
 
+def test_what_is_no_path_is_an_error(tmp_path):
+    with pytest.raises(TypeError, match=r"^`path` must be .* Received: None$"):
+        evaluate_tflite(None, [])
+    with pytest.raises(TypeError, match=r"^`path` must be .* Received: 3$"):
+        benchmark_tflite(3)
+    with pytest.raises(FileNotFoundError, match=r"^There is no file"):
+        export_tflite(tmp_path, tmp_path / "new.tflite")
+
+
 def test_metrics_may_be_functions(file):
     metrics = {"error": lambda labels, scores: np.abs(scores - labels).mean(axis=-1)}
     data = [(x, x[:, :3] + 2) for x, _ in batches(4, 4)]

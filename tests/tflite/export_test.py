@@ -277,12 +277,20 @@ def test_int8_files_with_dense_layers_run_everywhere_and_predict_alike(lenet, tm
         ({"tolerance": -1.0}, "`tolerance` must be a number of at least 0"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
         ({"samples": np.zeros((4, 7))}, "`samples` of input"),
+        ({"samples": np.full((4, 600), np.nan)}, "must be finite numbers"),
     ],
 )
 def test_arguments_that_do_not_fit_are_errors(options, message, lenet, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_tflite(lenet, tmp_path / "model.tflite", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_answers_nan_is_an_error(tmp_path):
+    model = keras.Sequential([layers.Input((3,)), layers.Dense(2)])
+    model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ValueError, match=r"^`model` answers NaN or infinity"):
+        export_tflite(model, tmp_path / "model.tflite")
 
 
 DATA = np.zeros((4, 600), "float32")

@@ -74,6 +74,12 @@ def from_model(
     specs = _specs(model, batch_size, samples)
     drawn = as_samples(samples, specs) if samples is not None else draw(specs)
     expected = _answers(model, drawn, specs)
+    if not all(np.isfinite(output).all() for output in expected):
+        raise ValueError(
+            "`model` answers NaN or infinity on the samples, so no file can be "
+            "compared with it. Are its weights finite, and `samples` in the range that "
+            "it was trained on?"
+        )
     calibration = None
     if representative_data is not None:
         calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
@@ -97,6 +103,7 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     Raises:
       ValueError: If the file is damaged, is sparse already, or does not run.
     """
+    worker.file(path)  # or there is none
     path = os.fspath(path)
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)

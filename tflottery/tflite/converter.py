@@ -43,16 +43,16 @@ def to_tflite(
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
 
     def run(feed: Callable[[], Iterator[list[np.ndarray]]] | None) -> bytes:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-        if feed is not None:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = feed
-            ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.target_spec.supported_ops = ops
-            if all(spec.dtype.kind == "f" for spec in specs):
-                converter.inference_input_type = tf.int8
-            converter.inference_output_type = tf.int8
         with _quiet():
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+            if feed is not None:
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+                converter.representative_dataset = feed
+                ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+                converter.target_spec.supported_ops = ops
+                if all(spec.dtype.kind == "f" for spec in specs):
+                    converter.inference_input_type = tf.int8
+                converter.inference_output_type = tf.int8
             try:
                 return bytes(converter.convert())
             except ConverterError as error:

@@ -86,6 +86,11 @@ def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
                 f"(samples, {', '.join(map(str, spec.shape[1:]))}). "
                 f"Received: an array of shape {array.shape}"
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`samples` of input {spec.name!r} must be finite numbers. Received: "
+                "NaN or infinity among them"
+            )
     return [a.astype(s.dtype) for a, s in zip(arrays, specs, strict=True)]
 
 

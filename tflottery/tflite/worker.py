@@ -40,8 +40,14 @@ def file(path: str | os.PathLike[str]) -> str:
     """Returns a file's absolute path, as jobs need it.
 
     Raises:
+      TypeError: If it is no path.
       FileNotFoundError: If it is not there.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            '`path` must be the path of a .tflite file, as "student.tflite". '
+            f"Received: {path!r}"
+        )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     return os.path.abspath(path)
