@@ -41,6 +41,8 @@ def test_the_demo_ends_with_files_that_answer_right(tmp_path):
     assert len(accuracies) == 5
     assert max(accuracies) - min(accuracies) < 2
     assert min(accuracies) > 75
+    report = (tmp_path / "runs/demo/report.html").read_text()
+    assert all(f"runs/demo/{name}" in report for name in names)
 
 
 def test_the_smoke_preset_reproduces_the_paper_on_digits(tmp_path):

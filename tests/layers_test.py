@@ -33,7 +33,7 @@ LAYERS = {
         *("transfer", "controls", "tflite"),
     ),
     "lab": ("lab",),
-    "cli": ("cli", "commands", "edge_commands", "__main__"),
+    "cli": ("cli", "commands", "demo", "edge_commands", "__main__"),
 }
 RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
 VERBS = list(LAYERS).index("verbs")

@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     read, 130 an interrupt.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from tflottery import commands, edge_commands
+    from tflottery import commands, demo, edge_commands
 
-    every = (*commands.BASIC, *edge_commands.EDGE)
+    every = (*commands.BASIC, *edge_commands.EDGE, *demo.DEMO)
     table = {command.name: command for command in every}
 
     words = list(sys.argv[1:] if argv is None else argv)

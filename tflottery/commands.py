@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -158,7 +158,7 @@ def find(values: Any, arguments: Sequence[str]) -> None:
     if "://" not in run_dir:
         model.save(folder / "model.keras")
         print(f"The model, for `tflottery export`: {run_dir}/model.keras")
-    report_where_it_can_be(run_dir)
+    _report_on(run_dir)
 
 
 def show(values: Any, arguments: Sequence[str]) -> None:
@@ -253,7 +253,7 @@ def reproduce(values: Any, arguments: Sequence[str]) -> None:
         run_dir=values.run_dir,
         executor=values.executor,
     )
-    report_where_it_can_be(results.parent)
+    _report_on(results.parent)
 
 
 def report(values: Any, arguments: Sequence[str]) -> None:
@@ -272,16 +272,25 @@ def _define_report(values: flags.FlagValues) -> None:
     )
 
 
-def report_where_it_can_be(run_dir: Any) -> None:
-    """Writes a run's report, or says what to install for it."""
-    if importlib.util.find_spec("matplotlib"):
-        from tflottery.lab import report as report_lib
+def _report_on(run_dir: Any) -> None:
+    from tflottery.lab import report as report_lib
 
-        print(f"The report: {report_lib.report(run_dir)}")
+    report_where_it_can_be(lambda: report_lib.report(run_dir), f"report {run_dir}")
+
+
+def report_where_it_can_be(write: Callable[[], Any], command: str) -> None:
+    """Writes a report, or says what to install for it.
+
+    Args:
+        write: writes it and returns its path.
+        command: of tflottery, to have it later.
+    """
+    if importlib.util.find_spec("matplotlib"):
+        print(f"The report: {write()}")
     else:
         print(
             "For a report with plots: pip install 'tflottery[plots]' && tflottery "
-            f"report {run_dir}"
+            f"{command}"
         )
 
 

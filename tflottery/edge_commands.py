@@ -1,7 +1,6 @@
-"""Commands for the edge: a ticket as a file, its answers and its speed; and a demo."""
+"""Commands for the edge: a ticket as a file, its answers and its speed."""
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from tflottery.cli import Command, UsageError
-from tflottery.commands import chosen_recipe, define_recipe, report_where_it_can_be
+from tflottery.commands import chosen_recipe, define_recipe
 
 _TARGETS = ("size", "int8", "sparse_speed", "float16")
 
@@ -140,101 +139,8 @@ def _run_errors() -> Iterator[None]:
         raise ValueError(f"The file does not run: {error}") from error
 
 
-def _define_demo(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "run_dir", "runs/demo", "Where to keep what it makes.", flag_values=values
-    )
-
-
-def demo(values: Any, arguments: Sequence[str]) -> None:
-    """Finds, transfers and exports a ticket, on digits, in less than three minutes.
-
-    It searches a small LeNet on the digits 0 to 4, moves the ticket to 5 to 9, and
-    writes a file for every target. Run again, it takes up what is there.
-    """
-    del arguments
-    import keras
-
-    from tflottery import export_tflite, find_ticket, transfer_ticket
-    from tflottery.lab import datasets, pipelines, recipes, training
-
-    folder = pathlib.Path(values.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = dataclasses.replace(recipes.recipe("digits"), steps=300)
-    digits = datasets.load("digits")
-    low = recipe.arrays(_only(digits, range(5)), seed=0)
-    high = recipe.arrays(_only(digits, range(5, 10)), seed=0)
-    size = recipe.batch_size
-
-    print("1. Find a ticket for the digits 0 to 4.")
-    keras.utils.set_random_seed(0)
-    network = recipe.build(_only(digits, range(5)), seed=0)
-    teacher = find_ticket(
-        training.compile_model(network, recipe),
-        pipelines.train_pipeline(*low.train, batch_size=size, seed=0),
-        validation_data=pipelines.eval_pipeline(*low.validation, batch_size=size),
-        seed=0,
-        run_dir=folder / "find",
-        **recipe.search_settings(len(low.train[0])),
-    )
-    print("\n2. Transfer it to the digits 5 to 9: a new head, the same masks.")
-    student = transfer_ticket(teacher, num_classes=5, seed=0)
-    training.compile_model(student, recipe)
-    student.fit(
-        pipelines.train_pipeline(*high.train, batch_size=size, seed=0),
-        epochs=recipe.epochs(len(high.train[0])),
-        shuffle=False,
-        verbose=0,
-    )
-    accuracy = student.evaluate(*high.test, verbose=0, return_dict=True)["accuracy"]
-    student.ticket.save(folder / "student.ticket")
-    print(f"Test accuracy of the student: {100 * accuracy:.2f} %.")
-    print("\n3. Export it for every target, each file run and compared.")
-    for target in _TARGETS:
-        report = export_tflite(
-            student,
-            folder / f"student_{target}.tflite",
-            target=target,
-            representative_data=high.train[0] if target == "int8" else None,
-            samples=high.validation[0],
-        )
-        _tell(report, high.test)
-    report = export_tflite(
-        student,
-        folder / "student_w8.tflite",
-        quantize="weights",
-        samples=high.validation[0],
-    )
-    _tell(report, high.test)
-    report_where_it_can_be(folder / "find")
-    print(f"All of it is in {folder}.")
-
-
-def _tell(report: Any, test: tuple[Any, Any]) -> None:
-    from tflottery import evaluate_tflite
-
-    metrics = evaluate_tflite(report.path, _batches(*test), progress=False)
-    kind = f"{report.target}{', int8 weights' if report.quantize else ''}"
-    print(
-        f"  {kind:<20} {report.bytes:>7,} bytes of {report.dense_float32_bytes:,} "
-        f"dense; test accuracy {100 * metrics['accuracy']:.2f} %; {report.path}",
-        flush=True,
-    )
-
-
-def _only(images: Any, classes: range) -> Any:
-    """Returns the images of some classes, with labels from 0."""
-    parts = {}
-    for part in ("train", "test"):
-        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
-        chosen = (y >= classes.start) & (y < classes.stop)
-        parts[f"x_{part}"], parts[f"y_{part}"] = x[chosen], y[chosen] - classes.start
-    return dataclasses.replace(images, num_classes=len(classes), **parts)
-
-
 EDGE = (
     Command(export, _define_export, arguments=("SOURCE", "FILE")),
     Command(evaluate, define_recipe, arguments=("FILE",)),
     Command(benchmark, _define_benchmark, arguments=("FILE",)),
-    Command(demo, _define_demo),
 )

@@ -15,8 +15,12 @@ from tflottery.tickets import load_ticket
 _LARGEST = 1e100  # Figures whose axes are longer cannot be drawn.
 
 
-def search_page(path: Any) -> bytes:
+def search_page(path: Any, *more: Html) -> bytes:
     """Returns the page of the search that was kept in the folder `path`.
+
+    Args:
+        path: the folder.
+        more: what follows the rounds.
 
     Raises:
         FileError: naming the file that is damaged.
@@ -65,6 +69,7 @@ def search_page(path: Any) -> bytes:
         *parts,
         element("h2", "Rounds"),
         _round_table(rounds, monitor, chosen),
+        *more,
         element("h2", "How it was made"),
         _made(manifest, config, versions),
     )
