@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.tflite import relower
 from tflottery.tflite.flatbuffer import Graph, schema
 
 NONE, RELU = 0, 1  # ActivationFunctionType
@@ -103,6 +104,42 @@ class Canvas:
             )
         )
         self.planar.add(target)
+
+    def triple(
+        self,
+        source: int,
+        split: relower.Triple,
+        bias: list[int],
+        target: int,
+        act: int,
+        stride: int,
+    ) -> None:
+        """Writes a convolution that was taken apart into three in a row."""
+        rows = len(split.first)
+        picked, moved = self.like(source, rows), self.like(target, rows)
+        self.emit("CONV_2D", source, split.first, [], picked, NONE, 1)
+        self.emit("DEPTHWISE_CONV_2D", picked, split.shift, [], moved, NONE, stride)
+        self.emit("CONV_2D", moved, split.last, bias, target, act, 1)
+
+    def cross(
+        self, source: int, cross: relower.Cross, bias: list[int], target: int, act: int
+    ) -> None:
+        """Writes a convolution that was taken apart into columns and rows."""
+        rows, outs = len(cross.first), len(cross.last[0])
+        picked, moved = self.like(source, rows), self.like(source, rows)
+        self.emit("CONV_2D", source, cross.first, [], picked, NONE, 1)
+        self.emit("DEPTHWISE_CONV_2D", picked, cross.shift, [], moved, NONE, 1)
+        total = self.like(source, outs) if cross.moves else target
+        total_act = NONE if cross.moves else act
+        self.emit("CONV_2D", moved, cross.last[0], bias, total, total_act, 1)
+        for offset, kernel in cross.moves.items():
+            part, shifted = self.like(source, outs), self.like(source, outs)
+            self.emit("CONV_2D", moved, cross.last[offset], [], part, NONE, 1)
+            self.emit("DEPTHWISE_CONV_2D", part, kernel, [], shifted, NONE, 1)
+            if offset == max(cross.moves):
+                self.add(total, shifted, act, target)
+            else:
+                total = self.add(total, shifted)
 
     def add(self, a: int, b: int, act: int = NONE, target: int | None = None) -> int:
         if target is None:

@@ -199,11 +199,12 @@ class _Rewriter(Canvas):
             self.emit("CONV_2D", moved, weight, bias, target, act, 1)
             return
         split = relower.triple(centred, *pixels)
-        rows = split.first.shape[0]
-        picked, moved = self.like(source, rows), self.like(target, rows)
-        self.emit("CONV_2D", source, split.first, [], picked, NONE, 1)
-        self.emit("DEPTHWISE_CONV_2D", picked, split.shift, [], moved, NONE, stride)
-        self.emit("CONV_2D", moved, split.last, bias, target, act, 1)
+        if stride == 1:
+            cross = relower.cross(centred)
+            if cross.nanoseconds(pixels[0]) < split.nanoseconds(*pixels):
+                self.cross(source, cross, bias, target, act)
+                return
+        self.triple(source, split, bias, target, act, stride)
 
     def _depthwise(self, op: Any) -> None:
         weight, bias = self._weight(op)

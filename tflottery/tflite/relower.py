@@ -1,10 +1,12 @@
-"""Relower: a k x k convolution as 1x1, depthwise and 1x1, the ones that run sparse.
+"""Relower: a k x k convolution as 1x1 and depthwise ones, which run sparse.
 
-A convolution sums, over taps, a matrix times the shifted input. Each row of the middle
-is one shifted channel: the first 1x1 convolution picks the channel, the depthwise one
-shifts it, the last 1x1 convolution holds the weights. Or the other way round: weights
-first, then the shifts, then the sum per output channel. Both are exact, and pairs of
-channel and tap whose weights are all pruned need no row.
+A convolution sums, over taps, a matrix times the shifted input. As a `Triple`, each row
+of the middle is one shifted channel: the first 1x1 convolution picks the channel, the
+depthwise one shifts it, the last 1x1 convolution holds the weights. Or the other way
+round: weights first, then the shifts, then the sum per output channel. As a `Cross`,
+the input is shifted along columns alone, and what each row of taps makes of it along
+rows: of k x k shifts k + k - 1 are left. All are exact, and pairs of channel and tap
+whose weights are all pruned need no row.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+
+from tflottery.tflite import costs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,43 @@ class Triple:
     first: np.ndarray
     shift: np.ndarray
     last: np.ndarray
+
+    def nanoseconds(self, pixels_in: int, pixels_out: int) -> float:
+        """Returns the predicted time on so many pixels of input and output."""
+        return (
+            costs.pointwise(self.first, pixels_in)
+            + costs.depthwise(self.shift, pixels_out)
+            + costs.pointwise(self.last, pixels_out)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cross:
+    """Convolutions that shift along columns, weigh, and shift along rows.
+
+    Attributes:
+      first: 1x1 kernel `[rows, 1, 1, inputs]`, without a bias.
+      shift: Depthwise kernel `[1, k, k, rows]` of stride 1, without a bias.
+      last: By the offset of a row of taps, a 1x1 kernel `[outputs, 1, 1, rows]`. What
+        offset 0 makes has the bias; what others make is shifted by `moves` and added.
+      moves: By offset, a depthwise kernel `[1, k, k, outputs]`, without a bias.
+    """
+
+    first: np.ndarray
+    shift: np.ndarray
+    last: dict[int, np.ndarray]
+    moves: dict[int, np.ndarray]
+
+    def nanoseconds(self, pixels: int) -> float:
+        """Returns the predicted time on an image of so many pixels."""
+        outs = len(self.last[0])
+        return (
+            costs.pointwise(self.first, pixels)
+            + costs.depthwise(self.shift, pixels)
+            + sum(costs.pointwise(kernel, pixels) for kernel in self.last.values())
+            + sum(costs.depthwise(kernel, pixels) for kernel in self.moves.values())
+            + len(self.moves) * costs.written(outs, pixels)
+        )
 
 
 def offsets(
@@ -110,12 +151,37 @@ def triple(kernel: np.ndarray, pixels_in: int, pixels_out: int) -> Triple:
         last=np.ascontiguousarray(mixed.first.transpose(3, 1, 2, 0)),
     )
 
-    def work(split: Triple) -> int:
-        first = np.count_nonzero(split.first) * pixels_in
-        last = np.count_nonzero(split.last) * pixels_out
-        return first + split.shift.size * pixels_out + last
+    return min(
+        picked, mixed, key=lambda split: split.nanoseconds(pixels_in, pixels_out)
+    )
 
-    return min(picked, mixed, key=work)
+
+def cross(kernel: np.ndarray) -> Cross:
+    """Returns the split of a centred kernel into shifts along columns and along rows.
+
+    Args:
+      kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred, of stride 1.
+    """
+    outs, width, _, channels = kernel.shape
+    reach = width // 2
+    used = [tuple(pair) for pair in np.argwhere(kernel.any(axis=(0, 1))).tolist()]
+    used = used or [(reach, 0)]  # a kernel of zeros
+    first = np.zeros((len(used), 1, 1, channels), np.float32)
+    shift = np.zeros((1, width, width, len(used)), np.float32)
+    for row, (column, channel) in enumerate(used):
+        first[row, 0, 0, channel] = 1
+        shift[0, reach, column, row] = 1
+    columns, places = (list(part) for part in zip(*used, strict=True))
+    last, moves = {}, {}
+    for offset in range(-reach, reach + 1):
+        weights = kernel[:, offset + reach, columns, places]  # [outputs, rows]
+        if offset and not weights.any():
+            continue
+        last[offset] = np.ascontiguousarray(weights[:, None, None])
+        if offset:
+            moves[offset] = np.zeros((1, width, width, outs), np.float32)
+            moves[offset][0, offset + reach, reach] = 1
+    return Cross(first=first, shift=shift, last=last, moves=moves)
 
 
 _Row = tuple[int, np.ndarray, dict[int, float]]  # channel, taps, output -> weight

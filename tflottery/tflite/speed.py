@@ -8,16 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite import chw, planar, sparsify
+from tflottery.tflite import chw, costs, planar, sparsify
 from tflottery.tflite.canvas import Refusal
 from tflottery.tflite.flatbuffer import Graph, inputs, outputs
 from tflottery.tflite.parameters import read
 
-# Nanoseconds, one thread of LiteRT.js: fitted to the timings in docs/export.md.
-_DENSE_MAC = 0.046  # a multiplication of a dense convolution
-_SPARSE_MAC = 0.081  # a nonzero weight, per pixel
-_DEPTHWISE_MAC = 0.065
-_ELEMENT = 0.2  # a value that is written
 _PAYS = 0.9  # a rewriting must promise at most this share of the dense time
 
 # The sparse kernel for fully-connected layers against the dense one, on x86.
@@ -87,20 +82,20 @@ def predicted_ms(graph: Graph, sparse: Collection[Any]) -> float:
             continue
         values = int(np.prod(graph.shape(outputs(op)[0])))
         if planar_ops and name not in ("PAD", "RESHAPE"):
-            total += values * _ELEMENT
+            total += values * costs.ELEMENT
         if name not in sparsify.WEIGHTED:
             continue
         weight = inputs(op)[1]
         size = int(np.prod(graph.shape(weight)))
         if name == "DEPTHWISE_CONV_2D":
-            total += values * size / graph.shape(weight)[3] * _DEPTHWISE_MAC
+            total += values * size / graph.shape(weight)[3] * costs.DEPTHWISE_MAC
         elif id(op) in planar_ops:
             pixels = values / graph.shape(weight)[0]
             held = read(graph, origin.get(weight, weight))
             nonzeros = np.count_nonzero(held.values) if held else size
-            total += nonzeros * pixels * _SPARSE_MAC
+            total += nonzeros * pixels * costs.SPARSE_MAC
         else:
-            total += values * size / graph.shape(weight)[0] * _DENSE_MAC
+            total += values * size / graph.shape(weight)[0] * costs.DENSE_MAC
     return total / 1e6
 
 
