@@ -163,6 +163,40 @@ def test_grouped_convolutions_keep_their_channels(tmp_path):
     assert shapes(graph)[:3] == [(16, 3, 3, 2), (12, 3, 3, 8), (5, 1, 1, 12)]
 
 
+def channels_first():
+    """Means over the last dimension, where another one is as long."""
+    model = keras.Sequential(
+        [
+            layers.Input((4, 8)),
+            layers.Dense(4, activation="relu"),
+            layers.GlobalAveragePooling1D("channels_first"),
+            layers.Dense(3),
+        ]
+    )
+    return prune(model, 0.0)
+
+
+def channels_last():
+    model = keras.Sequential(
+        [
+            layers.Input((4, 8)),
+            layers.Dense(4, activation="relu"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(3),
+        ]
+    )
+    return prune(model, 0.0)
+
+
+def test_a_mean_passes_constants_on_only_where_it_keeps_the_channels(tmp_path):
+    for build, removed in ((channels_first, 0), (channels_last, 1)):
+        model = build()
+        kernel, bias = model.layers[0].get_weights()
+        kernel[:, 1], bias[1] = 0, 2
+        model.layers[0].set_weights([kernel, bias])
+        assert cleaned(model, tmp_path / "a.tflite")[0] == removed
+
+
 def test_a_layer_keeps_one_unit(tmp_path):
     model = kill(dense_net(), outgoing=[(0, unit) for unit in range(8)])
     _, graph = cleaned(model, tmp_path / "a.tflite")

@@ -242,6 +242,38 @@ def test_other_kinds_of_models_are_right(build, tmp_path):
         assert report.bytes < report.dense_float32_bytes
 
 
+def test_the_weights_within_a_loop_stay_dense_and_the_report_says_so(tmp_path):
+    model = prune(
+        keras.Sequential([layers.Input((6, 64)), layers.GRU(64), layers.Dense(4)])
+    )
+    report = export_tflite(model, tmp_path / "model.tflite", quantize="weights")
+    assert any("unroll=True" in note for note in report.warnings)
+    assert not any("int8" in note for note in report.warnings)
+    assert 1 <= report.bound_ratio < 1.2
+
+
+def test_a_file_is_not_written_over_its_own_source(lenet, tmp_path):
+    dense = tmp_path / "dense.tflite"
+    data = convert.from_model(lenet).dense
+    dense.write_bytes(data)
+    (tmp_path / "link.tflite").symlink_to(dense)
+    for path in (dense, tmp_path / "link.tflite"):
+        with pytest.raises(ValueError, match="`path` is the file that `model` names"):
+            export_tflite(dense, path)
+    assert dense.read_bytes() == data
+
+
+def test_int8_weights_are_not_given_up_for_the_sparse_kernel(tmp_path):
+    path = tmp_path / "model.tflite"
+    dense = [layers.Input((600,)), layers.Dense(300), layers.Dense(300)]
+    model = prune(keras.Sequential(dense), 0.98)
+    exact = export_tflite(model, path, target="sparse_speed")
+    small = export_tflite(model, path, target="sparse_speed", quantize="weights")
+    assert {stored.form for stored in exact.weights} == {"kernel"}
+    assert {stored.dtype for stored in small.weights} == {"int8"}
+    assert any("sparse kernel takes float32" in note for note in small.warnings)
+
+
 def test_a_recurrent_network_is_refused_as_int8(tmp_path):
     with pytest.raises(ValueError, match="cannot quantize a network with loops"):
         export_tflite(

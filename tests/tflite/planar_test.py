@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 from small_files import prune
 
-from tflottery.tflite import chw, convert, export_tflite, sparsify, speed, verify
+from tflottery.tflite import (
+    chw,
+    convert,
+    export_tflite,
+    relower,
+    sparsify,
+    speed,
+    verify,
+)
 from tflottery.tflite.canvas import Refusal
 from tflottery.tflite.flatbuffer import Graph
 from tflottery.tflite.planar import make_planar
@@ -52,8 +60,11 @@ def flattened(filters=16):
 
 
 REWRITTEN = {
-    "3x3": one(lambda x: layers.Conv2D(16, 3, padding="same")(x)),
+    "3x3": one(lambda x: layers.Conv2D(16, 3, padding="same", activation="relu")(x)),
     "5x5": one(lambda x: layers.Conv2D(16, 5, padding="same")(x)),
+    "3x3, leaky": one(
+        lambda x: layers.LeakyReLU()(layers.Conv2D(16, 3, padding="same")(x))
+    ),
     "dilated": one(lambda x: layers.Conv2D(16, 3, padding="same", dilation_rate=2)(x)),
     "3x3 stride 2": one(lambda x: layers.Conv2D(16, 3, 2, padding="same")(x)),
     "3x3 stride 2, odd": one(lambda x: layers.Conv2D(16, 3, 2, padding="same")(x), 13),
@@ -80,8 +91,18 @@ def rewritten(dense, flip):
     return graph
 
 
-@pytest.mark.parametrize("name", REWRITTEN)
-def test_the_planar_network_is_the_same_and_runs_sparse(name, wasm, tmp_path):
+# Every network, and those with a k x k convolution taken apart in either way.
+TAKEN_APART = [(name, "triple") for name in REWRITTEN] + [
+    (name, "cross") for name in REWRITTEN if name[:3] in ("3x3", "5x5", "dil")
+]
+
+
+@pytest.mark.parametrize(("name", "split"), TAKEN_APART)
+def test_the_planar_network_is_the_same_and_runs_sparse(
+    name, split, wasm, tmp_path, monkeypatch
+):
+    cost = 0.0 if split == "cross" else np.inf
+    monkeypatch.setattr(relower.Cross, "nanoseconds", lambda *_: cost)
     source = convert.from_model(prune(REWRITTEN[name]()))
     files = [tmp_path / "dense.tflite"]
     files[0].write_bytes(source.dense)
@@ -120,6 +141,12 @@ def test_padding_after_the_image_is_mirrored(name, tmp_path, monkeypatch):
         (lambda x: layers.Conv2D(4, 7, padding="same")(x), "7x7 is too wide"),
         (lambda x: layers.Conv2D(4, 3)(x), "shrinks the image"),
         (lambda x: layers.MaxPooling2D(3, 2)(layers.Conv2D(4, 1)(x)), "is not 2x2"),
+        (
+            lambda x: layers.ReLU()(
+                layers.AveragePooling2D(12)(layers.Conv2D(4, 1)(x))
+            ),
+            "has an activation",
+        ),
         (
             lambda x: layers.Concatenate()([layers.Conv2D(4, 1)(x)] * 2),
             "no planar form",
@@ -162,3 +189,14 @@ def test_a_pruned_convolutional_network_is_rewritten(
     exact, near = wasm(*(tmp_path / f"{n}.tflite" for n in ("dense", None, "weights")))
     assert exact < 1e-5
     assert near < 0.1
+
+
+def test_padding_that_is_read_before_and_after_is_kept(tmp_path):
+    image = layers.Input((8, 8, 3))
+    padded = layers.ZeroPadding2D(1)(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 3, activation="relu")(padded))
+    x = layers.Multiply()([layers.Reshape((1, 1, 3))(x), padded])
+    source = convert.from_model(prune(keras.Model(image, x)))
+    path = tmp_path / "planar.tflite"
+    path.write_bytes(rewritten(source.dense, False).to_bytes())
+    verify.verify(path, source.samples, source.expected, 1e-5)

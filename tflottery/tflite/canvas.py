@@ -129,17 +129,18 @@ class Canvas:
         picked, moved = self.like(source, rows), self.like(source, rows)
         self.emit("CONV_2D", source, cross.first, [], picked, NONE, 1)
         self.emit("DEPTHWISE_CONV_2D", picked, cross.shift, [], moved, NONE, 1)
-        total = self.like(source, outs) if cross.moves else target
-        total_act = NONE if cross.moves else act
-        self.emit("CONV_2D", moved, cross.last[0], bias, total, total_act, 1)
+        parts = [self.like(source, outs) if cross.moves else target]
+        part_act = NONE if cross.moves else act
+        self.emit("CONV_2D", moved, cross.last[0], bias, parts[0], part_act, 1)
         for offset, kernel in cross.moves.items():
             part, shifted = self.like(source, outs), self.like(source, outs)
             self.emit("CONV_2D", moved, cross.last[offset], [], part, NONE, 1)
             self.emit("DEPTHWISE_CONV_2D", part, kernel, [], shifted, NONE, 1)
-            if offset == max(cross.moves):
-                self.add(total, shifted, act, target)
-            else:
-                total = self.add(total, shifted)
+            parts.append(shifted)
+        while len(parts) > 2:
+            parts[:2] = [self.add(parts[0], parts[1])]
+        if cross.moves:
+            self.add(parts[0], parts[1], act, target)
 
     def add(self, a: int, b: int, act: int = NONE, target: int | None = None) -> int:
         if target is None:

@@ -18,14 +18,15 @@ from tflottery.tflite.flatbuffer import Graph, inputs, outputs, schema
 
 Padding = tuple[int, int, int, int]  # rows before, columns after, rows after, before
 
-_UNARY = frozenset(
+# Operators on each value by itself that it computes in planar layout.
+UNARY = frozenset(
     (
         *("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "HARD_SWISH", "TANH", "ELU"),
         *("LEAKY_RELU", "GELU", "ABS", "NEG", "SQUARE", "SQRT", "RSQRT", "EXP"),
         *("FLOOR", "CEIL", "ROUND"),
     )
 )
-_DELEGATED = _UNARY | frozenset(
+_DELEGATED = UNARY | frozenset(
     (
         *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "PAD"),
         *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"),
@@ -213,7 +214,7 @@ def _flags(
             if tensor in origin or graph.is_const(tensor)
         )
         return _PLANAR if vectors and all(len(s) == 4 for s in shapes) else 0
-    if name in _UNARY:
+    if name in UNARY:
         return _PLANAR if rank == 4 else 0
     if name == "RESIZE_BILINEAR":
         return _PLANAR if min(graph.shape(read[0])[1:3]) > 1 else 0

@@ -17,6 +17,7 @@ from tflottery.tflite.constants import (
     READERS,
     flattens,
     fold_constants,
+    keeps_channels,
 )
 from tflottery.tflite.flatbuffer import Graph, inputs, outputs
 from tflottery.tflite.sparsify import weights
@@ -134,12 +135,7 @@ def _by_channel(graph: Graph, op: Any, moving: list[int], free: dict[int, Any]) 
         amounts = graph.const(read[1])
         return amounts is not None and not amounts[-1].any()
     if name == "MEAN":
-        axes = graph.const(read[1])
-        return (
-            axes is not None
-            and len(shape) == 4
-            and set((axes.reshape(-1) % 4).tolist()) == {1, 2}
-        )
+        return keeps_channels(graph, op)
     if name in BINARY:
         last = {graph.shape(tensor)[-1:] for tensor in moving}
         consts = [graph.const(t) for t in read if t not in moving]

@@ -20,6 +20,12 @@ def flattens(graph: Graph, op: Any) -> bool:
     return len(before) >= 2 and after == (before[0], int(np.prod(before[1:])))
 
 
+def keeps_channels(graph: Graph, op: Any) -> bool:
+    """Whether a MEAN is over other dimensions than the last."""
+    axes, rank = graph.const(inputs(op)[1]), len(graph.shape(inputs(op)[0]))
+    return axes is not None and rank - 1 not in (axes.reshape(-1) % rank).tolist()
+
+
 def fold_constants(graph: Graph) -> int:
     """Moves what constant channels contribute into the next bias; returns how many."""
     known: dict[int, np.ndarray] = {}  # tensor -> value per channel, NaN if it varies
@@ -99,9 +105,8 @@ def _pass_on(graph: Graph, op: Any, known: dict[int, np.ndarray]) -> np.ndarray 
         return None
     if name in ("RELU", "RELU6"):
         return np.clip(value, 0, 6 if name == "RELU6" else None)
-    if name in POOLS or name == "MEAN":
-        same = graph.shape(outputs(op)[0])[-1] == value.size
-        return value if same else None
+    if name in POOLS or (name == "MEAN" and keeps_channels(graph, op)):
+        return value
     if name == "PAD":
         zero_pads = graph.shape(outputs(op)[0])[-1] == value.size
         return np.where(value == 0, value, np.nan) if zero_pads else None

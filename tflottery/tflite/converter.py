@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -64,7 +66,8 @@ def to_tflite(
     if len(Graph(float32).model.subgraphs) > 1:
         raise ValueError(
             '`target="int8"` cannot quantize a network with loops, such as an LSTM: '
-            'the converter crashes on it. Use `quantize="weights"` or "float16".'
+            "the converter crashes on it. Build the layer with `unroll=True`, or "
+            "export without `target`."
         )
     size = specs[0].shape[0]
 
@@ -78,15 +81,21 @@ def to_tflite(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what the converter says of its own deprecations to itself."""
+    """Keeps what the converter says of itself, and its MLIR, to itself."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
+    # Its C++ writes to the process's own stderr, past `sys.stderr`.
+    sys.stderr.flush()
+    kept = os.dup(2)
     try:
-        with warnings.catch_warnings():
+        with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
+            os.dup2(nowhere.fileno(), 2)
             warnings.simplefilter("ignore")
             yield
     finally:
+        os.dup2(kept, 2)
+        os.close(kept)
         logger.setLevel(before)
 
 

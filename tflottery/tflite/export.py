@@ -92,6 +92,11 @@ def export_tflite(
         )
     final = destination(path)
     if isinstance(model, str | os.PathLike):
+        if final.exists() and os.path.exists(model) and os.path.samefile(model, final):
+            raise ValueError(
+                "`path` is the file that `model` names, which would be written over. "
+                f"Give another `path`. Received: path={os.fspath(path)!r}"
+            )
         source = convert.from_file(model, samples)
     else:
         data = representative_data if target == "int8" else None
@@ -110,6 +115,7 @@ def export_tflite(
     stored, notes = _rewrite(graph, target, quantize)
     data = graph.to_bytes(keep_names=keep_names)
     plans = planner.plan(Graph(data))
+    faster = planner.warn(plans, target) if len(graph.model.subgraphs) == 1 else []
     bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
     operators = collections.Counter(graph.name(op) for op in graph.operators)
     with replacing(final) as temporary:
@@ -133,7 +139,7 @@ def export_tflite(
             differences=checked.differences,
             agreement=checked.agreement,
             load_ram=checked.ram,
-            warnings=(*source.notes, *notes, *planner.warn(plans, target)),
+            warnings=(*source.notes, *notes, *_loops(graph), *faster),
         )
 
 
@@ -147,6 +153,12 @@ def _rewrite(
     integers = _holds_int8(graph)
     if target == "sparse_speed" and not integers:
         kernel, notes = make_fast(graph)
+        if quantize and kernel:
+            kernel = set()
+            notes.append(
+                "fully-connected layers compute dense: TFLite's own sparse kernel "
+                "takes float32 values alone. Without `quantize` it would run here."
+            )
     else:
         widen(graph, quantize=bool(quantize), always=integers)
     if target == "float16":
@@ -157,6 +169,17 @@ def _rewrite(
 
     notes += planner.make_right(graph, store)
     return store(graph), notes
+
+
+def _loops(graph: Graph) -> list[str]:
+    """Returns what to know of a network with loops."""
+    if len(graph.model.subgraphs) == 1:
+        return []
+    return [
+        "the weights within a loop, as of a recurrent layer, stay dense float32 "
+        "whatever the target is. Build the layer with `unroll=True` to have them "
+        "stored as the others."
+    ]
 
 
 def _holds_int8(graph: Graph) -> bool:

@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite import relower
+from tflottery.tflite import chw, relower
 from tflottery.tflite.canvas import NONE, RELU, Canvas, Refusal
 from tflottery.tflite.flatbuffer import Graph, inputs, outputs, schema
 
-_KEPT = frozenset(
-    ("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "HARD_SWISH", "TANH", "ELU", "GELU")
-)
 _Pads = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of rows, columns
 
 
@@ -56,6 +53,7 @@ class _Rewriter(Canvas):
         if not moving or any(tensor in self.after for tensor in moving):
             if any(self._inside(tensor) for tensor in moving):
                 raise Refusal(f"{name} mixes values from inside and after the exit")
+            self._restore_pads(moving)
             self.after |= set(outputs(op)) if moving else set()
             self.new.append(op)
             return
@@ -83,7 +81,7 @@ class _Rewriter(Canvas):
             raise Refusal(f"{name} reads a padded image")
         if handler is not None:
             handler(op)
-        elif name in _KEPT and len(graph.shape(moving[0])) == 4:
+        elif name in chw.UNARY and len(graph.shape(moving[0])) == 4:
             self._keep(op)
         else:
             raise Refusal(f"{name} has no planar form")
@@ -193,8 +191,8 @@ class _Rewriter(Canvas):
         pixels = [int(np.prod(graph.shape(t)[1:3])) for t in (source, target)]
         if weight.shape[1:3] == (1, 1):
             moved = self.like(target, weight.shape[3])
-            kernel = np.zeros((1, *centred.shape[1:3], weight.shape[3]), np.float32)
-            kernel[0, places[0][0] + 1, places[1][0] + 1] = 1
+            offset = (places[0][0], places[1][0])
+            kernel = relower.one_tap(weight.shape[3], {offset: 1.0})
             self.emit("DEPTHWISE_CONV_2D", source, kernel, [], moved, NONE, stride)
             self.emit("CONV_2D", moved, weight, bias, target, act, 1)
             return
@@ -226,7 +224,10 @@ class _Rewriter(Canvas):
             (options.filterHeight, options.filterWidth),
         )
         is_mean = graph.name(op) == "AVERAGE_POOL_2D"
+        act = options.fusedActivationFunction
         if is_mean and window == size and graph.shape(target)[1:3] == (1, 1):
+            if act != NONE:
+                raise Refusal(f"{graph.name(op)} of the whole image has an activation")
             self._leave(source, target)
             return
         halves = window == (options.strideH, options.strideW) == (2, 2)
@@ -240,7 +241,6 @@ class _Rewriter(Canvas):
             self.emit("DEPTHWISE_CONV_2D", source, kernel, [], result, act, 2)
             return result
 
-        act = options.fusedActivationFunction
         if is_mean:
             quarter = {(r, c): 0.25 for r in (0, 1) for c in (0, 1)}
             kernel = relower.one_tap(channels, quarter)

@@ -317,8 +317,10 @@ def entropy_bound(graph: Graph, value_bytes: int) -> int:
         count = int(np.count_nonzero(array))
         places = encodings.entropy_bits(count, array.size) / 8
         total += min(count * value_bytes + places, array.size * value_bytes)
-    for index, entry in enumerate(graph.tensors):
-        if entry.buffer not in seen:
-            seen.add(entry.buffer)
-            total += len(graph.raw(index))
+    for subgraph in graph.model.subgraphs:  # those of loops too
+        for entry in subgraph.tensors:
+            if entry.buffer not in seen:
+                seen.add(entry.buffer)
+                held = graph.model.buffers[entry.buffer].data
+                total += 0 if held is None else len(held)
     return math.ceil(total)

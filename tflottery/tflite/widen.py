@@ -68,23 +68,18 @@ def _fits(graph: Graph, op: Any, array: np.ndarray) -> bool:
 def _best_groups(array: np.ndarray, quantize: bool, reshapes: int) -> int:
     """Returns the g with the smallest file; 1 where the layer is best left alone."""
     outs, width = array.shape[0], array.shape[-1]
-    values = array.astype(np.int8) if array.dtype == np.int8 else array
-    least = encodings.cheapest(values).nbytes
+    least = encodings.cheapest(array).nbytes
     if quantize and array.dtype == np.float32:
         least -= 3 * np.count_nonzero(array)
-    best = 1
     least = min(least, array.nbytes // (4 if quantize and array.itemsize == 4 else 1))
-    for groups in range(2, width + 1):
-        if width % groups or width // groups > _BYTE:
-            continue
-        shaped = values.reshape(outs, 1, groups, width // groups)
-        size = encodings.encode(shaped, range(4)).nbytes + reshapes * _RESHAPE
-        if quantize and array.dtype == np.float32:
-            size -= 3 * np.count_nonzero(array)
-        if size < least:
-            best, least = groups, size
-        break  # a larger g only adds segments
-    return best
+    # A larger g than the first that fits only adds segments.
+    fits = (g for g in range(2, width + 1) if not width % g and width // g <= _BYTE)
+    groups = next(fits, 1)
+    shaped = array.reshape(outs, 1, groups, width // groups)
+    size = encodings.encode(shaped, range(4)).nbytes + reshapes * _RESHAPE
+    if quantize and array.dtype == np.float32:
+        size -= 3 * np.count_nonzero(array)
+    return groups if size < least else 1
 
 
 def _rewrite(graph: Graph, op: Any, array: np.ndarray, groups: int) -> None:
