@@ -3,7 +3,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
+import keras
 import numpy as np
 import pytest
 
@@ -44,16 +46,31 @@ def test_every_command_has_help_that_fits_a_terminal(capsys, name):
         (["show"], "`tflottery show` takes TICKET. Received: nothing."),
         (["data", "digits"], "needs a folder to write to: --to=FOLDER"),
         (["export", "model.pb", "a.tflite"], "must be the folder of a run"),
+        (
+            ["export", "m.keras", "./m.keras"],
+            "FILE is m.keras itself, the model to export: it would be written over. ",
+        ),
+        (["export", "run", "run/model.keras"], "FILE is run/model.keras itself"),
+        (["export", "run", "link.tflite"], "FILE is run/model.keras itself"),
+        (
+            ["export", "m.keras", "a.tflite", "--json=nodir/x.json"],
+            "--json must name a file in a folder that exists. Make the folder, or ",
+        ),
+        (["export", "m.keras", "a.tflite", "--json=run"], "--json must name a file"),
     ],
 )
 def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
     capsys, tmp_path, monkeypatch, words, message
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.pb").write_bytes(b"")
+    (tmp_path / "run").mkdir()
+    for name in ("model.pb", "m.keras", "run/model.keras"):
+        (tmp_path / name).write_bytes(b"kept")
+    (tmp_path / "link.tflite").symlink_to("run/model.keras")
     status, out, err = run(capsys, *words)
     assert (status, out) == (2, "")
     assert message in err
+    assert (tmp_path / "m.keras").read_bytes() == b"kept"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +82,9 @@ def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
         (["find", "--prune_fraction=0"], "`prune_fraction` must be in (0, 1)"),
         (["show", "no.ticket"], "no.ticket"),
         (["export", "no.keras", "a.tflite"], "There is no no.keras to export"),
+        (["export", "junk.keras", "a.tflite"], "junk.keras is damaged, or no file of"),
+        (["demo", "--run_dir=junk.keras"], "`--run_dir` must be a folder, there or"),
+        (["demo", "--run_dir=junk.keras/a"], "Could not make the folder. Choose a "),
         (["data", "cifar", "--to=."], "Did you mean 'cifar10'? To use data of your"),
         (
             ["find", "--dataset=mnist", "--data_dir=data/mnist"],
@@ -93,12 +113,43 @@ def test_an_error_is_one_line_without_a_traceback_and_exits_with_1(
     ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("{}")
+    (tmp_path / "junk.keras").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
     status, _, err = run(capsys, *words)
     assert status == 1
     assert message in err
     assert len(err.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["cut", "flipped", "another archive", "own layer"])
+def test_a_keras_file_that_does_not_load_is_one_line_and_status_1(
+    capsys, tmp_path, kind
+):
+    path = tmp_path / "model.keras"
+    message = f"{path} holds no model that Keras 3 can load here: it is damaged, "
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+    if kind == "own layer":
+        own = type("Own", (keras.layers.Layer,), {"call": lambda self, x: x})
+        model.add(own())
+    model.save(path)
+    data = bytearray(path.read_bytes())
+    if kind == "cut":
+        path.write_bytes(data[: len(data) // 2])
+        message = f"{path} is damaged, or no file of Keras 3. "
+    elif kind == "flipped":
+        data[len(data) // 2] ^= 255
+        path.write_bytes(data)
+    elif kind == "another archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", "a")
+    else:
+        message = "Keras says: Could not locate class 'Own'."
+    status, _, err = run(capsys, "export", path, tmp_path / "a.tflite")
+    assert status == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_dataset_that_cannot_be_downloaded_is_one_line_and_status_1(

@@ -31,7 +31,8 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
     """Finds, transfers and exports a ticket, on digits, in less than three minutes.
 
     It searches a small LeNet on the digits 0 to 4, moves the ticket to 5 to 9, writes a
-    file for every target, and a report. Run again, it takes up what is there.
+    file for every target, and a report. Run again, it takes up the search that is
+    there.
     """
     del arguments
     import keras
@@ -39,8 +40,7 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
     from tflottery import evaluate_tflite, export_tflite, find_ticket, transfer_ticket
     from tflottery.lab import datasets, pipelines, recipes, training
 
-    folder = pathlib.Path(values.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _made_folder(values.run_dir)
     recipe = dataclasses.replace(recipes.recipe("digits"), steps=300)
     digits = datasets.load("digits")
     low = recipe.arrays(_only(digits, range(5)), seed=0)
@@ -100,6 +100,17 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
 
     report_where_it_can_be(write, "demo")
     print(f"All of it is in {folder}.")
+
+
+def _made_folder(run_dir: str) -> pathlib.Path:
+    folder = pathlib.Path(run_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            "`--run_dir` must be a folder, there or not yet, but a file is there. "
+            f"Choose another name. Received: --run_dir={run_dir}"
+        )
+    files.make_folder(folder)
+    return folder
 
 
 def _only(images: Any, classes: range) -> Any:

@@ -1,12 +1,15 @@
 """Commands for the edge: a ticket as a file, its answers and its speed."""
 
 import contextlib
+import os
 import pathlib
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 
+from tflottery import files
 from tflottery.cli import Command, UsageError
 from tflottery.commands import chosen_recipe, define_recipe
 
@@ -43,15 +46,16 @@ def export(values: Any, arguments: Sequence[str]) -> None:
     --target=int8 calibrates with training images of --dataset (digits by default),
     made ready as --recipe says.
     """
-    source, path = arguments
-    from tflottery import export_tflite, files
+    source, path = _source(arguments[0]), arguments[1]
+    _check_outputs(source, path, values.json)
+    from tflottery import export_tflite
 
     images = samples = None
     if values.target == "int8":
         images = _arrays(values).train[0][:256]
         samples = images[:64]
     report = export_tflite(
-        _model(source),
+        source if source.suffix == ".tflite" else _model(source),
         path,
         target=values.target,
         quantize=values.quantize,
@@ -64,23 +68,59 @@ def export(values: Any, arguments: Sequence[str]) -> None:
         files.write(values.json, report.to_json().encode())
 
 
-def _model(source: str) -> Any:
-    """Returns what `export_tflite` takes, of a run, a .keras or a .tflite file."""
+def _source(source: str) -> pathlib.Path:
+    """Returns the .keras or .tflite file that SOURCE means."""
     path = pathlib.Path(source)
     if path.is_dir():
         path = path / "model.keras"
     if not path.exists():
         raise FileNotFoundError(f"There is no {path} to export.")
-    if path.suffix == ".tflite":
-        return path
-    if path.suffix != ".keras":
+    if path.suffix not in (".keras", ".tflite"):
         raise UsageError(
             "SOURCE must be the folder of a run, a .keras file or a .tflite file. "
             f"Received: {source}"
         )
+    return path
+
+
+def _check_outputs(source: pathlib.Path, path: str, json: str | None) -> None:
+    """Checks where the file and the report go, before the work is done."""
+    if os.path.exists(path) and os.path.samefile(source, path):
+        raise UsageError(
+            f"FILE is {source} itself, the model to export: it would be written over. "
+            f"Choose another name, as model.tflite. Received: {path}"
+        )
+    if json is None:
+        return
+    report = files.path_of(json)
+    local = isinstance(report, pathlib.Path)
+    if local and (report.is_dir() or not report.parent.is_dir()):
+        raise UsageError(
+            "--json must name a file in a folder that exists. Make the folder, or "
+            f"choose another. Received: --json={json}"
+        )
+
+
+def _model(path: pathlib.Path) -> Any:
+    """Returns the model of a .keras file."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is damaged, or no file of Keras 3. Copy it again from its source, "
+            "or load the model in Python where it was saved and call "
+            "`tflottery.export_tflite`."
+        )
     import keras
 
-    return keras.saving.load_model(path, compile=False)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # There is one for each way to be damaged.
+        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
+        raise ValueError(
+            f"{path} holds no model that Keras 3 can load here: it is damaged, "
+            "tf_keras saved it, or it holds code of its own. Copy it again from its "
+            "source, or load it in Python and call `tflottery.export_tflite`. "
+            f"Keras says: {reason[:300]}"
+        ) from error
 
 
 def _arrays(values: Any) -> Any:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -212,6 +213,42 @@ def test_inputs_in_a_dict_are_told_apart_by_name():
 def test_representative_data_may_come_in_many_ways(data):
     (taken,) = samples.take(data, [spec(3)], 7)
     assert taken.shape == (7, 3)
+
+
+def test_representative_data_may_be_an_array_of_any_library():
+    import tensorflow as tf
+
+    x = np.arange(27, dtype=np.float32).reshape(9, 3)
+    arrays = [tf.constant(x), tf.Variable(x)]
+    with contextlib.suppress(ImportError):
+        import jax.numpy as jnp
+
+        arrays.append(jnp.asarray(x))
+    for array in arrays:
+        for data in (array, [array], [(array, np.zeros(9))]):
+            (taken,) = samples.take(data, [spec(3)], 7)
+            assert isinstance(taken, np.ndarray)
+            np.testing.assert_array_equal(taken, x[:7])
+
+
+@pytest.mark.parametrize("shape", [(64,), (4, 4, 1), ()])
+def test_a_dataset_that_is_not_batched_says_so(shape):
+    import tensorflow as tf
+
+    x = np.zeros((9, *shape), np.float32)
+    ds = tf.data.Dataset.from_tensor_slices
+    for data in (ds(x), ds((x, np.zeros(9))), list(x), x[0], tf.constant(x[0])):
+        with pytest.raises(ValueError, match=r"looks like single .* `ds\.batch\(32\)`"):
+            samples.take(data, [spec(*shape)], 256)
+    with pytest.raises(ValueError, match="looks like single samples"):
+        samples.take([x[0], x[0]], [spec(*shape), spec(*shape, name="y")], 256)
+    (taken,) = samples.take(ds(x).batch(2), [spec(*shape)], 256)
+    assert taken.shape == x.shape
+
+
+def test_one_array_for_two_inputs_is_an_error():
+    with pytest.raises(ValueError, match=r"each of the 2 inputs. Received: 1 arrays"):
+        samples.take(np.zeros((9, 3)), [spec(3), spec(3, name="y")], 7)
 
 
 def test_no_representative_data_is_an_error():

@@ -44,11 +44,64 @@ def test_one_hot_labels_and_columns_of_labels_count_alike(file):
     assert evaluate_tflite(file, one_hot) == evaluate_tflite(file, columns)
 
 
+@pytest.mark.parametrize("labels", [np.array([1, 0, 2]), np.array([[1.0], [0], [2]])])
+def test_labels_of_every_number_type_name_classes(labels):
+    scores = np.eye(3, dtype=np.float32)[[1, 0, 0]]
+    assert edge.accuracy(labels, scores).tolist() == [1, 1, 0]
+    assert edge.accuracy(labels, scores[:, None, None]).tolist() == [1, 1, 0]
+
+
+def test_one_unit_is_the_probability_of_class_1():
+    probabilities = np.array([[0.9], [0.5], [0.6], [0.1]])
+    for labels in (np.array([1, 1, 0, 0]), np.array([True, True, False, False])):
+        for scores in (probabilities, probabilities[:, 0]):
+            assert edge.accuracy(labels, scores).tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("metric", [edge.accuracy, edge.top_5])
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [
+        (np.array(["a", "b"]), r"<U1 of shape \(2,\)"),
+        (np.array([0, 8]), r"int64 of shape \(2,\), from 0 to 8"),
+        (np.array([-1, 0]), r"int64 of shape \(2,\), from -1 to 0"),
+        (np.array([0.5, 1]), r"float64 of shape \(2,\), from 0.5 to 1.0"),
+        (np.array([np.nan, 1]), r"float64 of shape \(2,\), from nan to nan"),
+        (np.eye(7)[:2], r"float64 of shape \(2, 7\), from 0.0 to 1.0"),
+        (np.eye(9)[:2], r"float64 of shape \(2, 9\), from 0.0 to 1.0"),
+    ],
+    ids=["text", "too large", "negative", "between", "NaN", "narrow", "wide"],
+)
+def test_labels_that_do_not_fit_the_head_are_an_error(labels, received, metric):
+    message = (
+        "^The labels of `ds` do not fit the head: for this file they must be class "
+        rf"numbers from 0 to 7, \[samples\] or one-hot \[samples, 8\].*: {received}$"
+    )
+    with pytest.raises(ValueError, match=message):
+        metric(labels, np.zeros((2, 8)))
+
+
+def test_one_hot_labels_do_not_fit_one_unit():
+    with pytest.raises(ValueError, match=r"numbers from 0 to 1, \[samples\]\. For"):
+        edge.accuracy(np.eye(2), np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "a"])
+def test_inputs_that_are_no_finite_numbers_are_an_error(value, file):
+    x = np.full((2, 4), value)
+    with pytest.raises(ValueError, match=r"x of `ds` for input .* hold finite numbers"):
+        evaluate_tflite(file, [(x, np.zeros(2))], progress=False)
+
+
 def test_what_is_no_path_is_an_error(tmp_path):
     with pytest.raises(TypeError, match=r"^`path` must be .* Received: None$"):
         evaluate_tflite(None, [])
     with pytest.raises(TypeError, match=r"^`path` must be .* Received: 3$"):
         benchmark_tflite(3)
+    data, _ = one_layer(np.eye(3, 4, dtype=np.float32))
+    (tmp_path / "a.tflite").write_bytes(data)
+    with pytest.raises(TypeError, match=r"^`against` must be .* Received: 5$"):
+        benchmark_tflite(tmp_path / "a.tflite", against=5)
     with pytest.raises(FileNotFoundError, match=r"^There is no file"):
         export_tflite(tmp_path, tmp_path / "new.tflite")
 
@@ -66,8 +119,16 @@ def test_a_dataset_that_does_not_fit_is_an_error(file):
         evaluate_tflite(file, [np.zeros((2, 4), np.float32)])
     with pytest.raises(ValueError, match="has shape"):
         evaluate_tflite(file, [(np.zeros((2, 5), np.float32), np.zeros(2))])
-    with pytest.raises(ValueError, match="`metrics` must be of"):
-        evaluate_tflite(file, batches(2), ["acuracy"])
+
+
+@pytest.mark.parametrize(
+    "metrics", [None, 5, "acuracy", ["acuracy"], [["accuracy"]], {"a": "accuracy"}, {}]
+)
+def test_metrics_that_are_unknown_or_no_functions_are_an_error(metrics, file):
+    with pytest.raises(
+        ValueError, match=r"^`metrics` must be of .* Received: metrics="
+    ):
+        evaluate_tflite(file, batches(2), metrics)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +136,6 @@ def test_a_dataset_that_does_not_fit_is_an_error(file):
     [
         ((5, 9), ("accuracy",), r"a label per sample. Received: x of shape \(5, 4\)"),
         ((9, 1), ("accuracy",), r"a label per sample.*labels of shape \(1,\)"),
-        ((5, 5), {}, "`metrics` must be of"),
         ((5, 5), {"mean": lambda y, p: np.mean(y)}, "'mean' must return one number"),
     ],
 )
@@ -164,6 +224,14 @@ def test_top_5_looks_at_the_five_largest():
     scores = np.arange(8.0)[None]
     assert edge.top_5(np.array([3]), scores).tolist() == [1]
     assert edge.top_5(np.array([2]), scores).tolist() == [0]
+    assert edge.top_5(np.eye(8)[[3, 2]], np.tile(scores, (2, 1))).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_top_5_of_five_classes_or_fewer_is_an_error(classes):
+    message = f'"top_5" needs six classes or more.* a file with {classes} scores'
+    with pytest.raises(ValueError, match=message):
+        edge.top_5(np.zeros(3), np.zeros((3, classes)))
 
 
 def test_a_larger_file_is_measured_to_be_slower_and_to_take_more_memory(tmp_path):
@@ -185,7 +253,7 @@ def test_a_larger_file_is_measured_to_be_slower_and_to_take_more_memory(tmp_path
     if report.file.peak_ram is not None and report.against.peak_ram is not None:
         assert report.against.peak_ram > report.file.peak_ram + 8_000_000
     assert json.loads(report.to_json())["threads"] == 1
-    assert "x as fast" in str(report)
+    assert str(report).endswith("x as fast, on 1 thread")
 
 
 def test_a_file_that_is_not_there_or_does_not_run_is_an_error(tmp_path):
@@ -194,5 +262,33 @@ def test_a_file_that_is_not_there_or_does_not_run_is_an_error(tmp_path):
     (tmp_path / "bad.tflite").write_bytes(b"\0\0\0\0TFL3" + b"\0" * 100)
     with pytest.raises(worker.JobError):
         benchmark_tflite(tmp_path / "bad.tflite")
-    with pytest.raises(ValueError, match="`threads` and `rounds`"):
-        benchmark_tflite(tmp_path / "bad.tflite", threads=0)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True, "2", None, float("nan")])
+@pytest.mark.parametrize("argument", ["threads", "rounds"])
+def test_a_count_that_is_no_whole_number_is_an_error(argument, value, file):
+    message = rf"^`{argument}` must be a whole .* Received: {argument}={value!r}$"
+    with pytest.raises(ValueError, match=message):
+        benchmark_tflite(file, **{argument: value})
+    if argument == "threads":
+        with pytest.raises(ValueError, match=message):
+            evaluate_tflite(file, batches(2), threads=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "1", None, True])
+def test_seconds_that_are_no_length_of_time_are_an_error(value, file):
+    with pytest.raises(ValueError, match=rf"^`seconds` must .* seconds={value!r}$"):
+        benchmark_tflite(file, seconds=value)
+
+
+@pytest.mark.parametrize("value", ["tf.lite", "", 3])
+def test_a_runtime_that_is_not_installed_is_an_error(value, file):
+    with pytest.raises(ValueError, match=rf"^`runtime` must .* runtime={value!r}$"):
+        benchmark_tflite(file, runtime=value)
+
+
+def test_counts_of_numpy_are_counts(file):
+    report = benchmark_tflite(
+        file, threads=np.int64(2), rounds=np.int32(2), seconds=np.float32(0.01)
+    )
+    assert json.loads(report.to_json())["threads"] == 2

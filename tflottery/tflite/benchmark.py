@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 
 import numpy as np
 
-from tflottery.tflite import worker
+from tflottery.records import is_number
+from tflottery.tflite import runtimes, worker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class BenchmarkReport:
                 f"loaded in {timing.load_ms:.1f} ms, peak {ram}"
             )
         if self.speedup is not None:
-            lines.append(f"{self.speedup:.2f}x as fast, on {self.threads} threads")
+            on = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+            lines.append(f"{self.speedup:.2f}x as fast, on {on}")
         return "\n".join(lines)
 
 
@@ -89,20 +92,21 @@ def benchmark_tflite(
       runtime: "litert" or "tensorflow"; LiteRT if it is installed, if None.
 
     Raises:
-      ValueError: If an argument does not fit.
+      TypeError: If `path` or `against` is no path.
+      FileNotFoundError: If a file is not there.
+      ValueError: If another argument does not fit.
       JobError: If a file does not run.
     """
-    if threads < 1 or rounds < 1 or not seconds > 0:
-        raise ValueError(
-            "`threads` and `rounds` must be at least 1, `seconds` above 0. "
-            f"Received: threads={threads}, rounds={rounds}, seconds={seconds}"
-        )
-    given = [p for p in (path, against) if p is not None]
-    paths = [worker.file(p) for p in given]
+    threads = worker.count(threads, "threads")
+    rounds = worker.count(rounds, "rounds")
+    _check(seconds, runtime)
+    given, paths = [path], [worker.file(path)]
+    if against is not None:
+        given.append(against)
+        paths.append(worker.file(against, "against"))
     common = {"threads": threads, "runtime": runtime}
-    timed = worker.call(
-        {"do": "time", "paths": paths, "rounds": rounds, "seconds": seconds, **common}
-    )["ms"]
+    turns = {"rounds": rounds, "seconds": float(seconds)}
+    timed = worker.call({"do": "time", "paths": paths, **turns, **common})["ms"]
     timings = []
     for shown, name, taken in zip(given, paths, timed, strict=True):
         loaded = worker.call({"do": "load", "path": name, **common})
@@ -125,3 +129,16 @@ def benchmark_tflite(
         speedup=speedup,
         threads=threads,
     )
+
+
+def _check(seconds: float, runtime: str | None) -> None:
+    if not is_number(seconds) or not 0 < seconds < math.inf:
+        raise ValueError(
+            f"`seconds` must be a number above 0, as 1.5. Received: seconds={seconds!r}"
+        )
+    runtimes.default()  # or there is none
+    if runtime is not None and runtime not in runtimes.installed():
+        raise ValueError(
+            "`runtime` must be None or the name of one that is installed, of "
+            f"{runtimes.installed()}. Received: runtime={runtime!r}"
+        )

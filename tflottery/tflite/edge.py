@@ -26,24 +26,68 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
       labels: Class numbers `[samples]` or `[samples, 1]`, or one-hot
         `[samples, classes]`.
       predictions: Scores `[samples, classes]`; for two classes also `[samples, 1]`,
-        the probability of class 1.
+        the probability of class 1, which is chosen above 0.5.
+
+    Raises:
+      ValueError: If the labels do not fit the scores.
 
     >>> accuracy(np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]]))
     array([1., 0.])
     """
-    if predictions.shape[-1] == 1:
-        chosen = predictions[..., 0] > 0.5
-    else:
-        chosen = predictions.argmax(axis=-1)
-    one_hot = labels.ndim == predictions.ndim and labels.shape[-1] > 1
-    named = labels.argmax(axis=-1) if one_hot else labels.reshape(chosen.shape)
+    scores, named = _named(labels, predictions)
+    chosen = scores[:, 0] > 0.5 if scores.shape[1] == 1 else scores.argmax(axis=1)
     return (named == chosen).astype(np.float64)
 
 
 def top_5(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns 1 per sample whose class is among the five largest scores, else 0."""
-    best = np.argsort(-predictions, axis=-1, kind="stable")[:, :5]
-    return (best == labels.reshape(-1, 1)).any(axis=-1).astype(np.float64)
+    """Returns 1 per sample whose class is among the five largest scores, else 0.
+
+    Args:
+      labels: As those of `accuracy`.
+      predictions: Scores `[samples, classes]` of six classes or more.
+
+    Raises:
+      ValueError: If the labels do not fit the scores, or there are too few classes.
+    """
+    scores, named = _named(labels, predictions)
+    if scores.shape[1] <= 5:
+        raise ValueError(
+            'The metric "top_5" needs six classes or more: of five or fewer each is '
+            'among the five best. Take "accuracy". '
+            f"Received: a file with {scores.shape[1]} scores per sample"
+        )
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    return (best == named[:, None]).any(axis=1).astype(np.float64)
+
+
+def _named(
+    labels: np.ndarray, predictions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns scores `[samples, classes]`, and the class number of each sample."""
+    width = predictions.shape[-1] if predictions.ndim > 1 else 1
+    scores = predictions.reshape(-1, width).astype(np.float64)
+    classes = max(2, width)  # one unit tells two apart
+    named = None
+    if labels.dtype.kind in "biuf" and np.isfinite(labels).all():
+        if labels.size == len(scores):
+            named = labels.reshape(-1)
+        elif labels.size == scores.size:
+            named = labels.reshape(scores.shape).argmax(axis=1)
+    if named is None or not np.isin(named, np.arange(classes)).all():
+        one_hot = f" or one-hot [samples, {width}]" if width > 1 else ""
+        raise ValueError(
+            "The labels of `ds` do not fit the head: for this file they must be class "
+            f"numbers from 0 to {classes - 1}, [samples]{one_hot}. For others give a "
+            f"metric of your own. Received: {_described(labels)}"
+        )
+    return scores, named
+
+
+def _described(labels: np.ndarray) -> str:
+    text = f"{labels.dtype} of shape {labels.shape}"
+    if labels.dtype.kind in "biuf" and labels.size:
+        text += f", from {labels.min()} to {labels.max()}"
+    return text
 
 
 _METRICS: dict[str, Metric] = {"accuracy": accuracy, "top_5": top_5}
@@ -68,13 +112,19 @@ def evaluate_tflite(
       ds: Batches of `(x, labels)`; `x` may be a list of arrays, one per input, or a
         dict by the inputs' names. The metrics look at the first output.
       metrics: Names, of "accuracy" and "top_5", or functions by name, from labels and
-        predictions to one number per sample; the mean of those is the metric.
+        predictions to one number per sample; the mean of those is the metric. Both
+        names take class numbers or one-hot labels; "top_5" needs six classes or more.
+        "accuracy" takes a single output as the probability of class 1, and chooses
+        that class above 0.5: for a model trained with `from_logits=True` give
+        `{"accuracy": lambda labels, logits: (logits[:, 0] > 0) == labels}`.
       threads: How many threads to compute with.
       progress: Show a progress bar.
 
     Raises:
-      ValueError: If a metric is unknown, the dataset is empty or does not fit, or the
-        file is damaged.
+      TypeError: If `path` is no path.
+      FileNotFoundError: If the file is not there.
+      ValueError: If a metric is unknown or does not fit the file, the dataset is empty
+        or does not fit, its inputs are not finite, or the file is damaged.
       JobError: If the file does not run; it is run in a process of its own.
 
     Example:
@@ -84,8 +134,7 @@ def evaluate_tflite(
     ```
     """
     functions = _functions(metrics)
-    if threads < 1:
-        raise ValueError(f"`threads` must be at least 1. Received: threads={threads}")
+    threads = worker.count(threads, "threads")
     runtimes.default()  # or there is none
     name = worker.file(path)
     specs = samples.specs_of(Graph(pathlib.Path(name).read_bytes()))
@@ -148,6 +197,11 @@ def _checked(batch: Any, specs: Sequence[samples.Spec]) -> _Batch:
                 f"Input {spec.name!r} of the file has shape {spec.shape}. "
                 f"Received: an array of shape {array.shape}"
             )
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            raise ValueError(
+                f"The x of `ds` for input {spec.name!r} must hold finite numbers. "
+                f"Received: {array.dtype} of shape {array.shape}, not all finite"
+            )
         if array.shape[:1] != labels.shape[:1]:
             raise ValueError(
                 "A batch of `ds` must hold a label per sample. Received: "
@@ -170,15 +224,16 @@ def _sum(
 
 def _functions(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
     if isinstance(metrics, Mapping) and metrics:
-        return dict(metrics)
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    unknown = [name for name in names if name not in _METRICS]
-    if unknown or not names:
-        raise ValueError(
-            f"`metrics` must be of {sorted(_METRICS)}, or functions by name. "
-            f"Received: metrics={names}"
-        )
-    return {name: _METRICS[name] for name in names}
+        if all(map(callable, metrics.values())):
+            return dict(metrics)
+    elif isinstance(metrics, Iterable):
+        names = [metrics] if isinstance(metrics, str) else list(metrics)
+        if names and all(isinstance(n, str) and n in _METRICS for n in names):
+            return {name: _METRICS[name] for name in names}
+    raise ValueError(
+        f"`metrics` must be of {sorted(_METRICS)}, or functions by name, as "
+        f'{{"error": my_function}}. Received: metrics={metrics!r}'
+    )
 
 
 def _shown(ds: Iterable[Any], progress: bool) -> Iterator[Any]:

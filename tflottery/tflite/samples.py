@@ -129,6 +129,11 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
             f"Received: {data!r} of type {type(data).__name__}"
         )
     columns = _columns(data, specs, most)
+    if len(columns) != len(specs):
+        raise ValueError(
+            f"`representative_data` must hold one array for each of the {len(specs)} "
+            f"inputs. Received: {len(columns)} arrays"
+        )
     for array, spec in zip(columns, specs, strict=True):
         _check_calibrates(array, spec)
     return columns
@@ -152,22 +157,21 @@ def _check_calibrates(array: np.ndarray, spec: Spec) -> None:
 
 
 def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
-    if isinstance(data, np.ndarray):
-        return [data[:most]]
+    if hasattr(data, "shape") and hasattr(data, "dtype"):  # of any library
+        _check_batched([data], specs, data)
+        return [np.asarray(data[:most])]
     if isinstance(data, Mapping):
         data = by_name(data, specs)
     if _is_list(data) and len(data) == len(specs) and hasattr(data[0], "shape"):
-        return [np.asarray(array)[:most] for array in data]
+        arrays = [np.asarray(array) for array in data]
+        _check_batched(arrays, specs, data)
+        return [array[:most] for array in arrays]
     batches = data() if isinstance(data, Callable) else data
     parts: list[list[np.ndarray]] = []
     count = 0
     for batch in batches:
         arrays = _inputs_of(batch, specs)
-        if not all(array.ndim for array in arrays):
-            raise ValueError(
-                "`representative_data` must be an array, or an iterable of batches of "
-                f"arrays. Received as a batch: {batch!r}"
-            )
+        _check_batched(arrays, specs, batch)
         parts.append(arrays)
         count += len(arrays[0])
         if count >= most:
@@ -175,6 +179,26 @@ def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
     if not parts:
         raise ValueError("`representative_data` holds no samples.")
     return [np.concatenate(column)[:most] for column in zip(*parts, strict=True)]
+
+
+def _check_batched(arrays: Sequence[Any], specs: Sequence[Spec], batch: Any) -> None:
+    """Checks that the arrays of a batch hold samples, and are not samples themselves.
+
+    They may be too many or too few.
+    """
+    for array, spec in zip(arrays, specs, strict=False):
+        if tuple(array.shape) == spec.shape[1:]:
+            raise ValueError(
+                f"`representative_data` of input {spec.name!r} looks like single "
+                "samples: it must be an array (samples, ...), or an iterable of such "
+                "batches. Batch a dataset with `ds.batch(32)`, and give `x[None]` for "
+                f"a sample x. Received: an array of shape {tuple(array.shape)}"
+            )
+        if not len(array.shape):
+            raise ValueError(
+                "`representative_data` must be an array, or an iterable of batches of "
+                f"arrays. Received as a batch: {batch!r}"
+            )
 
 
 def _inputs_of(batch: Any, specs: Sequence[Spec]) -> list[np.ndarray]:

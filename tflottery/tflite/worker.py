@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tflottery.records import is_whole
 from tflottery.tflite import jobs, runtimes
 
 _LIMIT = 900  # seconds; a job that takes longer is ended
@@ -36,8 +37,12 @@ class JobError(RuntimeError):
     """A job raised, or its process died."""
 
 
-def file(path: str | os.PathLike[str]) -> str:
+def file(path: str | os.PathLike[str], argument: str = "path") -> str:
     """Returns a file's absolute path, as jobs need it.
+
+    Args:
+      path: The file.
+      argument: What it was given as, for the errors.
 
     Raises:
       TypeError: If it is no path.
@@ -45,12 +50,26 @@ def file(path: str | os.PathLike[str]) -> str:
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
-            '`path` must be the path of a .tflite file, as "student.tflite". '
+            f'`{argument}` must be the path of a .tflite file, as "student.tflite". '
             f"Received: {path!r}"
         )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     return os.path.abspath(path)
+
+
+def count(value: Any, argument: str) -> int:
+    """Returns how many of something an argument asks for, as jobs need it.
+
+    Raises:
+      ValueError: If it is no whole number of at least 1.
+    """
+    if not is_whole(value) or value < 1:
+        raise ValueError(
+            f"`{argument}` must be a whole number of at least 1. "
+            f"Received: {argument}={value!r}"
+        )
+    return int(value)
 
 
 def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, Any]:
