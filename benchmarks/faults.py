@@ -5,8 +5,9 @@
 Every search runs in a process of its own, forked from one that has its imports done.
 It is killed (SIGKILL) at a random time, or inside a random write to its `run_dir`, or
 told to end (SIGTERM), and called again until it finishes. Its ticket must then hold
-the very bytes of the ticket that an unbroken search wrote. Prints a table; exits with
-1 where anything was lost.
+the very bytes of the ticket that an unbroken search wrote, and the last call must have
+trained the epochs that were left and no other. Prints a table; exits with 1 where
+anything was lost.
 """
 
 import argparse
@@ -36,15 +37,16 @@ Y = (X[:, 0] + X[:, 1] > 0).astype("int64") + (X[:, 2] > 1)
 KEPT = ("ticket.safetensors", "rounds/001.ticket", "rounds/003.ticket")
 
 
-def model():
+def model(library):
     """Returns a network with state of every kind: statistics, seeds, averages."""
-    return keras.Sequential(
+    layers = library.layers
+    return library.Sequential(
         [
-            keras.layers.Input((6,)),
-            keras.layers.Dense(16, activation="relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.3, seed=3),
-            keras.layers.Dense(3, activation="softmax"),
+            layers.Input((6,)),
+            layers.Dense(16, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3, seed=3),
+            layers.Dense(3, activation="softmax"),
         ]
     )
 
@@ -84,24 +86,66 @@ def arrays():
     return keras.optimizers.Adam(0.02), options
 
 
-CASES = {f.__name__: f for f in (rewind, averages, learning_rate, fine_tune, arrays)}
+def tf_keras_momentum():
+    """tf_keras with momentum, to step 5; Dropout draws from a generator."""
+    import tf_keras
+
+    tf_keras.backend.experimental.enable_tf_random_generator()
+    return tf_keras.optimizers.SGD(0.05, momentum=0.9), {"rewind_step": 5}
 
 
-def find(case: str, folder: pathlib.Path, *, seed: int = 1, **more):
-    """Runs the search of a case; in a folder that holds some of it, what is left."""
+def drawn(trained, rewind):
+    """Scores by random numbers that the number of weights left decides."""
+    left = sum(np.count_nonzero(w) for w in trained.values())
+    rng = np.random.default_rng(left)
+    return {path: rng.random(w.shape) for path, w in trained.items()}
+
+
+def criterion():
+    """A criterion that draws, the same in every process."""
+    return keras.optimizers.Adam(0.01), {"criterion": drawn}
+
+
+CASES = {
+    case.__name__: case
+    for case in (
+        *(rewind, averages, learning_rate, fine_tune, arrays),
+        *(tf_keras_momentum, criterion),
+    )
+}
+
+
+def noting(library, path):
+    """Returns a callback that adds a byte to a file for every epoch."""
+
+    class Noting(library.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            with open(path, "a") as file:
+                file.write(".")
+
+    return Noting()
+
+
+def find(case: str, folder: pathlib.Path, epochs=os.devnull, **more):
+    """Runs the search of a case; in a folder that holds some of it, what is left.
+
+    Args:
+        case: its name.
+        folder: the `run_dir`.
+        epochs: a file that grows by a byte for every epoch that is trained.
+        **more: arguments of `find_ticket`.
+    """
     keras.utils.set_random_seed(int.from_bytes(os.urandom(3)))  # A new process's own.
     optimizer, options = CASES[case]()
-    network = model()
+    library = sys.modules[type(optimizer).__module__.split(".")[0]]
+    library.utils.set_random_seed(int.from_bytes(os.urandom(3)))
+    network = model(library)
     # The first weights of an unbroken search; those on disk count for a broken one.
     rng = np.random.default_rng(5)
     network.set_weights(
         [
-            w
-            if "statistic" in v.path
-            else rng.normal(0, 0.4, w.shape).astype(w.dtype)
-            if w.ndim == 2
-            else w
-            for v, w in zip(network.weights, network.get_weights(), strict=True)
+            rng.normal(0, 0.4, w.shape).astype(w.dtype) if w.ndim == 2 else w
+            for w in network.get_weights()
         ]
     )
     network.compile(
@@ -112,8 +156,10 @@ def find(case: str, folder: pathlib.Path, *, seed: int = 1, **more):
     )
     batches = pipelines.train_pipeline(X, Y, batch_size=16, seed=0)
     arguments = {"ds": batches, "epochs": 3, "rounds": 3, "select": "last"}
-    arguments |= {"target_sparsity": 0.7, "verbose": 0, "seed": seed}
+    arguments |= {"target_sparsity": 0.7, "verbose": 0, "seed": 1}
     arguments |= {"validation_data": (X, Y), "run_dir": folder, **options, **more}
+    given = arguments.get("callbacks", [])
+    arguments["callbacks"] = [*given, noting(library, epochs)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return search.find_ticket(network, **arguments)
@@ -132,6 +178,8 @@ def forked(work) -> int:
     except SystemExit as stop:
         status = int(stop.code or 0)
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            status = NO_SPACE
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(status)
 
@@ -176,6 +224,7 @@ def full_disk(rng: random.Random) -> None:
     os.fsync = failing
 
 
+NO_SPACE = 28
 FAULTS = ("SIGKILL, any time", "SIGKILL, in a write", "SIGTERM", "no space left")
 
 
@@ -194,7 +243,7 @@ def broken(fault: str, case: str, folder: pathlib.Path, seconds: float, rng) -> 
         time.sleep(rng.uniform(0.3, 1.0) * seconds)
         os.kill(number, signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL)
     status = ended(number)
-    expected = {"SIGTERM": 143, "no space left": 1}.get(fault, -signal.SIGKILL)
+    expected = {"SIGTERM": 143, "no space left": NO_SPACE}.get(fault, -signal.SIGKILL)
     assert status in (0, expected), (fault, case, status)
     return status != 0
 
@@ -205,7 +254,18 @@ def epochs_kept(folder: pathlib.Path) -> int:
     if not current.exists():
         return 0
     header = files.read_arrays(current)[1]
-    return 100 * header["round"] + header["epoch"]
+    histories = [header["history"]]
+    for number in range(header["round"]):
+        record = files.read_json(folder / "rounds" / f"{number:03d}.json")
+        histories.append(record["history"])
+    return sum(len(history.get("loss", ())) for history in histories)
+
+
+def trained(case: str, folder: pathlib.Path) -> int:
+    """Runs a search to its end; returns how many epochs that took."""
+    with tempfile.NamedTemporaryFile() as epochs:
+        assert ended(forked(lambda: find(case, folder, epochs.name))) == 0, case
+        return os.path.getsize(epochs.name)
 
 
 def main(arguments=None) -> int:
@@ -218,11 +278,12 @@ def main(arguments=None) -> int:
     rng = random.Random(options.seed)
     counts = collections.Counter()
     with tempfile.TemporaryDirectory() as root:
-        wanted, seconds = {}, {}
+        wanted, seconds, total = {}, {}, {}
         for case in options.cases:
             folder = pathlib.Path(root, case)
             began = time.monotonic()
-            assert ended(forked(lambda c=case, f=folder: find(c, f))) == 0, case
+            total[case] = trained(case, folder)
+            assert total[case] == epochs_kept(folder), case
             seconds[case] = time.monotonic() - began
             wanted[case] = {name: (folder / name).read_bytes() for name in KEPT}
         for fault in options.faults:
@@ -236,8 +297,10 @@ def main(arguments=None) -> int:
                     counts[fault, "faults"] += broken(
                         fault, case, folder, seconds[case], rng
                     )
-                    counts[fault, "went back"] += epochs_kept(folder) < before
-                assert ended(forked(lambda c=case, f=folder: find(c, f))) == 0, case
+                    after = epochs_kept(folder)
+                    counts[fault, "lost"] += max(0, before - after)
+                left = total[case] - epochs_kept(folder)
+                counts[fault, "lost"] += abs(trained(case, folder) - left)
                 for name, data in wanted[case].items():
                     if (folder / name).read_bytes() != data:
                         counts[fault, "differ"] += 1
@@ -250,10 +313,10 @@ def main(arguments=None) -> int:
                 f"| {fault} | {counts[fault, 'faults']} faults | "
                 f"{counts[fault, 'searches']} searches | "
                 f"{counts[fault, 'differ']} files that differ | "
-                f"{counts[fault, 'went back']} epochs lost |",
+                f"{counts[fault, 'lost']} epochs lost |",
                 flush=True,
             )
-    lost = sum(n for (_, what), n in counts.items() if what in ("differ", "went back"))
+    lost = sum(n for (_, what), n in counts.items() if what in ("differ", "lost"))
     return 1 if lost else 0
 
 

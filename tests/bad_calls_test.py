@@ -135,6 +135,10 @@ ARGUMENTS = {
         " 72 prunable weights in 2 layers at most 0.972222 can be pruned. "
         "Received: target_sparsity=0.99"
     ),
+    "target_sparsity=1e-4": (
+        "`target_sparsity` prunes not one of the 72 weights. Received: "
+        "target_sparsity=0.0001"
+    ),
     "epochs=0": ("`epochs` must be a whole number of at least 1. Received: epochs=0"),
     "epochs=2.5": (
         "`epochs` must be a whole number of at least 1. Received: epochs=2.5"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tflottery
-from tflottery import callbacks
+from tflottery import callbacks, files
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
@@ -21,7 +21,7 @@ def make_callbacks():
     ]
 
 
-def find(folder, stop=None):
+def find(folder, stop=None, more=(), **options):
     keras.utils.set_random_seed(2)
     model = keras.Sequential(
         [
@@ -35,18 +35,18 @@ def find(folder, stop=None):
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
+    arguments = {"epochs": 8, "callbacks": [*make_callbacks(), *more, Raises(stop)]}
     return tflottery.find_ticket(
         model,
         (X, Y),
         validation_data=(X, Y),
-        epochs=8,
         rounds=1,
         target_sparsity=0.5,
         select="last",
         seed=1,
         run_dir=folder,
-        callbacks=[*make_callbacks(), Raises(stop)],
         verbose=0,
+        **arguments | options,
     ).ticket
 
 
@@ -84,3 +84,94 @@ def test_numbers_and_weights_come_back_and_the_model_stays():
     callbacks.remind([other], numbers, arrays)
     assert (other.wait, other.best, other.model) == (3, 0.5, "a model")
     np.testing.assert_array_equal(other.best_weights[0], np.ones(2))
+
+
+class Counts(keras.callbacks.Callback):
+    """Stores a setting under another name, and counts epochs from the first on."""
+
+    def __init__(self, setting=0, stop=None):
+        super().__init__()
+        self.kept_setting = setting
+        self.epochs = 0
+        self.in_first = False
+        self.seen = []
+        self.stop = stop
+
+    def on_train_begin(self, logs=None):
+        self.in_first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seen.append((self.kept_setting, self.epochs, self.in_first))
+        if len(self.seen) == self.stop:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+        self.in_first = False
+
+
+def test_a_new_setting_counts_when_a_search_goes_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, more=[Counts(3, stop=3)], epochs=4)
+    counts = Counts(7)
+    find(tmp_path, more=[counts], epochs=4)
+    assert counts.seen[0] == (7, 2, False)
+
+
+def test_callbacks_that_are_used_again_count_on_from_the_last_finished_epoch(tmp_path):
+    counts = Counts(stop=3)
+    given = [*make_callbacks(), counts]
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path, epochs=4, callbacks=given)
+    assert counts.epochs == 0
+    counts.stop = None
+    find(tmp_path, epochs=4, callbacks=given)
+    assert [seen[1] for seen in counts.seen][:6] == [0, 1, 2, 2, 3, 4]
+
+
+def test_a_run_dir_from_somebody_else_names_no_file_to_write(tmp_path):
+    mine, theirs = tmp_path / "mine.keras", tmp_path / "theirs.keras"
+    folder = tmp_path / "run"
+
+    def checkpoint():
+        return keras.callbacks.ModelCheckpoint(str(mine))
+
+    with pytest.raises(KeyboardInterrupt):
+        find(folder, 2, more=[checkpoint()], epochs=3)
+    state, header = files.read_arrays(folder / "current.safetensors")
+    header["callbacks"][2]["filepath"] = str(theirs)
+    files.write_arrays(folder / "current.safetensors", state, header)
+    mine.unlink()
+    find(folder, more=[checkpoint()], epochs=3)
+    assert mine.exists()
+    assert not theirs.exists()
+
+
+def test_only_what_can_be_remembered_comes_back():
+    stop = keras.callbacks.EarlyStopping("loss", patience=3)
+    stop.note = "mine"
+    forged = {"patience": 9, "params": 1, "on_epoch_end": 1, "__class__": 1}
+    forged |= {"note": "theirs", "wait": "theirs", "model": 1, "best": [1]}
+    kept = dict(vars(stop))
+    arrays = {f"callbacks/0/{n}/00000": np.ones(1) for n in ("set_model", "patience")}
+    callbacks.remind([stop], [forged], arrays)
+    assert vars(stop) == kept
+    callbacks.remind([stop], [{"wait": 2, "epochs": 5}], {})
+    assert (stop.wait, stop.epochs) == (2, 5)
+
+
+def test_texts_are_not_remembered():
+    board = keras.callbacks.CSVLogger("mine.csv")
+    board.note, board.count = "mine", 3
+    assert callbacks.remembered([board])[0][0]["count"] == 3
+    assert "note" not in callbacks.remembered([board])[0][0]
+
+
+def test_what_has_not_changed_is_not_remembered():
+    counts = Counts(3)
+    settings = callbacks.numbers_in([counts])
+    counts.in_first = True
+    settings = callbacks.unchanged([counts], settings)
+    counts.epochs, counts.in_first = 2, False
+    numbers, _ = callbacks.remembered([counts], settings)
+    assert numbers == [{"epochs": 2, "in_first": False}]

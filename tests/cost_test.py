@@ -63,8 +63,43 @@ def test_an_argument_that_find_ticket_lacks_is_an_error():
         ({"callbacks": [print]}, "`callbacks`"),
         ({"verbose": 7}, "`verbose`"),
         ({"resume": 9}, "`resume`"),
+        ({"target_sparsity": 1e-4}, "`target_sparsity` prunes not one of the 360"),
+        ({"validation_data": (X, Y + 9)}, "`validation_data` has labels from 9 to"),
     ],
 )
 def test_what_find_ticket_refuses_is_refused_here_too(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         tflottery.estimate_cost(make_model(), (X, Y), **arguments)
+
+
+def test_a_refused_call_leaves_the_model_as_it_was():
+    model = make_model()
+    with pytest.raises(ValueError, match="labels"):
+        tflottery.estimate_cost(model, (X, Y), validation_data=(X, Y + 9))
+    assert not model.compiled
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="needs tf.data")
+def test_validation_data_that_cannot_be_counted_is_an_error():
+    import tensorflow as tf
+
+    ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    unknown = ds.filter(lambda x, y: True)
+    with pytest.raises(ValueError, match="`validation_data` does not know how many ba"):
+        tflottery.estimate_cost(make_model(), ds, validation_data=unknown)
+
+
+def test_the_disk_of_many_epochs_is_that_of_the_search(tmp_path):
+    options = {
+        "validation_data": (X[:32], Y[:32]),
+        "epochs": 30,
+        "rounds": 6,
+        "seed": 1,
+        "select": "last",
+        "run_dir": tmp_path,
+        "verbose": 0,
+    }
+    cost = tflottery.estimate_cost(make_model(), (X[:32], Y[:32]), **options)
+    tflottery.find_ticket(make_model(), (X[:32], Y[:32]), **options)
+    size = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
+    assert 0.8 * size < cost.disk_bytes < 1.3 * size

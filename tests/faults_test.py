@@ -149,6 +149,109 @@ def test_a_network_built_again_under_other_numbers_goes_on(unbroken, tmp_path):
     assert f"{name}/kernel" in found.ticket.rounds[0].density_per_layer
 
 
+def noise(trained, rewind):
+    """Scores weights otherwise whenever it is asked."""
+    rng = np.random.default_rng()
+    return {path: rng.random(w.shape) for path, w in trained.items()}
+
+
+def test_a_round_goes_on_with_its_masks_though_the_criterion_draws(tmp_path):
+    options = {"run_dir": tmp_path, "criterion": noise, "rounds": 1, "rewind_step": 0}
+    with pytest.raises(KeyboardInterrupt):
+        find(stop=4, **options)
+    state, header = files.read_arrays(tmp_path / "current.safetensors")
+    assert (header["round"], header["epoch"]) == (1, 1)
+    kept = [a for name, a in state.items() if name.startswith("masks/")]
+    masks = map(np.packbits, find(**options).ticket.masks.values())
+    for bits, mask in zip(sorted(kept, key=len), sorted(masks, key=len), strict=True):
+        np.testing.assert_array_equal(bits, mask)
+
+
+def test_a_round_that_lacks_only_its_ticket_gets_the_masks_it_was_trained_under(
+    tmp_path, monkeypatch
+):
+    options = {"run_dir": tmp_path, "criterion": noise, "rounds": 1, "rewind_step": 0}
+    save_round = runs.Run.save_round
+
+    def stop(run, ticket):
+        if ticket.round == 1:
+            raise KeyboardInterrupt
+        save_round(run, ticket)
+
+    monkeypatch.setattr(runs.Run, "save_round", stop)
+    with pytest.raises(KeyboardInterrupt):
+        find(**options)
+    monkeypatch.undo()
+    found = find(**options)
+    record = found.ticket.rounds[1]
+    assert set(record.density_per_layer) == set(found.ticket.masks)
+    loss = found.evaluate(X, Y, verbose=0, return_dict=True)["loss"]
+    assert record.metrics["val_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [lambda name: {"skip": (name,)}, lambda name: {"layer_fractions": {name: 0.05}}],
+)
+def test_a_pattern_of_a_number_that_is_now_another_layers_is_refused(tmp_path, option):
+    keras.backend.clear_session()
+    options = {"run_dir": tmp_path, "target_sparsity": 0.2, **option("dense_1")}
+    with pytest.raises(KeyboardInterrupt):
+        find(stop=3, **options)
+    keras.backend.clear_session()
+    keras.layers.Dense(1)  # It takes the first number.
+    with pytest.raises(runs.RunError, match=r"\n  pruned\.dense/kernel: .* there, "):
+        find(**options)
+
+
+def forged(what, state, header):
+    weight = next(
+        name
+        for name, array in state.items()
+        if name.startswith("weights/") and array.shape == (6, 8)
+    )
+    mask = weight.replace("weights/", "masks/")
+    if what == "lacks":
+        del state[weight]
+    elif what == "shape":
+        state[weight] = state[weight][:1]
+    elif what == "kind":
+        state[weight] = state[weight].astype("int32")
+    elif what == "mask":
+        state[mask] = state[mask][:-1]
+    elif what == "key":
+        header["x"] = 1
+    elif what == "callbacks":
+        header["callbacks"] = "abc"
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("lacks", "It lacks the array 'weights/dense"),
+        ("shape", r"Its array 'weights/.*' is float32 of shape \(1, 8\), where"),
+        ("kind", r"Its array 'weights/.*' is int32 of shape \(6, 8\), where"),
+        ("mask", r"Its array 'masks/.*' is uint8 of shape \(5,\), where"),
+        ("key", "'x'"),
+        ("callbacks", "`callbacks` of a Stage is not of its kind"),
+    ],
+)
+def test_a_state_that_is_whole_but_of_another_network_is_an_error_that_names_it(
+    tmp_path, what, message
+):
+    with pytest.raises(KeyboardInterrupt):
+        find(run_dir=tmp_path, stop=3)
+    path = tmp_path / "current.safetensors"
+    state, header = files.read_arrays(path)
+    forged(what, state, header)
+    files.write_arrays(path, state, header)
+    watch = Raises(0, None)
+    with pytest.raises(runs.RunError, match=message) as caught:
+        find(run_dir=tmp_path, callbacks=[watch])
+    assert "current.safetensors that is whole, but no state of" in str(caught.value)
+    assert watch.epochs == []
+
+
 def test_a_finished_search_returns_at_once(unbroken):
     before = {p: p.read_bytes() for p in unbroken.rglob("*") if p.is_file()}
     counts = Raises(0, None)
@@ -266,6 +369,24 @@ def test_what_a_killed_writer_left_is_removed(unbroken, tmp_path):
     find(run_dir=tmp_path)
     assert [p.name for p in tmp_path.rglob(".*")] == [".mine"]
     assert same(tmp_path, unbroken)
+
+
+def test_files_that_are_the_users_own_stay(tmp_path):
+    (tmp_path / ".notes.tmp").write_bytes(b"mine")
+    (tmp_path / "lock").write_bytes(b"mine")
+    with pytest.raises(files.FileError) as caught:
+        find(run_dir=tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'lock'} is no lock of tflottery's, which would overwrite it. "
+        "Move it away, or choose another `run_dir`."
+    )
+    assert (tmp_path / "lock").read_bytes() == b"mine"
+    (tmp_path / "lock").write_bytes(b"process 1234567 on a host of a long name")
+    with runs.opened(tmp_path, {}):
+        owner = (tmp_path / "lock").read_text()
+    assert owner.startswith(f"process {os.getpid()} on ")
+    assert "long name" not in owner
+    assert (tmp_path / ".notes.tmp").read_bytes() == b"mine"
 
 
 def test_resume_never_starts_beside_and_says_where(tmp_path, capsys):

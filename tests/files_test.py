@@ -322,3 +322,13 @@ def test_a_path_may_begin_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert files.path_of("~/runs") == pathlib.Path("/home/me/runs")
     assert files.path_of("runs/~") == pathlib.Path("runs/~")
+
+
+def test_only_what_write_leaves_of_the_named_files_is_removed(tmp_path):
+    ours = [".run.json.7.tmp", ".start.safetensors.123.tmp"]
+    others = [".notes.tmp", ".run.json.tmp", ".run.json.x.tmp", ".run_json.7.tmp"]
+    others += ["run.json", ".7.tmp", ".notes.7.tmp", "run.json.7.tmp"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_bytes(b"")
+    files.remove_scratch(tmp_path, r"run\.json|start\.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)

@@ -23,6 +23,7 @@ LAYERS = {
         *(
             "search",
             "rounds",
+            "stages",
             "selection",
             "calls",
             "callbacks",

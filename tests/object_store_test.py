@@ -1,12 +1,16 @@
 """Object store: a search kept in S3, which moto serves on this machine."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+import time
 
 import keras
 import pytest
+
+from tflottery import files, locks, runs
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 MISSING = [
@@ -124,3 +128,129 @@ def test_a_search_is_kept_in_s3_goes_on_there_and_is_locked(tmp_path):
         "run/start.safetensors",
         "run/ticket.safetensors",
     ]
+
+
+class Store:
+    """A path in an object store that can fail, in memory."""
+
+    objects: dict[str, bytes]
+    error: Exception | None
+
+    def __init__(self, path):
+        self.path = path
+
+    def __truediv__(self, name):
+        return Store(f"{self.path}/{name}")
+
+    def __str__(self):
+        return self.path
+
+    def exists(self):
+        return self.path in Store.objects
+
+    def read_bytes(self):
+        return Store.objects[self.path]
+
+    def write_bytes(self, data):
+        if Store.error is not None:
+            raise Store.error
+        Store.objects[self.path] = data
+
+    def unlink(self):
+        del Store.objects[self.path]
+
+
+LOCK = "gs://b/run/lock"
+
+
+@pytest.fixture
+def store(monkeypatch):
+    monkeypatch.setattr(locks, "_RENEW", 0.02)
+    monkeypatch.setattr(locks, "_SETTLE", 0.0)
+    monkeypatch.setattr(Store, "objects", {}, raising=False)
+    monkeypatch.setattr(Store, "error", None, raising=False)
+    return Store("gs://b/run")
+
+
+def eventually(check):
+    end = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def written():
+    return json.loads(Store.objects[LOCK])["time"]
+
+
+def test_a_lock_in_an_object_store_is_renewed_after_an_error_of_any_kind(store):
+    with locks.held(store):
+        Store.error = RuntimeError("503 try again")
+        time.sleep(0.1)
+        Store.error, before = None, written()
+        eventually(lambda: written() > before)
+    assert Store.objects == {}
+
+
+def test_a_lock_that_another_took_over_is_lost_and_stays_the_others(store):
+    theirs = json.dumps({"owner": "process 7 on there", "key": "k", "time": 0})
+    with locks.held(store):
+        locks.check(store)
+        Store.objects[LOCK] = theirs.encode()
+        time.sleep(0.1)
+        with pytest.raises(locks.LockError) as caught:
+            locks.check(store)
+    assert str(caught.value) == (
+        "`run_dir` 'gs://b/run' was taken over by process 7 on there, as this search "
+        "could not renew its lock for 180 seconds. Nothing more was written. Call "
+        "again when the other ends."
+    )
+    assert Store.objects == {LOCK: theirs.encode()}
+    locks.check(store)
+
+
+def test_a_process_that_slept_looks_before_it_writes(store, monkeypatch):
+    monkeypatch.setattr(locks, "_RENEW", 1000.0)
+    with locks.held(store):
+        Store.objects[LOCK] = b'{"owner": "process 7 on there", "key": "k", "time": 0}'
+        locks.check(store)
+        monkeypatch.setattr(locks, "_ABANDONED", 0.0)
+        with pytest.raises(locks.LockError, match="taken over by process 7 on there"):
+            locks.check(store)
+
+
+def test_a_lock_that_is_gone_is_written_again(store):
+    with locks.held(store):
+        del Store.objects[LOCK]
+        eventually(lambda: LOCK in Store.objects)
+        locks.check(store)
+
+
+def test_a_run_whose_lock_is_lost_writes_nothing(tmp_path, monkeypatch):
+    with runs.opened(tmp_path, {}) as run:
+
+        def lost(folder):
+            raise locks.LockError(str(folder))
+
+        monkeypatch.setattr(locks, "check", lost)
+        with pytest.raises(locks.LockError, match=str(tmp_path)):
+            run.save("current", {}, {})
+        assert not (tmp_path / "current.safetensors").exists()
+
+
+@pytest.mark.parametrize("data", [b"mine", b"[1]", b'{"a": 1}'])
+def test_an_object_of_that_name_that_is_no_lock_is_refused(store, data):
+    Store.objects[LOCK] = data
+    with (
+        pytest.raises(files.FileError, match="lock is no lock of tflottery's"),
+        locks.held(store),
+    ):
+        pass
+    assert Store.objects == {LOCK: data}
+
+
+@pytest.mark.parametrize("data", [b"", b"process 7 on a", b'{"owner": "process 7'])
+def test_what_a_dead_owner_left_of_a_lock_is_taken(store, data):
+    Store.objects[LOCK] = data
+    with locks.held(store):
+        assert written() > 0

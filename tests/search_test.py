@@ -136,6 +136,38 @@ def test_a_round_after_a_rewind_trains_the_epochs_that_are_left():
     assert [r.steps for r in records] == [12, 8, 8, 8]
 
 
+# Keras says so of every dataset whose length it does not know.
+uncounted = pytest.mark.filterwarnings("ignore:Your input ran out of data")
+
+
+@tensorflow_only
+@uncounted
+@pytest.mark.parametrize("k", [3, 4, 5, 8])
+def test_a_dataset_of_unknown_length_is_rewound_like_one_of_known_length(k):
+    import tensorflow as tf
+
+    known = tf.data.Dataset.from_tensor_slices(DATA).batch(16)
+    unknown = known.filter(lambda x, y: True)
+    tickets = []
+    for ds in (known, unknown):
+        keras.utils.set_random_seed(0)
+        tickets.append(find(ds=ds, epochs=3, rewind_step=k, rounds=1).ticket)
+    for path, w in tickets[0].rewind.items():
+        np.testing.assert_allclose(tickets[1].rewind[path], w, atol=1e-6)
+    steps = [[r.steps for r in ticket.rounds] for ticket in tickets]
+    assert steps == [[12, 12 - k // 4 * 4]] * 2
+
+
+@tensorflow_only
+@uncounted
+def test_a_rewind_step_beyond_a_dataset_of_unknown_length_is_an_error():
+    import tensorflow as tf
+
+    ds = tf.data.Dataset.from_tensor_slices(DATA).batch(16).filter(lambda x, y: True)
+    with pytest.raises(ValueError, match=r"has 8 steps \(2 epochs of 4\)\. Received"):
+        find(ds=ds, rewind_step=8)
+
+
 @pytest.mark.parametrize("retrain", ["rewind", "learning_rate", "fine_tune"])
 def test_how_a_round_starts_follows_retrain(retrain):
     starts = []

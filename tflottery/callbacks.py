@@ -10,14 +10,53 @@ from typing import Any
 
 import numpy as np
 
-_PLAIN = (int, float, str, type(None))
+# No texts: they name files, and a run directory may come from somebody else.
+_NUMBERS = (int, float, type(None), np.generic)
 _OF_FIT = ("model", "_model", "params")  # `fit` sets these itself.
 
 
-def remembered(callbacks: Sequence[Any]) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Returns what each callback holds in attributes, numbers and lists of arrays.
+def numbers_in(callbacks: Sequence[Any]) -> list[dict]:
+    """Returns the numbers that each callback holds in attributes of its own.
 
     What has the name of an argument that it is made with does not count.
+
+    >>> class Stop:
+    ...     def __init__(self, patience):
+    ...         self.patience, self.wait = patience, 2
+    >>> numbers_in([Stop(3)])
+    [{'wait': 2}]
+    """
+    return [
+        {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in _state(callback, vars(callback)).items()
+            if isinstance(value, _NUMBERS)
+        }
+        for callback in callbacks
+    ]
+
+
+def unchanged(callbacks: Sequence[Any], numbers: Sequence[Mapping]) -> list[dict]:
+    """Returns those of the `numbers` that the callbacks still hold."""
+    return [
+        {
+            name: value
+            for name, value in before.items()
+            if name in now and now[name] == value
+        }
+        for before, now in zip(numbers, numbers_in(callbacks), strict=True)
+    ]
+
+
+def remembered(
+    callbacks: Sequence[Any], settings: Sequence[Mapping] | None = None
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Returns what each callback holds in attributes, numbers and lists of arrays.
+
+    Args:
+        callbacks: Keras callbacks.
+        settings: numbers that they have held from the start, which the call that goes
+            on may set anew; they are left out.
 
     >>> class Stop:
     ...     wait, best_weights = 0, None
@@ -26,46 +65,53 @@ def remembered(callbacks: Sequence[Any]) -> tuple[list[dict], dict[str, np.ndarr
     >>> remembered([stop])
     ([{'wait': 2}], {'callbacks/0/best_weights/00000': array([1., 1., 1.])})
     """
-    numbers: list[dict] = []
+    numbers = numbers_in(callbacks)
+    if settings is not None:
+        kept = zip(numbers, unchanged(callbacks, settings), strict=True)
+        numbers = [
+            {name: value for name, value in now.items() if name not in still}
+            for now, still in kept
+        ]
     arrays: dict[str, np.ndarray] = {}
     for index, callback in enumerate(callbacks):
-        plain = {}
-        # The call gives again what a callback is made with; and EarlyStopping turns
-        # its `min_delta` around, which must not happen twice.
-        given = inspect.signature(type(callback)).parameters
-        for name, value in vars(callback).items():
-            if name in given or name in _OF_FIT:
-                continue
-            if isinstance(value, np.generic):
-                value = value.item()
-            if isinstance(value, _PLAIN):
-                plain[name] = value
-            elif _is_arrays(value):
+        for name, value in _state(callback, vars(callback)).items():
+            if isinstance(value, list):
                 prefix = f"callbacks/{index}/{name}/"
                 arrays |= {f"{prefix}{i:05d}": a for i, a in enumerate(value)}
-        numbers.append(plain)
     return numbers, arrays
 
 
 def remind(
     callbacks: Sequence[Any], numbers: Sequence[Mapping], arrays: Mapping
 ) -> None:
-    """Gives the callbacks back what `remembered` found in them."""
+    """Gives the callbacks back what `remembered` found in them, and nothing else."""
     for index, (callback, plain) in enumerate(zip(callbacks, numbers, strict=False)):
-        for name, value in plain.items():
-            setattr(callback, name, value)
         prefix = f"callbacks/{index}/"
         lists: dict[str, list] = {}
         for path in sorted(path for path in arrays if path.startswith(prefix)):
             name = path.removeprefix(prefix).split("/")[0]
             lists.setdefault(name, []).append(arrays[path])
-        for name, values in lists.items():
-            setattr(callback, name, values)
+        for name, value in _state(callback, {**plain, **lists}).items():
+            setattr(callback, name, value)
 
 
-def _is_arrays(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(a, np.ndarray) for a in value)
+def _state(callback: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of the `values` by name that are what a callback remembers."""
+    # The call gives again what a callback is made with; and EarlyStopping turns its
+    # `min_delta` around, which must not happen twice.
+    given = inspect.signature(type(callback)).parameters
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in given
+        and name not in _OF_FIT
+        and _can_be_kept(value)
+        # Neither a method nor a text of the callback's gives way to a number.
+        and _can_be_kept(inspect.getattr_static(callback, name, None))
+    }
+
+
+def _can_be_kept(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) or (
+        isinstance(value, list) and all(isinstance(a, np.ndarray) for a in value)
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery import criteria, pruning, runs
+from tflottery import criteria, plans, pruning, runs
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.masks import Masks, Weights
@@ -82,14 +82,47 @@ def paths_to_prune(prunable: Mapping[str, Any], config: LotteryConfig) -> list[s
     return paths
 
 
+def plan(masks: Masks, config: LotteryConfig) -> list[float]:
+    """Returns the densities of a search's rounds, from the dense network's masks.
+
+    Raises:
+        ValueError: where the target cannot be reached as it was asked for.
+    """
+    check_reachable(masks, config)
+    return plans.plan(
+        masks,
+        fraction(masks, config, done=0),
+        layer_fractions=config.layer_fractions,
+        target_density=1 - config.target_sparsity,
+        rounds=config.rounds,
+    )
+
+
+def fraction(masks: Masks, config: LotteryConfig, *, done: int) -> float:
+    """Returns the share to prune next, where `done` prunings lie behind."""
+    if config.rounds is None:
+        return config.prune_fraction
+    return plans.fraction_for(
+        masks,
+        config.rounds - done,
+        layer_fractions=config.layer_fractions,
+        target_density=1 - config.target_sparsity,
+    )
+
+
 def check_reachable(masks: Masks, config: LotteryConfig) -> None:
-    """Checks that the target leaves a weight of each layer.
+    """Checks that the target prunes a weight, and leaves one of each layer.
 
     Raises:
         ValueError: naming the largest `target_sparsity` that does.
     """
-    size = masks_lib.size(masks)
-    if (1 - config.target_sparsity) * size + 0.5 < len(masks):
+    size, target = masks_lib.size(masks), 1 - config.target_sparsity
+    if math.floor(target * size + 0.5) >= size:
+        raise ValueError(
+            f"`target_sparsity` prunes not one of the {size} weights. Received: "
+            f"target_sparsity={config.target_sparsity}"
+        )
+    if target * size + 0.5 < len(masks):
         raise ValueError(
             f"`target_sparsity` must leave at least one weight of each layer: of "
             f"{size} prunable weights in {len(masks)} layers at most "

@@ -1,18 +1,22 @@
 """Cost: what a search will take, told from two measured steps before it starts."""
 
 import dataclasses
+import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tflottery import calls, engines, plans, search
+from tflottery import calls, search
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.engines.ordered import is_ordered
 from tflottery.progress import Progress, duration
+from tflottery.records import Round
+from tflottery.rounds import Trainer
 
 _HEADER = 4096  # Bytes of the names and checksums in one file, roughly.
 
@@ -55,7 +59,8 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
 
     Args:
         model: the model to search, as for `find_ticket`.
-        ds: the data to train on, likewise; it must know its number of batches.
+        ds: the data to train on, likewise; it must know its number of batches, and
+            `validation_data` too.
         **arguments: the arguments of `find_ticket`.
 
     Returns:
@@ -63,53 +68,45 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
 
     Raises:
         TypeError: for an argument that `find_ticket` does not have.
-        ValueError: as `find_ticket`, and where `ds` does not know how many batches it
+        ValueError: as `find_ticket`, and where data does not know how many batches it
             has.
     """
     config, validation_data = _read(arguments)
-    engine = search.trainer_for(
+    trainer = search.trainer_for(
         model, ds, config, validation_data, arguments.get("callbacks", ())
-    ).engine
-    steps = data_lib.steps_per_epoch(ds)
-    if steps is None:
-        raise ValueError(
-            "`ds` does not know how many batches it has, so its cost cannot be told. "
-            "Use `ds.apply(tf.data.experimental.assert_cardinality(batches))`."
-        )
-    paths = calls.paths_to_prune(engine.prunable, config)
-    weights = engine.weights()
-    masks = masks_lib.ones({path: weights[path] for path in paths})
-    calls.check_reachable(masks, config)
-    fraction = config.prune_fraction
-    if config.rounds is not None:
-        fraction = plans.fraction_for(
-            masks,
-            config.rounds,
-            layer_fractions=config.layer_fractions,
-            target_density=1 - config.target_sparsity,
-        )
-    plan = plans.plan(
-        masks,
-        fraction,
-        layer_fractions=config.layer_fractions,
-        target_density=1 - config.target_sparsity,
-        rounds=config.rounds,
     )
-    step_seconds, batch_seconds, state = _measured(engine, ds, validation_data)
+    steps, batches = _batches("ds", ds), 0
+    if validation_data is not None:
+        batches = _batches("validation_data", validation_data)
+    engine, masks = trainer.engine, trainer.dense()
+    plan = calls.plan(masks, config)
+    step_seconds, batch_seconds, state, logs = _measured(trainer)
     skipped = 0
     if config.retrain == "rewind":
         skipped = engine.batches(config.rewind_step) // steps
-    epochs = config.epochs + (len(plan) - 1) * (config.epochs - skipped)
-    batches = 0
-    if validation_data is not None:
-        batches = data_lib.steps_per_epoch(validation_data) or 0
+    later = config.epochs - skipped
+    epochs = config.epochs + (len(plan) - 1) * later
     looks = epochs + len(plan)  # After every epoch, and after every round.
+    disk = _arrays(engine.weights(), masks, plan, state, config)
+    disk += _records(len(plan), config.epochs, later, logs, masks)
     return Cost(
         rounds=len(plan),
         steps=epochs * steps // engine.batches(1),
         seconds=epochs * steps * step_seconds + looks * batches * batch_seconds,
-        disk_bytes=_disk(weights, masks, plan, state, rewinds=config.rewind_step > 0),
+        disk_bytes=disk,
     )
+
+
+def _batches(name: str, data: Any) -> int:
+    """Returns the number of batches of the argument `name`."""
+    batches = data_lib.steps_per_epoch(data)
+    if batches is None:
+        raise ValueError(
+            f"`{name}` does not know how many batches it has, so its cost cannot be "
+            f"told. Use `{name}.apply(tf.data.experimental.assert_cardinality("
+            "batches))`."
+        )
+    return batches
 
 
 def _read(arguments: dict[str, Any]) -> tuple[LotteryConfig, Any]:
@@ -131,11 +128,13 @@ def _read(arguments: dict[str, Any]) -> tuple[LotteryConfig, Any]:
 
 
 def _measured(
-    engine: engines.Engine, ds: Any, validation_data: Any
-) -> tuple[float, float, dict[str, np.ndarray]]:
-    """Returns the seconds of a step and of a validation batch, and the state."""
+    trainer: Trainer,
+) -> tuple[float, float, dict[str, np.ndarray], list[str]]:
+    """Returns the seconds of a step and of a validation batch, the state, the logs."""
+    engine, ds, validation_data = trainer.engine, trainer.ds, trainer.validation_data
     model, keras = engine.model, network.keras_of(engine.model)
     times: list[float] = []
+    names: list[str] = []
 
     class Probe(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -143,30 +142,38 @@ def _measured(
             if len(times) == 3:
                 engine.stop()
 
+        def on_epoch_end(self, epoch, logs=None):
+            names[:] = logs or {}
+
     given = getattr(model, "optimizer", None)
     epoch = ds.epoch if is_ordered(ds) else None
-    engine.prepare(ds, rewind_step=0, callbacks=[Probe()])
-    state = engine.state()
+    trainer.callbacks = [Probe()]  # It asks for every batch, so executions are single.
+    state: dict[str, np.ndarray] = {}
+    batch_seconds = 0.0
     try:
+        trainer.prepare()
+        state = engine.state()
         engine.fit(
             ds,
             validation_data=None,
             epochs=3,  # As an epoch may have fewer than three steps.
             initial_epoch=0,
-            callbacks=[Probe()],
+            callbacks=trainer.callbacks,
             verbose=0,
         )
-        batch_seconds = 0.0
         if validation_data is not None:
             batch_seconds = _of_validation(model, validation_data)
+            names += [f"val_{name}" for name in names]
     finally:
-        engine.restore(state, parts=("weights", "optimizer", "seeds"))
+        if state:
+            engine.restore(state, parts=("weights", "optimizer", "seeds"))
         engine.leave()
         if epoch is not None:
             ds.epoch = epoch
         if given is None:
             _uncompile(model)
-    return (times[-1] - times[0]) / (len(times) - 1 or 1), batch_seconds, state
+    step_seconds = (times[-1] - times[0]) / (len(times) - 1 or 1)
+    return step_seconds, batch_seconds, state, names
 
 
 def _uncompile(model: Any) -> None:
@@ -189,20 +196,53 @@ def _of_validation(model: Any, data: Any) -> float:
     return seconds
 
 
-def _disk(
+def _arrays(
     weights: dict[str, np.ndarray],
     masks: masks_lib.Masks,
-    plan: list[float],
+    plan: Sequence[float],
     state: dict[str, np.ndarray],
-    *,
-    rewinds: bool,
+    config: LotteryConfig,
 ) -> int:
-    size = masks_lib.size(masks)
+    """Returns the bytes of the arrays in a run directory."""
+    bits = masks_lib.size(masks) / 8
     masked = sum(weights[path].nbytes for path in masks)
     whole = sum(w.nbytes for w in weights.values()) - masked
 
     def ticket(density: float) -> float:
-        return size / 8 + 3 * (density * masked + whole) + _HEADER
+        return bits + 3 * (density * masked + whole) + _HEADER
 
-    states = (3 if rewinds else 2) * (sum(a.nbytes for a in state.values()) + _HEADER)
-    return int(sum(map(ticket, plan)) + ticket(plan[-1]) + states)
+    states = 3 if config.rewind_step > 0 else 2
+    states *= sum(a.nbytes for a in state.values()) + _HEADER
+    return int(sum(map(ticket, plan)) + ticket(plan[-1]) + states + bits)
+
+
+def _records(
+    rounds: int, first: int, later: int, logs: Sequence[str], masks: masks_lib.Masks
+) -> int:
+    """Returns the bytes of the rounds' records; each is in all tickets from its own on.
+
+    Args:
+        rounds: rounds of training.
+        first: epochs of the dense round.
+        later: epochs of each other round.
+        logs: the names of what an epoch logs.
+        masks: the paths of the densities.
+    """
+    number = 2 / 3  # As long as most numbers are.
+
+    def size(epochs: int) -> int:
+        record = Round(
+            round=0,
+            sparsity=number,
+            density_per_layer=dict.fromkeys(masks, number),
+            metrics=dict.fromkeys(logs, number),
+            history={name: [number] * epochs for name in logs},
+            steps=0,
+        )
+        return len(json.dumps(dataclasses.asdict(record)))
+
+    # In its own file, in the tickets of its round and the later ones, in the chosen
+    # one; and the last one, its history twice, in the state.
+    pairs = rounds * (rounds - 1) // 2
+    times_first, times_later = rounds + 2, pairs + 2 * (rounds - 1) + 2
+    return times_first * size(first) + times_later * size(later)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,15 +116,20 @@ def write(path: Any, data: bytes) -> None:
         raise explained(error, what, path) from error
 
 
-def remove_scratch(folder: Any) -> None:
+def remove_scratch(folder: Any, names: str) -> None:
     """Removes what `write` left in a folder where it was killed.
 
     Nobody may be writing there meanwhile.
+
+    Args:
+        folder: a folder that exists.
+        names: the names of the files that were written there, a regular expression.
     """
     if isinstance(folder, pathlib.Path):
         for path in folder.glob(".*.tmp"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            if re.fullmatch(rf"\.(?:{names})\.\d+\.tmp", path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def explained(error: OSError, what: str, path: Any) -> OSError:

@@ -29,6 +29,7 @@ _ABANDONED = 180.0
 _SETTLE = 0.5
 _held_here: set[str] = set()
 _open_here: set[int] = set()
+_leases: "dict[str, _Lease]" = {}
 
 
 class LockError(RuntimeError):
@@ -44,6 +45,7 @@ def held(folder: Any) -> Iterator[None]:
 
     Raises:
         LockError: where somebody else holds it; it says who.
+        FileError: where the folder has a file of that name that is no lock.
         OSError: where the folder cannot be written; it says so.
     """
     local = isinstance(folder, pathlib.Path)
@@ -58,6 +60,16 @@ def held(folder: Any) -> Iterator[None]:
         _held_here.discard(name)
 
 
+def check(folder: Any) -> None:
+    """Checks that a folder that is `held` has not been taken over meanwhile.
+
+    Raises:
+        LockError: where it has, as can happen in an object store; it says by whom.
+    """
+    if str(folder) in _leases:
+        _leases[str(folder)].check()
+
+
 def _taken(folder: Any, owner: str, local: bool) -> LockError:
     remedy = "Wait until it ends, stop it, or choose another folder."
     if not local:
@@ -67,6 +79,18 @@ def _taken(folder: Any, owner: str, local: bool) -> LockError:
 
 def _me() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _is_lock(data: bytes) -> bool:
+    """Returns whether a file begins as a lock does, in a folder or in a store."""
+    return not data or data.startswith((b"process ", b'{"owner": "process '))
+
+
+def _foreign(path: Any) -> files.FileError:
+    return files.FileError(
+        f"{path} is no lock of tflottery's, which would overwrite it. Move it away, or "
+        "choose another `run_dir`."
+    )
 
 
 @contextlib.contextmanager
@@ -85,8 +109,10 @@ def _held_locally(folder: pathlib.Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_lock(os.read(file, 1000)):
+                raise _foreign(folder / _NAME)
             os.ftruncate(file, 0)
-            os.write(file, _me().encode())
+            os.pwrite(file, _me().encode(), 0)
         except BlockingIOError:
             owner = os.read(file, 1000).decode(errors="replace")
             raise _taken(folder, owner or "another process", True) from None
@@ -111,39 +137,98 @@ if fcntl is not None:
 
 @contextlib.contextmanager
 def _held_remotely(folder: Any) -> Iterator[None]:
-    path, key = folder / _NAME, uuid.uuid4().hex
-
-    def renew() -> None:
-        owner = {"owner": _me(), "key": key, "time": time.time()}
-        path.write_bytes(json.dumps(owner).encode())
-
-    def owner() -> dict[str, Any]:
-        try:
-            return json.loads(path.read_bytes()) if path.exists() else {}
-        except (ValueError, OSError):
-            return {}
-
-    found = owner()
-    if found and time.time() - found.get("time", 0) < _ABANDONED:
-        raise _taken(folder, found.get("owner", "another process"), False)
-    renew()
-    time.sleep(_SETTLE)  # Of two at once the later writer has it.
-    found = owner()
-    if found.get("key") != key:
-        raise _taken(folder, found.get("owner", "another process"), False)
+    lease = _Lease(folder)
+    lease.take()
     done = threading.Event()
 
     def keep() -> None:
         while not done.wait(_RENEW):
-            with contextlib.suppress(OSError):
-                renew()
+            # A store has errors of many kinds; what counts is that one try succeeds.
+            with contextlib.suppress(Exception):
+                lease.renew()
 
     thread = threading.Thread(target=keep, name="tflottery-lock", daemon=True)
     thread.start()
+    _leases[str(folder)] = lease
     try:
         yield
     finally:
+        _leases.pop(str(folder), None)
         done.set()
         thread.join()
+        with contextlib.suppress(Exception):
+            lease.end()
+
+
+class _Lease:
+    """The object that names the owner of a folder in an object store.
+
+    Attributes:
+        renewed: when it was written last.
+        taken_by: who has it now, where another took it as it was not renewed; or "".
+    """
+
+    def __init__(self, folder: Any):
+        self.renewed = 0.0
+        self.taken_by = ""
+        self._folder = folder
+        self._path = folder / _NAME
+        self._key = uuid.uuid4().hex
+
+    def take(self) -> None:
+        """Writes the object, where nobody else has it."""
+        data = self._read()
+        if not _is_lock(data):
+            raise _foreign(self._path)
+        found = _owner(data)
+        if found and time.time() - found.get("time", 0) < _ABANDONED:
+            raise _taken(self._folder, found.get("owner", "another process"), False)
+        self._write()
+        time.sleep(_SETTLE)  # Of two at once the later writer has it.
+        found = _owner(self._read())
+        if found.get("key") != self._key:
+            raise _taken(self._folder, found.get("owner", "another process"), False)
+
+    def renew(self) -> None:
+        """Writes the object again, unless it is another's by now."""
+        # One that cannot be seen may still be there: stores have bad moments.
+        found = _owner(self._read())
+        if found.get("key", self._key) != self._key:
+            self.taken_by = found.get("owner", "another process")
+        if not self.taken_by:
+            self._write()
+
+    def check(self) -> None:
+        """Raises where the object is another's by now."""
+        if not self.taken_by and time.time() - self.renewed > _ABANDONED:
+            self.renew()  # The process slept, and its thread has not woken yet.
+        if self.taken_by:
+            raise LockError(
+                f"`run_dir` {str(self._folder)!r} was taken over by {self.taken_by}, "
+                f"as this search could not renew its lock for {_ABANDONED:.0f} "
+                "seconds. Nothing more was written. Call again when the other ends."
+            )
+
+    def end(self) -> None:
+        """Removes the object, unless it is another's by now."""
+        if _owner(self._read()).get("key") == self._key:
+            self._path.unlink()
+
+    def _write(self) -> None:
+        owner = {"owner": _me(), "key": self._key, "time": time.time()}
+        self._path.write_bytes(json.dumps(owner).encode())
+        self.renewed = time.time()
+
+    def _read(self) -> bytes:
         with contextlib.suppress(OSError):
-            path.unlink()
+            return self._path.read_bytes() if self._path.exists() else b""
+        return b""
+
+
+def _owner(data: bytes) -> dict[str, Any]:
+    """Returns what a lock in an object store says of its owner; empty for no lock."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

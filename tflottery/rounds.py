@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from tflottery import callbacks as callbacks_lib
-from tflottery import engines, runs
+from tflottery import calls, engines, runs
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig
 from tflottery.engines import data as data_lib
-from tflottery.engines import defaults, fitting, network, ordered
+from tflottery.engines import defaults, fitting, network, ordered, py_datasets
 from tflottery.masks import Masks, Weights
 from tflottery.records import Round, choose_monitor
+from tflottery.stages import Stage
 
 _PARTS = ("weights", "optimizer", "seeds")
 _REWOUND = {
@@ -33,37 +34,11 @@ class Trained:
     weights: Weights
 
 
-@dataclasses.dataclass
-class _At:
-    """Where a round stands.
-
-    Attributes:
-        round: its number.
-        epoch: the next epoch to train; beyond the last where nothing is left.
-        step: the optimizer's steps before the round.
-        seconds: time taken so far.
-        history: the logs of the epochs so far by name.
-        record: what the round came to, once it has.
-        callbacks: what the callbacks had counted when it stopped.
-        began: when it would have begun, had it never stopped.
-        arrays: what callbacks had kept of the weights when it stopped.
-    """
-
-    round: int
-    epoch: int
-    step: int
-    seconds: float = 0.0
-    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    record: dict[str, Any] | None = None
-    callbacks: list[dict] = dataclasses.field(default_factory=list)
-    began: float = dataclasses.field(default_factory=time.monotonic)
-    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
 class Trainer:
     """Trains the rounds of one search.
 
     Attributes:
+        paths: the paths of what is pruned.
         records: what the finished rounds came to.
         monitor: the metric that tells a winning ticket; empty until it is known.
     """
@@ -81,19 +56,24 @@ class Trainer:
         self.ds = ds
         self.validation_data = validation_data
         self.callbacks = callbacks
+        self.paths = calls.paths_to_prune(engine.prunable, config)
+        self._numbers = self._settings = callbacks_lib.numbers_in(callbacks)
         self.verbose = 0
         self.records: list[Round] = []
         self.monitor = config.monitor or ""
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
+        self._uncounted = self._steps_per_epoch is None
         self._batches = ds
-        arrays = isinstance(ds, tuple | list) and ordered.in_numpy(ds)
-        if config.seed is not None and arrays:
+        if config.seed is not None:
             keras = network.keras_of(engine.model)
-            self._batches = ordered.batches(ds, seed=config.seed, keras=keras)
+            if isinstance(ds, tuple | list) and ordered.in_numpy(ds):
+                self._batches = ordered.batches(ds, seed=config.seed, keras=keras)
+            elif py_datasets.is_py_dataset(ds, keras):
+                self._batches = py_datasets.reordered(ds, seed=config.seed, keras=keras)
         self._run = runs.Run(None, {})
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
-        self._current: Any = None
+        self._current: tuple[dict[str, np.ndarray], Stage] | None = None
         self._first_step = 0
 
     def check(self) -> None:
@@ -103,18 +83,23 @@ class Trainer:
             ValueError: where the data does not fit the model, or a round has no step
                 `rewind_step`.
         """
+        self._check_rewind_step()
+        model, validation_data = self.engine.model, self.validation_data
+        fitting.check_examples("ds", self.ds, model)
+        if validation_data is not None:
+            fitting.check_examples("validation_data", validation_data, model)
+
+    def _check_rewind_step(self) -> None:
+        if self._steps_per_epoch is None:
+            return
         k, epochs = self.config.rewind_step, self.config.epochs
-        batches = epochs * (self._steps_per_epoch or 0)
-        if self._steps_per_epoch is not None and self.engine.batches(k) >= batches:
+        batches = epochs * self._steps_per_epoch
+        if self.engine.batches(k) >= batches:
             raise ValueError(
                 f"`rewind_step` must lie within a round, which has "
                 f"{batches // self.engine.batches(1)} steps ({epochs} epochs of "
                 f"{self._steps_per_epoch}). Received: rewind_step={k}"
             )
-        model, validation_data = self.engine.model, self.validation_data
-        fitting.check_examples("ds", self.ds, model)
-        if validation_data is not None:
-            fitting.check_examples("validation_data", validation_data, model)
 
     def prepare(self) -> list[str]:
         """Readies the model; returns what there is to tell the user."""
@@ -131,13 +116,28 @@ class Trainer:
         """Takes up what `run` holds of an earlier try, and keeps what follows in it.
 
         Raises:
-            RunError: where something is missing that the search goes on with.
+            RunError: where something is missing that the search goes on with, or does
+                not fit it.
         """
         self._run = run
-        self._current = run.load("current")
-        header = None if self._current is None else self._current[1]
+        state = self.engine.state()
+        wanted = {name: (a.shape, a.dtype.kind) for name, a in state.items()}
+        bits = {
+            f"masks/{path}": ((-(-state[f"weights/{path}"].size // 8),), "u")
+            for path in self.paths
+        }
+        del state  # What was saved need not find room beside it.
+        saved, header = run.load("current", wanted | bits), None
+        if saved is not None:
+            header = saved[1]
+            try:
+                self._current = (saved[0], Stage(**header))
+            except (TypeError, ValueError) as error:
+                raise run.unfit("current", str(error)) from error
+            if self._uncounted:
+                self._steps_per_epoch = self._current[1].steps_per_epoch
         records = run.check_whole(header, rewinds=self.config.rewind_step > 0)
-        saved = run.load("start")
+        saved = run.load("start", wanted)
         self._start = light(saved[0] if saved else self.engine.state())
         if not saved:
             run.save("start", self._start, {})
@@ -145,7 +145,7 @@ class Trainer:
             self._rewind = self._start
         # Step k of an epoch that did not end will be seen again.
         elif header is not None and header["rewound"]:
-            saved = run.load("rewind")
+            saved = run.load("rewind", wanted)
             self._rewind = light(saved[0]) if saved else {}
         self.engine.restore(self._start, parts=_PARTS)
         self._first_step = self.engine.step()
@@ -156,6 +156,7 @@ class Trainer:
         if self._start:
             self.engine.restore(self._start, parts=_PARTS)
         self.engine.leave()
+        callbacks_lib.remind(self.callbacks, self._numbers, {})
 
     def weights_at(self, name: str) -> dict[str, np.ndarray]:
         """Returns all weights as they were, `"initial"` (θ0) or at `"rewind"` (θk)."""
@@ -166,66 +167,88 @@ class Trainer:
             if path.startswith("weights/")
         }
 
-    def train(self, masks: Masks) -> Trained:
-        """Trains the next round, or what an earlier try left of it, with `masks`."""
-        engine = self.engine
-        at = self.take_up()
+    def dense(self) -> Masks:
+        """Returns the masks of round 0, which keep every weight."""
+        return masks_lib.ones({path: self.engine.prunable[path] for path in self.paths})
+
+    def resume(self) -> Trained | None:
+        """Puts the state of an earlier try back, and ends the round that it was in.
+
+        Returns:
+            The round; `None` where none was under way.
+        """
+        at = self._take_up()
         if at is None or at.round < len(self.records):
-            at = self._begin()
-        elif at.record is not None:
-            engine.hold(masks)
-            return Trained(Round(**at.record), masks, engine.weights())
-        engine.hold(masks)
-        if self.config.retrain == "fine_tune" and at.round > 0:
-            engine.keep_learning_rate(self._first_step + self.records[0].steps - 1)
-        self._fit(at)
-        metrics, weights = self._metrics(at.history), engine.weights()
-        whole = np.isfinite(metrics["loss"]) and all(map(_is_finite, weights.values()))
-        at.seconds = time.monotonic() - at.began
-        at.record = dataclasses.asdict(
-            Round(
-                round=at.round,
-                sparsity=masks_lib.sparsity(masks),
-                density_per_layer=masks_lib.density_per_layer(masks),
-                metrics=metrics,
-                history=at.history,
-                steps=engine.step() - at.step,
-                seconds=at.seconds,
-                failure=None if whole else "diverged",
-            )
-        )
-        self._save(at)
-        return Trained(Round(**at.record), masks, weights)
-
-    def take_up(self) -> "_At | None":
-        """Puts the state of an earlier try back, once; returns where that was."""
-        if self._current is None:
             return None
-        (state, header), self._current = self._current, None
-        self.engine.restore(state, parts=_PARTS)
-        callbacks_lib.remind(self.callbacks, header["callbacks"], state)
-        del header["rewound"]
-        at = _At(**header)
-        at.began -= at.seconds
-        at.arrays = {n: a for n, a in state.items() if n.startswith("callbacks/")}
-        return at
+        return self._finish(at)
 
-    def _begin(self) -> "_At":
-        """Puts the model where a new round starts."""
+    def train(self, masks: Masks) -> Trained:
+        """Trains the next round with `masks`."""
         number, config, epoch = len(self.records), self.config, 0
         if number > 0:
             self.engine.restore(self._rewind, parts=_REWOUND[config.retrain])
             if config.retrain == "rewind" and self._steps_per_epoch:
                 batches = self.engine.batches(config.rewind_step)
                 epoch = batches // self._steps_per_epoch
-        return _At(round=number, epoch=epoch, step=self.engine.step())
+        step = self.engine.step()
+        return self._finish(Stage(round=number, epoch=epoch, step=step, masks=masks))
 
-    def _fit(self, at: "_At") -> None:
+    def _finish(self, at: Stage) -> Trained:
+        """Trains what is left of a round."""
+        self.engine.hold(at.masks)
+        if at.record is None:
+            at.record = self._record(at)
+            self._save(at)
+        return Trained(at.record, at.masks, self.engine.weights())
+
+    def _record(self, at: Stage) -> Round:
+        """Trains what is left of a round; returns what it came to."""
+        engine = self.engine
+        if self.config.retrain == "fine_tune" and at.round > 0:
+            engine.keep_learning_rate(self._first_step + self.records[0].steps - 1)
+        self._fit(at)
+        metrics, weights = self._metrics(at.history), engine.weights()
+        whole = np.isfinite(metrics["loss"]) and all(map(_is_finite, weights.values()))
+        at.seconds = time.monotonic() - at.began
+        return Round(
+            round=at.round,
+            sparsity=masks_lib.sparsity(at.masks),
+            density_per_layer=masks_lib.density_per_layer(at.masks),
+            metrics=metrics,
+            history=at.history,
+            steps=engine.step() - at.step,
+            seconds=at.seconds,
+            failure=None if whole else "diverged",
+        )
+
+    def _take_up(self) -> Stage | None:
+        """Puts the state of an earlier try back, once; returns where that was."""
+        if self._current is None:
+            return None
+        (state, at), self._current = self._current, None
+        self.engine.restore(state, parts=_PARTS)
+        callbacks_lib.remind(self.callbacks, at.callbacks, state)
+        at.masks = {
+            path: masks_lib.unpack(
+                state[f"masks/{path}"], state[f"weights/{path}"].shape
+            )
+            for path in self.paths
+        }
+        if at.record is not None:
+            # Its paths are those of the network that was searched then.
+            density = masks_lib.density_per_layer(at.masks)
+            at.record = dataclasses.replace(at.record, density_per_layer=density)
+        at.began = time.monotonic() - at.seconds
+        at.arrays = {n: a for n, a in state.items() if n.startswith("callbacks/")}
+        return at
+
+    def _fit(self, at: Stage) -> None:
         """Trains the epochs of the round that are left, and keeps each that ends."""
         engine, config = self.engine, self.config
         callbacks, midway = at.callbacks, bool(at.history)
 
         def on_begin() -> None:
+            self._settings = callbacks_lib.unchanged(self.callbacks, self._settings)
             # Callbacks forget as a training begins.
             if midway:
                 callbacks_lib.remind(self.callbacks, callbacks, at.arrays)
@@ -233,6 +256,9 @@ class Trainer:
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             if not at.history:
                 self._check_monitor(logs)
+                if counted and not engine.stopped():
+                    self._steps_per_epoch = counted.batches
+                    self._check_rewind_step()
             for name, value in logs.items():
                 at.history.setdefault(name, []).append(value)
             if not np.isfinite(logs["loss"]):
@@ -243,7 +269,12 @@ class Trainer:
             # Of what each replica keeps its own of, a saved state has one value: an
             # unbroken search goes on from it too.
             engine.agree()
+            if ordered.is_ordered(self._batches):
+                self._batches.epoch = at.round * config.epochs + epoch + 1
 
+        counted = None
+        if self._uncounted and config.rewind_step > 0 and at.round == 0:
+            counted = data_lib.batch_counter(network.keras_of(engine.model))
         if ordered.is_ordered(self._batches):
             self._batches.epoch = at.round * config.epochs + at.epoch
         engine.fit(
@@ -253,6 +284,7 @@ class Trainer:
             initial_epoch=at.epoch,
             callbacks=[
                 *self.callbacks,
+                *([counted] if counted else []),
                 engine.callback(
                     at_step=at.step + config.rewind_step,
                     on_step=None if self._rewind else self._capture,
@@ -265,16 +297,17 @@ class Trainer:
         if not self._rewind:
             raise ValueError(
                 f"`rewind_step` must lie within round 0, which ended after "
-                f"{engine.step()} steps. Received: rewind_step={config.rewind_step}"
+                f"{engine.step() - at.step} steps. Received: "
+                f"rewind_step={config.rewind_step}"
             )
 
-    def _save(self, at: "_At") -> None:
+    def _save(self, at: Stage) -> None:
         if self._run.path is None:
             return
-        at.callbacks, arrays = callbacks_lib.remembered(self.callbacks)
-        header = {n: v for n, v in vars(at).items() if n not in ("began", "arrays")}
-        header |= {"rewound": bool(self._rewind)}
-        self._run.save("current", {**self.engine.state(), **arrays}, header)
+        at.callbacks, arrays = callbacks_lib.remembered(self.callbacks, self._settings)
+        at.rewound, at.steps_per_epoch = bool(self._rewind), self._steps_per_epoch
+        arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}
+        self._run.save("current", {**self.engine.state(), **arrays}, at.header())
 
     def _capture(self) -> None:
         self._rewind = light(self.engine.state())

@@ -4,7 +4,7 @@ RUN_DIR/
   run.json                what is searched: config, architecture, data, versions
   start.safetensors       θ0: all state before the first step
   rewind.safetensors      all state at step k
-  current.safetensors     all state after the last finished epoch
+  current.safetensors     all state after the last finished epoch, masks included
   rounds/003.ticket       each finished round, itself a ticket
   rounds/003.json         its record, times included
   ticket.safetensors      the ticket that the search came to
@@ -25,6 +25,9 @@ from tflottery import files, locks, tickets
 from tflottery.tickets import Round, Ticket
 
 RESUME = ("auto", "never")
+_OF_PATHS = ("weights/", "masks/")  # Arrays of a state that bear a path.
+_STATES = r"run\.json|(start|rewind|current|ticket)\.safetensors"
+_ROUND = r"(\d{3,})\.(json|ticket)"
 _WHOLE = "Put the right file back from a copy, or choose another `run_dir`."
 
 
@@ -70,20 +73,43 @@ class Run:
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
         """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
         if self.path is not None and self.writes:
-            state = _renamed(state, self._there, "weights/")
+            locks.check(self.path)
+            state = _renamed(state, self._there, _OF_PATHS)
             files.write_arrays(self.path / f"{name}.safetensors", state, header)
 
-    def load(self, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
-        """Returns the state and header that `save` wrote, or `None`."""
+    def load(
+        self, name: str, wanted: Mapping[str, tuple[tuple[int, ...], str]] | None = None
+    ) -> tuple[dict[str, np.ndarray], Any] | None:
+        """Returns the state and header that `save` wrote, or `None`.
+
+        Args:
+            name: the state's.
+            wanted: shape and `dtype.kind` of the arrays that the search needs of it.
+
+        Raises:
+            RunError: naming the first array that is not there or of another kind.
+        """
         if not self._has(name):
             return None
         assert self.path is not None
         state, header = files.read_arrays(self.path / f"{name}.safetensors")
-        return _renamed(state, self._here, "weights/"), header
+        state = _renamed(state, self._here, _OF_PATHS)
+        for array, (shape, kind) in (wanted or {}).items():
+            if array not in state:
+                raise self.unfit(name, f"It lacks the array {array!r}.")
+            found = state[array]
+            if (found.shape, found.dtype.kind) != (shape, kind):
+                raise self.unfit(
+                    name,
+                    f"Its array {array!r} is {found.dtype} of shape {found.shape}, "
+                    f"where the shape {shape} and the kind {kind!r} are needed.",
+                )
+        return state, header
 
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket first, then the record that ends it."""
         if self.path is not None and self.writes:
+            locks.check(self.path)
             ticket = _with_paths(ticket, self._there)
             ticket.save(self._of_round(ticket.round, "ticket"))
             record = dataclasses.asdict(ticket.rounds[-1])
@@ -177,9 +203,17 @@ class Run:
             f"{_WHOLE}"
         )
 
+    def unfit(self, name: str, why: str) -> RunError:
+        """Returns the error that the state `name` is not one of this search."""
+        return RunError(
+            f"`run_dir` {str(self.path)!r} has a {name}.safetensors that is whole, but "
+            f"no state of this search. {why} {_WHOLE}"
+        )
+
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search came to."""
         if self.path is not None and self.writes:
+            locks.check(self.path)
             ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
 
@@ -246,8 +280,8 @@ def opened(
                 raise
             if resume == "never" and is_run(folder):
                 continue
-            for each in (folder, folder / "rounds"):
-                files.remove_scratch(each)
+            files.remove_scratch(folder, _STATES)
+            files.remove_scratch(folder / "rounds", _ROUND)
             yield Run(folder, manifest)
             return
 
@@ -263,13 +297,15 @@ def _numbers(folder: Any) -> list[int]:
     """Returns the numbers of the rounds that have files."""
     rounds = folder / "rounds"
     names = [path.name for path in rounds.iterdir()] if rounds.exists() else []
-    found = (re.fullmatch(r"(\d{3,})\.(json|ticket)", name) for name in names)
+    found = (re.fullmatch(_ROUND, name) for name in names)
     return [int(match[1]) for match in found if match]
 
 
-def _renamed(values: Mapping, names: Mapping[str, str], prefix: str = "") -> dict:
+def _renamed(
+    values: Mapping, names: Mapping[str, str], prefixes: tuple[str, ...] = ("",)
+) -> dict:
     """Returns `values` under other names, where `names` has one."""
-    names = {prefix + was: prefix + now for was, now in names.items()}
+    names = {p + was: p + now for was, now in names.items() for p in prefixes}
     return {names.get(name, name): value for name, value in values.items()}
 
 

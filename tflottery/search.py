@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tflottery import calls, engines, plans, pruning, runs, stops
+from tflottery import calls, engines, pruning, runs, stops
 from tflottery import masks as masks_lib
 from tflottery.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
 from tflottery.engines import network, signatures
 from tflottery.masks import Masks, Weights
+from tflottery.paths import canonical
 from tflottery.progress import Progress
 from tflottery.records import choose_monitor, library_versions
 from tflottery.rounds import Trained, Trainer
@@ -174,7 +175,8 @@ class _Search:
         self.criterion = criterion
         self.progress = progress
         trainer.verbose = progress.inside_round
-        self.paths = calls.paths_to_prune(self.engine.prunable, self.config)
+        self.paths = trainer.paths
+        self.plan = calls.plan(trainer.dense(), self.config)
         self.rounds = Selection(trainer.config)
 
     def run(self, run_dir: Any, resume: str) -> Any:
@@ -211,47 +213,21 @@ class _Search:
                 raise
 
     def _run(self, run: runs.Run) -> Any:
-        config, engine, trainer = self.config, self.engine, self.trainer
+        engine, trainer = self.engine, self.trainer
         trainer.open(run)
-        initial = trainer.weights_at("initial")
-        masks = masks_lib.ones({path: initial[path] for path in self.paths})
-        plan = plans.plan(
-            masks,
-            self._fraction(masks, done=0),
-            layer_fractions=config.layer_fractions,
-            target_density=1 - config.target_sparsity,
-            rounds=config.rounds,
-        )
-        if len(plan) == 1 or round(plan[-1] * masks_lib.size(masks)) == masks_lib.size(
-            masks
-        ):
-            raise ValueError(
-                f"`target_sparsity` prunes not one of the {masks_lib.size(masks)} "
-                f"weights. Received: target_sparsity={config.target_sparsity}"
-            )
-        calls.check_reachable(masks, config)
-        self.progress.start(plan)
-        if trainer.records:
-            # Keras knows the direction of a metric only once it has been computed.
-            judged = trainer.validation_data
-            engine.evaluate(trainer.ds if judged is None else judged)
-        for record in list(trainer.records):
-            ticket = run.load_round(record.round)
-            self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
+        self.progress.start(self.plan)
+        self._take_up(run)
         while not self._done():
-            if self.rounds.last is not None:
-                masks = self._prune(self.rounds.last)
-                if masks_lib.kept(masks) == masks_lib.kept(self.rounds.last.masks):
-                    self._warn(
-                        "Nothing more can be pruned: every layer keeps at least one "
-                        f"weight. The search ends at "
-                        f"{100 * masks_lib.sparsity(masks):.2f} % sparsity."
-                    )
-                    break
-            trained = trainer.train(masks)
-            run.save_round(self._ticket(trained))
-            self._consider(trained)
-        trainer.take_up()
+            last = self.rounds.last
+            masks = trainer.dense() if last is None else self._prune(last)
+            if last is not None and masks_lib.kept(masks) == masks_lib.kept(last.masks):
+                self._warn(
+                    "Nothing more can be pruned: every layer keeps at least one "
+                    f"weight. The search ends at "
+                    f"{100 * masks_lib.sparsity(masks):.2f} % sparsity."
+                )
+                break
+            self._keep(run, trainer.train(masks))
         ticket = self._ticket(self.rounds.chosen(self._dense, trainer.monitor))
         engine.hold(ticket.masks)
         engine.restore(
@@ -261,6 +237,24 @@ class _Search:
         run.finish(ticket)
         self.progress.end(ticket)
         return engine.finish(ticket)
+
+    def _take_up(self, run: runs.Run) -> None:
+        """Takes up what `run` holds of an earlier try, the round under way included."""
+        trainer = self.trainer
+        if trainer.records:
+            # Keras knows the direction of a metric only once it has been computed.
+            judged = trainer.validation_data
+            self.engine.evaluate(trainer.ds if judged is None else judged)
+        for record in list(trainer.records):
+            ticket = run.load_round(record.round)
+            self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
+        trained = trainer.resume()
+        if trained is not None:
+            self._keep(run, trained)
+
+    def _keep(self, run: runs.Run, trained: Trained) -> None:
+        run.save_round(self._ticket(trained))
+        self._consider(trained)
 
     def _consider(self, trained: Trained, *, resumed: bool = False) -> None:
         """Remembers a finished round where it is the best so far for some reason."""
@@ -321,7 +315,7 @@ class _Search:
         masks = pruning.prune(
             scores,
             trained.masks,
-            self._fraction(trained.masks, done=trained.record.round),
+            calls.fraction(trained.masks, self.config, done=trained.record.round),
             scope=self.config.scope,
             layer_fractions=self.config.layer_fractions,
             target_density=target,
@@ -331,18 +325,6 @@ class _Search:
             return masks
         # The share of a small network rounds to no weight at all: it loses one.
         return pruning.prune(scores, masks, 1 / left, target_density=target)
-
-    def _fraction(self, masks: Masks, *, done: int) -> float:
-        """Returns the share to prune next, where `done` prunings lie behind."""
-        config = self.config
-        if config.rounds is None:
-            return config.prune_fraction
-        return plans.fraction_for(
-            masks,
-            config.rounds - done,
-            layer_fractions=config.layer_fractions,
-            target_density=1 - config.target_sparsity,
-        )
 
     def _warn(self, text: str) -> None:
         warnings.warn(text, stacklevel=5)
@@ -365,6 +347,7 @@ class _Search:
     def _manifest(self) -> dict[str, Any]:
         trainer, model = self.trainer, self.engine.model
         weights = self.engine.weights()
+        fractions = self.config.layer_fractions
         return {
             "config": self.config.to_dict(),
             "criterion": signatures.of_function(self.criterion),
@@ -375,4 +358,10 @@ class _Search:
             "validation_data": signatures.of_data(trainer.validation_data),
             "network": signatures.of_network(model),
             "paths": list(weights),
+            # What a pattern matches may hang on the numbers in Keras' names.
+            "pruned": {
+                name: pruning.fraction_of(path, fractions) or "as the others"
+                for name, path in zip(canonical(weights), weights, strict=True)
+                if path in trainer.paths
+            },
         }

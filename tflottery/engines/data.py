@@ -127,9 +127,16 @@ def steps_per_epoch(data: Any, batch_size: int = 32) -> int | None:
 def execution_that_ends_at(step: int, steps: int | None, wanted: int) -> int:
     """Returns the steps per execution, near `wanted`, after which `step` can be seen.
 
+    Where the steps of an epoch are not known (`None`), an execution may end early with
+    any epoch, so that only single steps are sure to meet `step`.
+
     >>> execution_that_ends_at(0, 100, 20), execution_that_ends_at(150, 100, 20)
     (20, 10)
+    >>> execution_that_ends_at(150, None, 20)
+    1
     """
+    if steps is None and step > 0:
+        return 1
     inside = step % steps if steps else step
     return max(d for d in range(1, wanted + 1) if inside % d == 0)
 
@@ -225,9 +232,26 @@ def make_callback(
 
             def on_epoch_end(self, epoch, logs=None):
                 self._step()
-                epoch_call(epoch, {k: float(v) for k, v in (logs or {}).items()})
+                epoch_call(epoch, as_numbers(logs or {}))
 
     return Calls()
+
+
+def as_numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what `fit` or `evaluate` logged, by name, as plain numbers.
+
+    Raises:
+        ValueError: naming the metric that is not one number.
+    """
+    for name, value in logs.items():
+        shape = tuple(getattr(value, "shape", ()))
+        if shape:
+            raise ValueError(
+                f"The metric {name!r} is not one number, but an array of shape "
+                f"{shape}, by which no ticket can be judged. Give it an average, as "
+                'F1Score(average="macro"), or leave it out of `compile`.'
+            )
+    return {name: float(value) for name, value in logs.items()}
 
 
 def better(model: Any, keras: Any, monitor: str) -> Callable[[float, float], bool]:
@@ -259,3 +283,29 @@ def better(model: Any, keras: Any, monitor: str) -> Callable[[float, float], boo
 
 _MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "iou")
 _LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
+
+
+def batch_counter(keras: Any) -> Any:
+    """Returns a callback that counts an epoch's batches, and each as one step.
+
+    Executions must be of one batch. Where Keras on TensorFlow does not know that a
+    batch is the last, it begins another step, whose update comes to nothing, but which
+    the optimizer may have counted.
+    """
+
+    class Counter(keras.callbacks.Callback):
+        batches = 0
+
+        def _steps(self) -> Any:
+            optimizer = self.model.optimizer
+            return getattr(optimizer, "inner_optimizer", optimizer)._iterations
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches = batch + 1
+            self.steps = int(network.value_of(self._steps()))
+
+        def on_epoch_end(self, epoch, logs=None):
+            if int(network.value_of(self._steps())) != self.steps:
+                self._steps().assign(self.steps)
+
+    return Counter()

@@ -101,7 +101,7 @@ class Engine(abc.ABC):
         logs = self.model.evaluate(
             **data_lib.as_arguments(data), return_dict=True, verbose=0
         )
-        return {name: float(value) for name, value in logs.items()}
+        return data_lib.as_numbers(logs)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Returns all weights by path, copied."""

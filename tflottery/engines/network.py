@@ -54,7 +54,13 @@ def variables(model: Any) -> dict[str, Any]:
         ValueError: where the model is not built, or two layers that lie side by side
             have one name.
     """
-    if model.built and not model.weights and getattr(model, "layers", ()):
+    if (
+        model.built
+        and not model.weights
+        and getattr(model, "layers", ())
+        # `build` may mark a subclassed model alone, and none of its layers.
+        and all(layer.built for layer in all_layers(model))
+    ):
         raise ValueError(
             f"`model` {model.name!r} has no weights, so there is nothing to prune."
         )

@@ -344,3 +344,28 @@ def test_data_of_unknown_size_is_searched():
             verbose=0,
         )
         assert model.ticket.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def told(*more):
+    model = tf_keras.Sequential(
+        [layers.Input((6,)), *more, layers.Dense(3, activation="softmax")]
+    )
+    engine = engines.engine_for(model)
+    return "".join(engine.prepare((X, Y), rewind_step=0, callbacks=[])[1:])
+
+
+def test_layers_whose_draws_cannot_be_kept_are_told_with_the_remedy():
+    assert told(layers.Dropout(0.1), layers.GaussianNoise(0.1)) == (
+        "What Dropout, GaussianNoise will draw is in no `run_dir`, so a search that "
+        "goes on there will differ, unless the model is built after "
+        "tf_keras.backend.experimental.enable_tf_random_generator()."
+    )
+    assert told(layers.Dropout(0.0), layers.BatchNormalization()) == ""
+
+
+def test_draws_from_a_generator_are_kept_and_not_told():
+    tf_keras.backend.experimental.enable_tf_random_generator()
+    try:
+        assert told(layers.Dropout(0.1)) == ""
+    finally:
+        tf_keras.backend.experimental.disable_tf_random_generator()

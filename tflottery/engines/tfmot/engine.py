@@ -58,6 +58,13 @@ class TfmotEngine(Engine):
         self._later_steps_per_execution = later
         # Step k is seen only where an execution ends at it.
         self._set_steps_per_execution(self._execution_that_ends_at(rewind_step, data))
+        kinds = state_lib.drawing_without_state(self.model)
+        if kinds:
+            told.append(
+                f"What {', '.join(kinds)} will draw is in no `run_dir`, so a search "
+                "that goes on there will differ, unless the model is built after "
+                "tf_keras.backend.experimental.enable_tf_random_generator()."
+            )
         return told
 
     def _updating_optimizer(self) -> Any:

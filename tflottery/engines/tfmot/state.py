@@ -63,6 +63,32 @@ def restore(
                 variable.assign(state[f"{part}/{name}"])
 
 
+def drawing_without_state(model: Any) -> list[str]:
+    """Returns the classes of layers whose next random numbers no variable tells.
+
+    Such are tf_keras' Dropout and Random layers by default: they draw by operations
+    that keep what they have drawn in the TensorFlow runtime.
+    """
+    return sorted(
+        {
+            type(layer).__name__
+            for layer in network.all_layers(model)
+            if _rng_type(layer) == "legacy_stateful" and _draws(layer)
+        }
+    )
+
+
+def _rng_type(layer: Any) -> str | None:
+    return getattr(getattr(layer, "_random_generator", None), "_rng_type", None)
+
+
+def _draws(layer: Any) -> bool:
+    """Returns whether a layer with a generator uses it: a rate of 0 draws nothing."""
+    names = ("rate", "stddev", "dropout", "recurrent_dropout")
+    rates = [getattr(layer, name) for name in names if hasattr(layer, name)]
+    return any(rates) or not rates
+
+
 def _variables_in(owner: Any, seen: set[int]) -> list[Any]:
     """Returns the variables that `owner` holds and that are not in `seen`.
 

@@ -1,0 +1,33 @@
+"""Network: a model without weights is refused for the right reason."""
+
+import keras
+import pytest
+
+from tflottery.engines import network
+
+
+class Subclassed(keras.Model):
+    def __init__(self, *layers):
+        super().__init__(name="net")
+        self.parts = list(layers)
+
+    def call(self, inputs):
+        for layer in self.parts:
+            inputs = layer(inputs)
+        return inputs
+
+
+def test_a_model_whose_layers_were_not_built_with_it_is_not_built():
+    model = Subclassed(keras.layers.Dense(3))
+    model.built = True  # As `build(input_shape)` leaves some models.
+    with pytest.raises(
+        ValueError, match=r"'net' is not built, .* call it once on a ba"
+    ):
+        network.variables(model)
+
+
+def test_a_model_whose_layers_have_no_weights_has_nothing_to_prune():
+    model = Subclassed(keras.layers.ReLU())
+    model(keras.ops.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"'net' has no weights, so there is nothing"):
+        network.variables(model)

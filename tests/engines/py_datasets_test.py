@@ -1,0 +1,132 @@
+"""PyDatasets: a search on one goes on to the bytes of an unbroken one."""
+
+import pickle
+import random
+
+import keras
+import numpy as np
+import pytest
+
+import tflottery
+from tflottery.engines import py_datasets
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 6)).astype("float32")
+Y = (X[:, 0] > 0).astype("int64")
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.asked = []
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return X[8 * index : 8 * index + 8], Y[8 * index : 8 * index + 8]
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            raise KeyboardInterrupt
+
+
+def find(folder, ds, library=keras, callbacks=()):
+    library.utils.set_random_seed(2)
+    layers = library.layers
+    model = library.Sequential(
+        [
+            layers.Input((6,)),
+            layers.Dense(8, "relu", name="a"),
+            layers.Dense(2, name="b"),
+        ]
+    )
+    model.compile(
+        library.optimizers.Adam(0.01),
+        library.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    random.seed()  # As in a process of its own.
+    tflottery.find_ticket(
+        model,
+        ds,
+        validation_data=(X, Y),
+        epochs=3,
+        rounds=1,
+        select="last",
+        seed=1,
+        run_dir=folder,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return (folder / "ticket.safetensors").read_bytes()
+
+
+# On JAX Keras takes a batch before the first epoch, and workers that read ahead then
+# give what they have read so far to that epoch.
+@pytest.mark.parametrize("workers", [1, 2] if ON_TENSORFLOW else [1])
+def test_a_search_on_a_py_dataset_goes_on_to_the_same_bytes(tmp_path, workers):
+    whole = find(tmp_path / "whole", Batches(workers=workers), callbacks=[Stop(None)])
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path / "run", Batches(workers=workers), callbacks=[Stop(2)])
+    assert (
+        find(tmp_path / "run", Batches(workers=workers), callbacks=[Stop(9)]) == whole
+    )
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
+def test_a_search_on_a_sequence_of_tf_keras_goes_on_to_the_same_bytes(tmp_path):
+    import tf_keras
+
+    class Sequence(tf_keras.utils.Sequence):
+        __len__ = Batches.__len__
+
+        def __getitem__(self, index):
+            return X[8 * index : 8 * index + 8], Y[8 * index : 8 * index + 8]
+
+    class Raises(tf_keras.callbacks.Callback):
+        at = None
+        on_epoch_begin = Stop.on_epoch_begin
+
+    first, second = Raises(), Raises()
+    whole = find(tmp_path / "whole", Sequence(), tf_keras, [first])
+    second.at = 2
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path / "run", Sequence(), tf_keras, [second])
+    assert find(tmp_path / "run", Sequence(), tf_keras, [first]) == whole
+
+
+def test_every_epoch_has_all_batches_in_an_order_of_its_own(tmp_path):
+    batches = Batches(workers=1)
+    find(tmp_path, batches)
+    asked = batches.asked[-30:]  # The last round's.
+    epochs = [tuple(asked[i : i + 10]) for i in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({*epochs, tuple(range(10))}) == 4
+
+
+def test_the_view_keeps_the_users_settings_and_can_be_sent_to_a_process():
+    given = Batches(workers=3, use_multiprocessing=True, max_queue_size=4)
+    view = py_datasets.reordered(given, seed=5, keras=keras)
+    assert (view.workers, view.use_multiprocessing, view.max_queue_size) == (3, True, 4)
+    view.epoch = 2
+    there = pickle.loads(pickle.dumps(view))
+    for index in range(10):
+        np.testing.assert_array_equal(there[index][0], view[index][0])
+    view.epoch = 3
+    assert any((there[i][0] != view[i][0]).any() for i in range(10))
+
+
+def test_only_a_users_own_py_dataset_is_one():
+    assert py_datasets.is_py_dataset(Batches(), keras)
+    view = py_datasets.reordered(Batches(), seed=1, keras=keras)
+    assert not py_datasets.is_py_dataset(view, keras)
+    assert not py_datasets.is_py_dataset((X, Y), keras)
