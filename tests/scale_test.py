@@ -51,7 +51,27 @@ for path, mask in ticket.masks.items():
     assert not np.any(kernel[~mask]), path
 """
 
-WORKER = """
+# From `keras` and `strategy`: data, and a network with statistics.
+NETWORK = """
+rng = np.random.default_rng(0)
+x = rng.normal(size=(64, 6)).astype("float32")
+y = (x[:, 0] + x[:, 1] > 0).astype("int64")
+keras.utils.set_random_seed(3)
+with strategy.scope():
+    model = keras.Sequential(
+        [
+            keras.layers.Input((6,)),
+            keras.layers.Dense(16, activation="relu", name="hidden"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(2, activation="softmax", name="output"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy",
+                  metrics=["accuracy"])
+"""
+
+WORKER = (
+    """
 import json
 import os
 import sys
@@ -60,29 +80,17 @@ import tensorflow as tf
 
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 import numpy as np
-import tf_keras
+import tf_keras as keras
 
 import tflottery
 
 folder, out, dies = sys.argv[1:]
-rng = np.random.default_rng(0)
-x = rng.normal(size=(64, 6)).astype("float32")
-y = (x[:, 0] + x[:, 1] > 0).astype("int64")
-tf_keras.utils.set_random_seed(3)
-with strategy.scope():
-    model = tf_keras.Sequential(
-        [
-            tf_keras.layers.Input((6,)),
-            tf_keras.layers.Dense(16, activation="relu", name="hidden"),
-            tf_keras.layers.BatchNormalization(name="norm"),
-            tf_keras.layers.Dense(2, activation="softmax", name="output"),
-        ]
-    )
-    model.compile(tf_keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy",
-                  metrics=["accuracy"])
+"""
+    + NETWORK
+    + """
 
 
-class Dies(tf_keras.callbacks.Callback):
+class Dies(keras.callbacks.Callback):
     epochs = 0
 
     def on_epoch_end(self, epoch, logs=None):
@@ -102,9 +110,11 @@ ticket = tflottery.find_ticket(
 ticket.save(out)
 print("epochs", Dies.epochs, flush=True)
 """
+)
 
 
-REPLICAS = """
+REPLICAS = (
+    """
 import importlib
 import os
 import sys
@@ -121,21 +131,9 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-rng = np.random.default_rng(0)
-x = rng.normal(size=(64, 6)).astype("float32")
-y = (x[:, 0] + x[:, 1] > 0).astype("int64")
-keras.utils.set_random_seed(3)
-with strategy.scope():
-    model = keras.Sequential(
-        [
-            keras.layers.Input((6,)),
-            keras.layers.Dense(16, activation="relu", name="hidden"),
-            keras.layers.BatchNormalization(name="norm"),
-            keras.layers.Dense(2, activation="softmax", name="output"),
-        ]
-    )
-    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy",
-                  metrics=["accuracy"])
+"""
+    + NETWORK
+    + """
 
 
 class Dies(keras.callbacks.Callback):
@@ -153,6 +151,7 @@ tflottery.find_ticket(
     select="last", verbose=0, run_dir=folder, callbacks=[Dies()],
 )
 """
+)
 
 
 @pytest.mark.skipif(
