@@ -114,14 +114,15 @@ def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
         while not ended.wait(3):
             signal.pthread_kill(me, signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    def interrupted_call():
+        threading.Thread(target=interrupt, daemon=True).start()
         try:
             worker.call({"do": "time", "paths": [str(path)], **job})
         finally:
             ended.set()
-    thread.join()
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_call()
     assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
 
 
