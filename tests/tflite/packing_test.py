@@ -31,6 +31,19 @@ def test_equal_vectors_are_written_once():
     assert unlike - twice > 1000
 
 
+def test_equal_tables_are_written_once():
+    builder = packing._SharingBuilder(64)
+
+    def pack(alpha):
+        options = packing.schema().LeakyReluOptionsT()
+        options.alpha = alpha
+        return options.Pack(builder)
+
+    first = pack(0.5)
+    assert pack(0.5) == first
+    assert pack(0.25) != first
+
+
 def test_what_nothing_uses_is_dropped():
     data, _ = one_layer(np.eye(4, dtype=np.float32))
     graph = Graph(data)

@@ -132,11 +132,36 @@ def _keep(entries: list[Any], used: Iterable[int]) -> tuple[list[Any], dict[int,
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal vectors and strings once: zero points, shapes, scales, indices."""
+    """Writes what is equal once: vectors, strings, tables with the same fields."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._written: dict[tuple[Any, ...], int] = {}
+        self._fields: list[tuple[Any, ...]] = []
+
+    # A table is written as a whole at its end, when it is known whether one like it is
+    # there: options of operators, the dense dimensions of sparse weights.
+
+    def StartObject(self, numfields: int) -> None:
+        self._fields = [(numfields,)]
+
+    def PrependSlot(self, flags: Any, o: int, x: Any, d: Any) -> None:
+        self._fields.append((flags, o, x, d))
+
+    def PrependUOffsetTRelativeSlot(self, o: int, x: int, d: int) -> None:
+        self._fields.append((o, x, d))
+
+    def EndObject(self) -> int:
+        key = ("table", *self._fields)
+        if key not in self._written:
+            super().StartObject(*self._fields[0])
+            for field in self._fields[1:]:
+                if len(field) == 4:
+                    super().PrependSlot(*field)
+                else:
+                    super().PrependUOffsetTRelativeSlot(*field)
+            self._written[key] = super().EndObject()
+        return self._written[key]
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         key = (x.dtype.str, x.tobytes())
