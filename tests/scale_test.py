@@ -51,7 +51,7 @@ for path, mask in ticket.masks.items():
     assert not np.any(kernel[~mask]), path
 """
 
-# From `keras` and `strategy`: data, and a network with statistics.
+# From `keras`, `strategy` and `dies`: data, a network with statistics, and a death.
 NETWORK = """
 rng = np.random.default_rng(0)
 x = rng.normal(size=(64, 6)).astype("float32")
@@ -68,6 +68,15 @@ with strategy.scope():
     )
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy",
                   metrics=["accuracy"])
+
+
+class Dies(keras.callbacks.Callback):
+    epochs = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        Dies.epochs += 1
+        if dies == "dies" and Dies.epochs == 4:
+            os.kill(os.getpid(), 9)
 """
 
 WORKER = (
@@ -88,16 +97,6 @@ folder, out, dies = sys.argv[1:]
 """
     + NETWORK
     + """
-
-
-class Dies(keras.callbacks.Callback):
-    epochs = 0
-
-    def on_epoch_end(self, epoch, logs=None):
-        Dies.epochs += 1
-        if dies == "dies" and Dies.epochs == 4:
-            os.kill(os.getpid(), 9)
-
 
 options = tf.data.Options()
 policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -134,16 +133,6 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 """
     + NETWORK
     + """
-
-
-class Dies(keras.callbacks.Callback):
-    epochs = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        Dies.epochs += 1
-        if dies and Dies.epochs == 4:
-            os.kill(os.getpid(), 9)
-
 
 ds = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
 tflottery.find_ticket(

@@ -8,8 +8,8 @@ import math
 import os
 from typing import Any, Literal, get_args
 
-from tflottery.records import is_number, is_whole
-from tflottery.tflite import cleanup, convert, planner, sparsify, verify
+from tflottery.records import is_number
+from tflottery.tflite import cleanup, convert, planner, sparsify, verify, worker
 from tflottery.tflite.destination import destination, replacing
 from tflottery.tflite.flatbuffer import Graph
 from tflottery.tflite.report import ExportReport
@@ -236,11 +236,7 @@ def _check(
             "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of "
             f"the largest output. Received: tolerance={tolerance!r}"
         )
-    if not is_whole(batch_size) or batch_size < 1:
-        raise ValueError(
-            "`batch_size` must be a whole number of at least 1. "
-            f"Received: batch_size={batch_size!r}"
-        )
+    worker.count(batch_size, "batch_size")
 
 
 def _check_int8(graph: Graph, model: Any) -> None:
