@@ -45,7 +45,7 @@ setuptools.setup(
         "remote": REMOTE,
         "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"],
     },
-    entry_points={"console_scripts": ["tflottery = tflottery.cli:main"]},
+    entry_points={"console_scripts": ["tflottery = tflottery.cli.main:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

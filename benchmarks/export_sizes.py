@@ -18,7 +18,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import tflottery
-from tflottery.lab import datasets, models, pipelines
+from tflottery.lab import models
+from tflottery.lab.data import datasets, pipelines
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the images are, for TFDS.")
 NETWORKS = flags.DEFINE_list(

@@ -19,7 +19,7 @@ from absl import app, flags
 
 import tflottery
 from tflottery.lab import models
-from tflottery.tflite import convert
+from tflottery.tflite.source import model as model_lib
 
 NETWORKS = flags.DEFINE_list(
     "networks", ["mobilenet", "conv6", "resnet20", "lenet"], "Which networks."
@@ -58,7 +58,7 @@ def measure(name, sparsity):
             pathlib.Path(folder) / f"{kind}.tflite"
             for kind in ("dense", "fast", "small")
         )
-        dense.write_bytes(convert.from_model(model).float32)
+        dense.write_bytes(model_lib.from_model(model).float32)
         report = tflottery.export_tflite(model, fast, target="sparse_speed")
         tflottery.export_tflite(model, small)
         row = {"path": {name: plan.path for name, plan in report.plans.items()}}

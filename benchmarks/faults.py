@@ -28,8 +28,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from tflottery import files, search
-from tflottery.lab import pipelines
+from tflottery.core import files
+from tflottery.lab.data import pipelines
+from tflottery.search import loop
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
@@ -162,7 +163,7 @@ def find(case: str, folder: pathlib.Path, epochs=os.devnull, **more):
     arguments["callbacks"] = [*given, noting(library, epochs)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return search.find_ticket(network, **arguments)
+        return loop.find_ticket(network, **arguments)
 
 
 def forked(work) -> int:

@@ -21,8 +21,9 @@ import tracemalloc
 
 import numpy as np
 
-from tflottery import files, tickets
-from tflottery.config import LotteryConfig
+from tflottery import ticket as ticket_lib
+from tflottery.core import files
+from tflottery.core.config import LotteryConfig
 
 ODD = [
     *(None, True, -1, 0, 3, 10**9, 2**64, 10**400, 0.5, float("nan"), float("inf")),
@@ -43,7 +44,7 @@ ODD = [
 ]
 
 
-def ticket() -> tickets.Ticket:
+def ticket() -> ticket_lib.Ticket:
     """Returns a small ticket with everything in it that a ticket can have."""
     rng = np.random.default_rng(0)
     weights = {
@@ -55,7 +56,7 @@ def ticket() -> tickets.Ticket:
     masks = {"dense/kernel": weights["dense/kernel"] > 0}
     masks["head/kernel"] = weights["head/kernel"] < 0.5
     rounds = tuple(
-        tickets.Round(
+        ticket_lib.Round(
             round=number,
             sparsity=0.5 * number,
             density_per_layer={path: 1.0 for path in masks},
@@ -66,7 +67,7 @@ def ticket() -> tickets.Ticket:
         )
         for number in range(2)
     )
-    return tickets.Ticket(
+    return ticket_lib.Ticket(
         masks=masks,
         initial=weights,
         rewind=weights,
@@ -173,7 +174,7 @@ def fuzz(inputs: int, seed: int, folder: pathlib.Path) -> collections.Counter:
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             try:
-                found = tickets.load_ticket(path)
+                found = ticket_lib.load_ticket(path)
             except files.FileError as error:
                 counts[words(error, path)] += 1
             else:

@@ -19,7 +19,8 @@ import numpy as np
 from absl import app, flags
 
 import tflottery
-from tflottery.lab import datasets, pipelines, recipes, training
+from tflottery.lab import recipes, training
+from tflottery.lab.data import datasets, pipelines
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where MNIST is, for TFDS.")
 PAIRS = flags.DEFINE_integer("pairs", 5, "Pairs of epochs.")

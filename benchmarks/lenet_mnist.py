@@ -16,8 +16,9 @@ import numpy as np
 from absl import app, flags
 
 import tflottery
-from tflottery import controls
-from tflottery.lab import datasets, pipelines, recipes, training
+from tflottery.lab import recipes, training
+from tflottery.lab.data import datasets, pipelines
+from tflottery.transfer import controls
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where MNIST is, for TFDS.")
 RUN_DIR = flags.DEFINE_string("run_dir", "runs/lenet_mnist", "Where to keep the runs.")

@@ -19,7 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tflottery.lab import datasets, models, pipelines
+from tflottery.lab import models
+from tflottery.lab.data import datasets, pipelines
 
 BATCH = 128
 

@@ -13,7 +13,7 @@ import tracemalloc
 
 import numpy as np
 
-from tflottery import criteria, masks, pruning
+from tflottery.core import criteria, masks, pruning
 
 
 def resnet50(width: int = 64) -> dict[str, tuple[int, ...]]:

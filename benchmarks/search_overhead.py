@@ -100,7 +100,8 @@ def make(name: str) -> dict:
     import importlib
 
     import tflottery
-    from tflottery.lab import datasets, pipelines, recipes, training
+    from tflottery.lab import recipes, training
+    from tflottery.lab.data import datasets, pipelines
 
     kind, recipe_name, count, steps, compared = CASES[name]
     keras = importlib.import_module(kind)

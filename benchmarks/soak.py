@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 import tflottery
-from tflottery.lab import pipelines
+from tflottery.lab.data import pipelines
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 32)).astype("float32")

@@ -19,10 +19,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from tflottery import LotterySchedule, RewindToInit, criteria, engines, pruning
-from tflottery import masks as masks_lib
+from tflottery import LotterySchedule, RewindToInit, engines
+from tflottery.core import criteria, pruning
+from tflottery.core import masks as masks_lib
 from tflottery.engines.tfmot.imported import sparsity, tf_keras
-from tflottery.lab import datasets
+from tflottery.lab.data import datasets
 
 SPARSITY = 0.9
 

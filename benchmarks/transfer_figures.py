@@ -7,8 +7,9 @@ python benchmarks/transfer_figures.py RUN docs/results
 import argparse
 import pathlib
 
-from tflottery import files
-from tflottery.lab import cells, figures, statistics
+from tflottery.core import files
+from tflottery.lab.report import figures, intervals
+from tflottery.lab.report import results as results_lib
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("run_dir", type=pathlib.Path)
@@ -23,7 +24,7 @@ slim = [{k: v for k, v in r.items() if k != "density_per_layer"} for r in rows]
 files.write_json(arguments.out / f"{name}.json", results | {"rows": slim})
 
 
-def percent(found: statistics.Interval | None, sign: str = "") -> str:
+def percent(found: intervals.Interval | None, sign: str = "") -> str:
     """Returns a mean of accuracies with its interval, in percent."""
     if found is None:
         return ""
@@ -31,7 +32,7 @@ def percent(found: statistics.Interval | None, sign: str = "") -> str:
     return f"{100 * found.mean:{sign}.2f}{half}"
 
 
-(setting,) = cells.settings(cells.read(rows))
+(setting,) = results_lib.settings(results_lib.read(rows))
 for what, picture in (
     ("accuracy", figures.accuracy(setting)),
     ("steps", figures.steps_to_best(setting)),
@@ -39,7 +40,7 @@ for what, picture in (
     if picture is not None:
         files.write(arguments.out / f"{name}_{what}.svg", picture.svg)
 assert setting.dense is not None
-dense = statistics.interval(setting.dense.by_seed("metric").values())
+dense = intervals.interval(setting.dense.by_seed("metric").values())
 names = [figures.label(curve, setting) for curve in setting.curves]
 lines = [
     f"Dense: {percent(dense)} % over {dense.count} seeds. The columns: test accuracy "
@@ -50,7 +51,7 @@ lines = [
 ]
 for points in zip(*(curve.points for curve in setting.curves), strict=True):
     differences = [
-        percent(statistics.compare(point, setting.dense).test, "+") for point in points
+        percent(intervals.compare(point, setting.dense).test, "+") for point in points
     ]
     lines.append(f"| {100 * points[0].density:.1f} | {' | '.join(differences)} |")
 files.write(arguments.out / f"{name}.md", ("\n".join(lines) + "\n").encode())

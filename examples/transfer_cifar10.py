@@ -8,7 +8,9 @@ Without --data_dir it takes the digits 0 to 4 to the digits 5 to 9, in a minute.
 import argparse
 
 import tflottery
-from tflottery.lab import bench, datasets, designs, training
+from tflottery.lab import training
+from tflottery.lab.data import datasets
+from tflottery.lab.experiment import bench, designs
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data_dir", help="Where CIFAR-10 and FashionMNIST are.")

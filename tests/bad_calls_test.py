@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tflottery
-from tflottery import runs
+from tflottery.search import run_dir
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 RNG = np.random.default_rng(0)
@@ -603,7 +603,7 @@ def test_the_run_of_another_search_is_refused_with_every_difference(tmp_path):
     kept = (tmp_path / "ticket.safetensors").read_bytes()
     model = compiled()
     weights = model.get_weights()
-    with pytest.raises(runs.RunError) as caught:
+    with pytest.raises(run_dir.RunError) as caught:
         find(model, (X[:32], Y[:32]), run_dir=tmp_path, epochs=2)
     lines = str(caught.value).splitlines()
     assert lines[0] == (
@@ -616,7 +616,7 @@ def test_the_run_of_another_search_is_refused_with_every_difference(tmp_path):
     assert "architecture" not in names
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
-    with pytest.raises(runs.RunError, match="architecture"):
+    with pytest.raises(run_dir.RunError, match="architecture"):
         find(make_model(layers=[keras.layers.Dense(7)]), run_dir=tmp_path)
     assert (tmp_path / "ticket.safetensors").read_bytes() == kept
 

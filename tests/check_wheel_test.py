@@ -41,7 +41,7 @@ def test_a_whole_wheel_passes(tmp_path: pathlib.Path):
         (WHOLE | {"tests/masks_test.py"}, "too many: tests/masks_test.py"),
         (WHOLE | {"examples/find_ticket.py"}, "too many: examples/find_ticket.py"),
         (WHOLE - {"tflottery/py.typed"}, "no py.typed"),
-        (WHOLE - {"tflottery/masks.py"}, "missing: tflottery/masks.py"),
+        (WHOLE - {"tflottery/core/masks.py"}, "missing: tflottery/core/masks.py"),
         (PACKAGE, "no LICENSE"),
     ],
     ids=["tests", "examples", "types", "module", "license"],

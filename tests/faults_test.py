@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import tflottery
-from tflottery import files, locks, runs
-from tflottery.lab import pipelines
+from tflottery.core import files
+from tflottery.lab.data import pipelines
+from tflottery.search import locks, run_dir
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -171,14 +172,14 @@ def test_a_round_that_lacks_only_its_ticket_gets_the_masks_it_was_trained_under(
     tmp_path, monkeypatch
 ):
     options = {"run_dir": tmp_path, "criterion": noise, "rounds": 1, "rewind_step": 0}
-    save_round = runs.Run.save_round
+    save_round = run_dir.Run.save_round
 
     def stop(run, ticket):
         if ticket.round == 1:
             raise KeyboardInterrupt
         save_round(run, ticket)
 
-    monkeypatch.setattr(runs.Run, "save_round", stop)
+    monkeypatch.setattr(run_dir.Run, "save_round", stop)
     with pytest.raises(KeyboardInterrupt):
         find(**options)
     monkeypatch.undo()
@@ -200,7 +201,7 @@ def test_a_pattern_of_a_number_that_is_now_another_layers_is_refused(tmp_path, o
         find(stop=3, **options)
     keras.backend.clear_session()
     keras.layers.Dense(1)  # It takes the first number.
-    with pytest.raises(runs.RunError, match=r"\n  pruned\.dense/kernel: .* there, "):
+    with pytest.raises(run_dir.RunError, match=r"\n  pruned\.dense/kernel: .* there, "):
         find(**options)
 
 
@@ -246,7 +247,7 @@ def test_a_state_that_is_whole_but_of_another_network_is_an_error_that_names_it(
     forged(what, state, header)
     files.write_arrays(path, state, header)
     watch = Raises(0, None)
-    with pytest.raises(runs.RunError, match=message) as caught:
+    with pytest.raises(run_dir.RunError, match=message) as caught:
         find(run_dir=tmp_path, callbacks=[watch])
     assert "current.safetensors that is whole, but no state of" in str(caught.value)
     assert watch.epochs == []
@@ -332,7 +333,7 @@ def test_a_search_that_lacks_a_file_is_an_error_and_trains_nothing(
     (tmp_path / name).unlink()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     watch = Raises(0, None)
-    with pytest.raises(runs.RunError) as caught:
+    with pytest.raises(run_dir.RunError) as caught:
         find(run_dir=tmp_path, callbacks=[watch], epochs=3)
     assert str(caught.value) == (
         f"`run_dir` {str(tmp_path)!r} holds a search, but lacks {name}: {what}. Put "
@@ -382,7 +383,7 @@ def test_files_that_are_the_users_own_stay(tmp_path):
     )
     assert (tmp_path / "lock").read_bytes() == b"mine"
     (tmp_path / "lock").write_bytes(b"process 1234567 on a host of a long name")
-    with runs.opened(tmp_path, {}):
+    with run_dir.opened(tmp_path, {}):
         owner = (tmp_path / "lock").read_text()
     assert owner.startswith(f"process {os.getpid()} on ")
     assert "long name" not in owner
@@ -429,7 +430,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
         )
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-        with runs.opened(tmp_path, {}):
+        with run_dir.opened(tmp_path, {}):
             pass
 
 
@@ -458,11 +459,11 @@ def test_a_lock_outlasts_a_copy_of_the_folder_but_not_its_process(tmp_path):
 
 def test_a_second_search_in_one_process_is_refused(tmp_path):
     with (
-        runs.opened(tmp_path, {}),
+        run_dir.opened(tmp_path, {}),
         pytest.raises(locks.LockError, match="in use by another search in this"),
     ):
         find(run_dir=tmp_path)
-    with runs.opened(tmp_path, {}, resume="never") as run:
+    with run_dir.opened(tmp_path, {}, resume="never") as run:
         assert run.path == tmp_path.with_name(tmp_path.name + "-2")
 
 

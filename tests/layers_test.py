@@ -11,40 +11,30 @@ import pytest
 ROOT = pathlib.Path(__file__).absolute().parent.parent
 PACKAGE = "tflottery"
 
-# From the lowest to the highest. A file belongs to the layer that names it, or that
-# names the folder of tflottery/ that holds it.
+# What stands directly in tflottery/, and what of it each may import besides itself: a
+# folder is a layer.
 LAYERS = {
-    "core": (
-        *("masks", "criteria", "budgets", "pruning", "plans", "config"),
-        *("files", "paths", "records", "tickets", "runs", "locks"),
-    ),
-    "engines": ("engines",),
-    "verbs": (
-        *(
-            "search",
-            "rounds",
-            "stages",
-            "selection",
-            "calls",
-            "callbacks",
-            "stops",
-            "progress",
-            "cost",
-        ),
-        *("transfer", "controls", "tflite"),
-    ),
-    "lab": ("lab",),
-    "cli": ("cli", "commands", "demo", "edge_commands", "__main__"),
+    "core": (),
+    "engines": ("core",),
+    "ticket": ("core", "engines"),
+    "search": ("core", "engines", "ticket"),
+    "transfer": ("core", "engines", "ticket"),
+    "tflite": ("core", "engines", "ticket"),
+    "lab": ("core", "engines", "ticket", "search", "transfer", "tflite"),
+    "cli": ("core", "engines", "ticket", "search", "transfer", "tflite", "lab"),
+    "__main__": ("cli",),
 }
-RANKS = {name: rank for rank, names in enumerate(LAYERS.values()) for name in names}
-VERBS = list(LAYERS).index("verbs")
-
-# `Ticket.apply` hands the ticket over to the engines, and imports them when called.
-THE_ONE_DOOR = "tflottery.tickets (core) imports tflottery.engines (engines)"
+# Importing the package is importing its public API: only these may.
+ABOVE_THE_API = ("lab", "cli")
 
 TENSORFLOW = {"tensorflow", "tf_keras", "tensorflow_model_optimization"}
 FRAMEWORKS = TENSORFLOW | {"keras", "jax", "torch"}
-MAY_LOAD_TENSORFLOW = ("tflottery.tflite", "tflottery.engines.tfmot")
+MAY_LOAD_TENSORFLOW = (
+    "tflottery.tflite",
+    "tflottery.engines.tfmot",
+    "tflottery.engines.tf_keras",
+    "tflottery.search.one_fit",
+)
 
 MOST_LINES = 400
 VAGUE = {"base", "common", "helper", "helpers", "iteration"}
@@ -103,40 +93,62 @@ def imports(module: str, file: pathlib.Path, deep: bool = True) -> set[str]:
     return found
 
 
-def rank(name: str) -> int | None:
-    """Returns the layer's rank of a dotted name, None for what is in no layer.
-
-    The package itself is its public API: to import it is to import a verb.
-    """
+def layer(name: str) -> str | None:
+    """Returns the layer of a dotted name: "" for the package, None outside it."""
     parts = name.split(".")
     if parts[0] != PACKAGE:
         return None
-    return RANKS.get(parts[1], VERBS) if len(parts) > 1 else VERBS
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else ""
 
 
-def upward_imports(root: pathlib.Path) -> list[str]:
-    """Returns one line for each import that points to a higher layer."""
-    layers = list(LAYERS)
+def forbidden_imports(root: pathlib.Path) -> list[str]:
+    """Returns one line for each import that a module's layer may not have."""
     found = []
     for module, file in sources(root).items():
-        own = rank(module)
-        # tflottery/__init__.py lists the whole API: it stands above every layer.
-        if module == PACKAGE or own is None:
+        own = layer(module)
+        if not own:  # tflottery/__init__.py lists the whole API.
             continue
         for name in sorted(imports(module, file)):
-            other = rank(name)
-            if other is not None and other > own:
-                found.append(
-                    f"{module} ({layers[own]}) imports {name} ({layers[other]})"
-                )
+            other = layer(name)
+            if other is None or other == own:
+                continue
+            if other == "" and own in ABOVE_THE_API:
+                continue
+            if other not in LAYERS[own]:
+                found.append(f"{module} imports {name}")
     return found
+
+
+def circles(root: pathlib.Path) -> list[str]:
+    """Returns one line for each pair of modules that reach each other by imports."""
+    modules = sources(root)
+    del modules[PACKAGE]
+    graph = {
+        module: {
+            # `from a import b` is of the module a.b, or of something in the module a.
+            name if name in modules else name.rpartition(".")[0]
+            for name in imports(module, file)
+        }
+        for module, file in modules.items()
+    }
+    reached = {module: near & set(modules) for module, near in graph.items()}
+    for middle in graph:
+        for near in reached.values():
+            if middle in near:
+                near |= reached[middle]
+    return [
+        f"{one} <-> {other}"
+        for one in graph
+        for other in sorted(reached[one])
+        if one < other and one in reached[other]
+    ]
 
 
 def modules_without_layer(root: pathlib.Path) -> list[str]:
     return [
         module
         for module in sources(root)
-        if module != PACKAGE and module.split(".")[1] not in RANKS
+        if module != PACKAGE and module.split(".")[1] not in LAYERS
     ]
 
 
@@ -150,7 +162,7 @@ def framework_imports(root: pathlib.Path) -> list[str]:
     for module, file in sources(root).items():
         if module.startswith(MAY_LOAD_TENSORFLOW):
             continue
-        in_core = module.removeprefix(f"{PACKAGE}.") in LAYERS["core"]
+        in_core = layer(module) == "core"
         banned = FRAMEWORKS if in_core else TENSORFLOW
         found += [
             f"{module} imports {name}"
@@ -203,8 +215,12 @@ def vague_names(root: pathlib.Path) -> list[str]:
 # The project.
 
 
-def test_no_import_points_upward():
-    assert upward_imports(ROOT) == [THE_ONE_DOOR]
+def test_a_layer_imports_what_it_may():
+    assert forbidden_imports(ROOT) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(ROOT) == []
 
 
 def test_every_module_has_a_layer():
@@ -215,9 +231,9 @@ def test_the_core_imports_no_framework_and_the_rest_loads_no_tensorflow():
     assert framework_imports(ROOT) == []
 
 
-@pytest.mark.parametrize("name", LAYERS["core"])
-def test_importing_a_core_module_loads_neither_keras_nor_tensorflow(name: str):
-    assert loaded(ROOT, f"{PACKAGE}.{name}", FRAMEWORKS) == set()
+def test_importing_the_core_loads_neither_keras_nor_tensorflow():
+    core = [module for module in sources(ROOT) if layer(module) == "core"]
+    assert loaded(ROOT, ", ".join(core), FRAMEWORKS) == set()
 
 
 def test_importing_the_package_loads_neither_tensorflow_nor_matplotlib():
@@ -248,82 +264,94 @@ def tree(root: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
     ("path", "line", "message"),
     [
         (
-            "masks.py",
-            "from tflottery.search import find_ticket",
-            "tflottery.masks (core) imports tflottery.search.find_ticket (verbs)",
+            "core/masks.py",
+            "from tflottery.search.loop import find_ticket",
+            "tflottery.core.masks imports tflottery.search.loop.find_ticket",
         ),
         (
-            "masks.py",
+            "core/masks.py",
             "def f():\n    import tflottery.engines.keras3",
-            "tflottery.masks (core) imports tflottery.engines.keras3 (engines)",
+            "tflottery.core.masks imports tflottery.engines.keras3",
         ),
         (
-            "masks.py",
-            "from . import cli",
-            "tflottery.masks (core) imports tflottery.cli (cli)",
+            "core/masks.py",
+            "from .. import cli",
+            "tflottery.core.masks imports tflottery.cli",
         ),
         (
-            "masks.py",
+            "core/masks.py",
             "import importlib\nimportlib.import_module('tflottery.lab.models')",
-            "tflottery.masks (core) imports tflottery.lab.models (lab)",
+            "tflottery.core.masks imports tflottery.lab.models",
         ),
         (
             "engines/keras3.py",
-            "from ..transfer import transfer_ticket",
-            "tflottery.engines.keras3 (engines) imports "
-            "tflottery.transfer.transfer_ticket (verbs)",
+            "from ..transfer import student",
+            "tflottery.engines.keras3 imports tflottery.transfer.student",
         ),
         (
             "engines/__init__.py",
             "from tflottery import find_ticket",
-            "tflottery.engines (engines) imports tflottery.find_ticket (verbs)",
+            "tflottery.engines imports tflottery.find_ticket",
         ),
         (
-            "tflite/convert.py",
-            "from tflottery.lab import models",
-            "tflottery.tflite.convert (verbs) imports tflottery.lab.models (lab)",
+            "tflite/export.py",
+            "from tflottery.search import loop",
+            "tflottery.tflite.export imports tflottery.search.loop",
         ),
         (
-            "lab/report.py",
-            "from tflottery import cli",
-            "tflottery.lab.report (lab) imports tflottery.cli (cli)",
+            "lab/report/write.py",
+            "from tflottery.cli import main",
+            "tflottery.lab.report.write imports tflottery.cli.main",
         ),
     ],
 )
-def test_an_upward_import_is_found(
+def test_a_forbidden_import_is_found(
     tmp_path: pathlib.Path, path: str, line: str, message: str
 ):
-    assert upward_imports(tree(tmp_path, {path: line})) == [message]
+    assert forbidden_imports(tree(tmp_path, {path: line})) == [message]
 
 
-def test_imports_downward_and_sideways_are_free(tmp_path: pathlib.Path):
+def test_allowed_imports_are_free(tmp_path: pathlib.Path):
     files = {
         "__init__.py": "from tflottery.cli import main",
-        "criteria.py": "import numpy as np\nfrom tflottery.masks import Masks",
-        "search.py": "from tflottery import config, engines, transfer",
-        "lab/report.py": "import tflottery\nfrom . import recipes",
-        "cli.py": "from tflottery import find_ticket\nfrom .lab.recipes import RECIPES",
+        "core/criteria.py": "import numpy as np\nfrom tflottery.core import masks",
+        "search/loop.py": "from tflottery import engines, ticket",
+        "lab/recipes.py": "import tflottery\nfrom . import models",
+        "cli/find.py": "from tflottery import find_ticket\nfrom ..lab import recipes",
     }
-    assert upward_imports(tree(tmp_path, files)) == []
+    assert forbidden_imports(tree(tmp_path, files)) == []
+
+
+def test_a_circle_is_found(tmp_path: pathlib.Path):
+    files = {
+        "core/a.py": "from tflottery.core import b",
+        "core/b.py": "from tflottery.core.c import f",
+        "core/c.py": "def f():\n    from tflottery.core import a",
+    }
+    assert circles(tree(tmp_path, files)) == [
+        "tflottery.core.a <-> tflottery.core.b",
+        "tflottery.core.a <-> tflottery.core.c",
+        "tflottery.core.b <-> tflottery.core.c",
+    ]
 
 
 def test_a_module_without_a_layer_is_found(tmp_path: pathlib.Path):
-    root = tree(tmp_path, {"masks.py": "", "extra.py": "", "other/part.py": ""})
+    root = tree(tmp_path, {"core/masks.py": "", "extra.py": "", "other/part.py": ""})
     assert modules_without_layer(root) == ["tflottery.extra", "tflottery.other.part"]
 
 
 def test_a_framework_out_of_place_is_found(tmp_path: pathlib.Path):
     files = {
-        "masks.py": "def f():\n    import keras",
-        "search.py": "try:\n    import tensorflow as tf\nexcept ImportError:\n    pass",
-        "transfer.py": "def f():\n    import tensorflow as tf",
-        "controls.py": "from typing import TYPE_CHECKING\n"
+        "core/masks.py": "def f():\n    import keras",
+        "search/loop.py": "try:\n    import tensorflow\nexcept OSError:\n    pass",
+        "transfer/student.py": "def f():\n    import tensorflow as tf",
+        "transfer/controls.py": "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    import tensorflow as tf",
-        "tflite/convert.py": "import tensorflow as tf",
+        "tflite/export.py": "import tensorflow as tf",
     }
     assert framework_imports(tree(tmp_path, files)) == [
-        "tflottery.masks imports keras",
-        "tflottery.search imports tensorflow",
+        "tflottery.core.masks imports keras",
+        "tflottery.search.loop imports tensorflow",
     ]
 
 

@@ -10,7 +10,8 @@ import time
 import keras
 import pytest
 
-from tflottery import files, locks, runs
+from tflottery.core import files
+from tflottery.search import locks, run_dir
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 MISSING = [
@@ -227,7 +228,7 @@ def test_a_lock_that_is_gone_is_written_again(store):
 
 
 def test_a_run_whose_lock_is_lost_writes_nothing(tmp_path, monkeypatch):
-    with runs.opened(tmp_path, {}) as run:
+    with run_dir.opened(tmp_path, {}) as run:
 
         def lost(folder):
             raise locks.LockError(str(folder))

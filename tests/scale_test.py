@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tflottery
-from tflottery import masks as masks_lib
+from tflottery.core import masks as masks_lib
 
 DATA_PARALLEL = """
 import sys

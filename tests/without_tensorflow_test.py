@@ -22,8 +22,12 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def test_search_transfer_and_lab_work_on_jax_where_tensorflow_is_not_installed():
-    tests = ["engines/keras3_test.py", "search_test.py", "transfer_test.py"]
-    tests += ["lab/experiment_test.py::test_the_test_images_choose_nothing"]
+    tests = [
+        "engines/keras3_test.py",
+        "search/loop_test.py",
+        "transfer/student_test.py",
+    ]
+    tests += ["lab/experiment/run_test.py::test_the_test_images_choose_nothing"]
     done = subprocess.run(
         [sys.executable, "-c", BLOCK, "-q", "-n0", "-p", "no:cacheprovider"]
         + [str(HERE / test) for test in tests],

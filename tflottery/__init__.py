@@ -8,37 +8,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tflottery.config import LotteryConfig as LotteryConfig
-    from tflottery.cost import estimate_cost as estimate_cost
+    from tflottery.core.config import LotteryConfig as LotteryConfig
     from tflottery.engines import release as release
-    from tflottery.engines.tfmot import LotterySchedule as LotterySchedule
-    from tflottery.engines.tfmot import RewindToInit as RewindToInit
-    from tflottery.search import find_ticket as find_ticket
+    from tflottery.engines.tfmot.schedule import LotterySchedule as LotterySchedule
+    from tflottery.search.cost import estimate_cost as estimate_cost
+    from tflottery.search.loop import find_ticket as find_ticket
+    from tflottery.search.one_fit import RewindToInit as RewindToInit
     from tflottery.tflite import ExportReport as ExportReport
     from tflottery.tflite import benchmark_tflite as benchmark_tflite
     from tflottery.tflite import evaluate_tflite as evaluate_tflite
     from tflottery.tflite import export_tflite as export_tflite
-    from tflottery.tickets import Ticket as Ticket
-    from tflottery.tickets import load_ticket as load_ticket
-    from tflottery.transfer import transfer_ticket as transfer_ticket
+    from tflottery.ticket import Ticket as Ticket
+    from tflottery.ticket import load_ticket as load_ticket
+    from tflottery.transfer.student import transfer_ticket as transfer_ticket
 
 __version__ = "0.1.0"
 
 # The whole public API, and where each name lives.
 _HOME = {
     "ExportReport": "tflite",
-    "LotteryConfig": "config",
-    "LotterySchedule": "engines.tfmot",
-    "RewindToInit": "engines.tfmot",
-    "Ticket": "tickets",
+    "LotteryConfig": "core.config",
+    "LotterySchedule": "engines.tfmot.schedule",
+    "RewindToInit": "search.one_fit",
+    "Ticket": "ticket",
     "benchmark_tflite": "tflite",
-    "estimate_cost": "cost",
+    "estimate_cost": "search.cost",
     "evaluate_tflite": "tflite",
     "export_tflite": "tflite",
-    "find_ticket": "search",
-    "load_ticket": "tickets",
+    "find_ticket": "search.loop",
+    "load_ticket": "ticket",
     "release": "engines",
-    "transfer_ticket": "transfer",
+    "transfer_ticket": "transfer.student",
 }
 __all__ = [
     "ExportReport",
@@ -59,7 +59,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "controls":
-        return importlib.import_module("tflottery.controls")
+        return importlib.import_module("tflottery.transfer.controls")
     if name not in _HOME:
         raise AttributeError(f"module 'tflottery' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tflottery.{_HOME[name]}"), name)

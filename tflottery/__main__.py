@@ -2,6 +2,6 @@
 
 import sys
 
-from tflottery.cli import main
+from tflottery.cli.main import main
 
 sys.exit(main())

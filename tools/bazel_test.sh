@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-core=(masks criteria pruning config tickets runs)
+core=(masks criteria pruning config files paths)
 
 bazel=${BAZEL:-bazel-4}
 if ! command -v "$bazel" > /dev/null; then
@@ -59,7 +59,7 @@ for name in rules_python rules_cc rules_java remote_coverage_tools; do
 done
 targets=()
 for name in "${core[@]}"; do
-  targets+=("//:tests/${name}_test")
+  targets+=("//:tests/core/${name}_test")
 done
 
 echo "== Every target of BUILD is sound"

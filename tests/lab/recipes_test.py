@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tflottery import pruning
+from tflottery.core import pruning
 from tflottery.lab import models, recipes
 from tflottery.lab.recipes import RECIPES
 from tflottery.lab.training import SGD, Adam

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tflottery.lab import datasets, training
+from tflottery.lab import training
+from tflottery.lab.data import datasets
 from tflottery.lab.training import SGD, Adam, Recipe
 
 

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 from small_files import one_layer, prune, sparse_array
 
-from tflottery.tflite import (
-    WrongFileError,
-    convert,
-    evaluate_tflite,
-    export_tflite,
-    sparsify,
-    worker,
-)
-from tflottery.tflite.flatbuffer import Graph
+from tflottery.tflite import WrongFileError, evaluate_tflite, export_tflite
+from tflottery.tflite.file.graph import Graph
+from tflottery.tflite.rewrite import sparsify
+from tflottery.tflite.run import worker
+from tflottery.tflite.source import model as model_lib
 
 layers = keras.layers
 
@@ -50,7 +46,7 @@ def test_every_target_is_small_and_right(name, target, request, tmp_path):
 
 def test_float32_values_are_kept_exactly(lenet, tmp_path):
     export_tflite(lenet, tmp_path / "model.tflite")
-    from tflottery.tflite.parameters import read
+    from tflottery.tflite.file.parameters import read
 
     graph = Graph((tmp_path / "model.tflite").read_bytes())
     stored = [read(graph, tensor) for tensor in range(len(graph.tensors))]
@@ -82,7 +78,7 @@ def test_the_report_prints_and_is_json(lenet, tmp_path):
 
 def test_a_dense_file_takes_the_place_of_the_model(lenet, tmp_path):
     dense = tmp_path / "dense.tflite"
-    dense.write_bytes(convert.from_model(lenet).dense)
+    dense.write_bytes(model_lib.from_model(lenet).dense)
     report = export_tflite(dense, tmp_path / "sparse.tflite", quantize="weights")
     assert report.bytes == (
         export_tflite(lenet, tmp_path / "model.tflite", quantize="weights").bytes
@@ -92,7 +88,7 @@ def test_a_dense_file_takes_the_place_of_the_model(lenet, tmp_path):
 
 
 def test_a_dense_float16_file_is_taken_for_the_values_it_holds(lenet, tmp_path):
-    graph = Graph(convert.from_model(lenet).dense)
+    graph = Graph(model_lib.from_model(lenet).dense)
     sparsify.sparsify(graph, "float16", dense=sparsify.weights(graph))
     dense = tmp_path / "dense.tflite"
     dense.write_bytes(graph.to_bytes())
@@ -120,7 +116,7 @@ def test_int8_files_are_stored_so_that_litert_runs_them(build, target, tmp_path)
     # FULLY_CONNECTED on a sparse int8 weight does not load there.
     model = prune(build())
     data = calibration(model)
-    dense = convert.from_model(model, representative_data=data).dense
+    dense = model_lib.from_model(model, representative_data=data).dense
     (tmp_path / "dense.tflite").write_bytes(dense)
     export_tflite(tmp_path / "dense.tflite", tmp_path / "a.tflite", target=target)
     graph = Graph((tmp_path / "a.tflite").read_bytes())
@@ -159,7 +155,7 @@ def test_a_model_of_zeros_is_exported_too(tmp_path):
 def test_the_bound_is_that_of_the_units_that_are_left(lenet, tmp_path):
     report = export_tflite(lenet, tmp_path / "model.tflite")
     assert report.removed_units > 0
-    graph = Graph(convert.from_model(lenet).float32)
+    graph = Graph(model_lib.from_model(lenet).float32)
     assert report.entropy_bound < sparsify.entropy_bound(graph, 4)
 
 
@@ -254,7 +250,7 @@ def test_the_weights_within_a_loop_stay_dense_and_the_report_says_so(tmp_path):
 
 def test_a_file_is_not_written_over_its_own_source(lenet, tmp_path):
     dense = tmp_path / "dense.tflite"
-    data = convert.from_model(lenet).dense
+    data = model_lib.from_model(lenet).dense
     dense.write_bytes(data)
     (tmp_path / "link.tflite").symlink_to(dense)
     for path in (dense, tmp_path / "link.tflite"):

@@ -5,7 +5,8 @@ import pytest
 from small_files import prune
 
 from tflottery.lab import models
-from tflottery.tflite import convert, export_tflite
+from tflottery.tflite import export_tflite
+from tflottery.tflite.source import model as model_lib
 
 
 def resnet20():
@@ -50,6 +51,6 @@ def test_a_published_network_computes_sparse_and_right(build, request, tmp_path)
     assert report.difference < 1e-5
     assert report.plans["wasm"].path == "sparse"
     wasm = request.getfixturevalue("wasm")  # from here on only where Node is there
-    (tmp_path / "dense.tflite").write_bytes(convert.from_model(model).dense)
+    (tmp_path / "dense.tflite").write_bytes(model_lib.from_model(model).dense)
     (difference,) = wasm(tmp_path / "dense.tflite", path)
     assert difference < 1e-5

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tflottery.tflite import packing
-from tflottery.tflite.flatbuffer import Graph
-from tflottery.tflite.packing import schema
+from tflottery.tflite.file import packing
+from tflottery.tflite.file.graph import Graph
+from tflottery.tflite.file.packing import schema
 
 
 def sparse_array(shape, sparsity=0.9, seed=0):

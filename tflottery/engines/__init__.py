@@ -5,11 +5,9 @@
 
 from typing import Any
 
-from tflottery import tickets
+from tflottery.core.masks import Masks
 from tflottery.engines import network
 from tflottery.engines.engine import Engine
-from tflottery.masks import Masks
-from tflottery.tickets import Ticket
 
 
 def engine_for(model: Any) -> Engine:
@@ -20,34 +18,12 @@ def engine_for(model: Any) -> Engine:
         ValueError: where it is not built, or nothing in it can be pruned.
     """
     if network.keras_of(model).__name__ == "tf_keras":
-        from tflottery.engines import tfmot
+        from tflottery.engines import tf_keras
 
-        return tfmot.TfmotEngine(model)
+        return tf_keras.TfmotEngine(model)
     from tflottery.engines import keras3
 
     return keras3.Keras3Engine(model)
-
-
-def apply_ticket(ticket: Ticket, model: Any, *, weights: str = "trained") -> Any:
-    """Puts a ticket's weights into `model` and holds its masks; see `Ticket.apply`."""
-    if weights not in tickets.WEIGHTS:
-        raise ValueError(
-            f"`weights` must be one of {tickets.WEIGHTS}. Received: weights={weights!r}"
-        )
-    network.keras_of(model)  # Raises where it is no Keras model.
-    if not model.weights:
-        raise ValueError(
-            f"`model` {model.name!r} is not built, so it has no weights to put the "
-            "ticket in. Give it an `Input`, call `model.build(input_shape)`, or call "
-            "it once on a batch."
-        )
-    variables = network.variables(model)
-    mapping = tickets.align(ticket, network.read(variables))
-    hold(model, {mapping[path]: mask for path, mask in ticket.masks.items()})
-    for path, value in getattr(ticket, weights).items():
-        variables[mapping[path]].assign(value)
-    model.ticket = ticket
-    return model
 
 
 def hold(model: Any, masks: Masks) -> None:
@@ -83,9 +59,9 @@ def release(model: Any) -> Any:
 def engine_module(model: Any) -> Any:
     """Returns the module whose `hold` and `release` serve `model`."""
     if network.keras_of(model).__name__ == "tf_keras":
-        from tflottery.engines import tfmot
+        from tflottery.engines import tf_keras
 
-        return tfmot
+        return tf_keras
     from tflottery.engines import keras3
 
     return keras3

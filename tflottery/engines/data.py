@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import network
-from tflottery.engines.ordered import arrays_in, is_ordered
+from tflottery.engines.shuffling import arrays_in, is_ordered
 
 
 def as_arguments(data: Any, *, fit: bool = False) -> dict[str, Any]:

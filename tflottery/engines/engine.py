@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core.masks import Masks
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
-from tflottery.masks import Masks
-from tflottery.tickets import Ticket
 
 State = Mapping[str, np.ndarray]
 """All state of a training by name: `weights/...`, `optimizer/...`, `seeds/...`."""
@@ -60,7 +59,7 @@ class Engine(abc.ABC):
         """Takes masks and settings off the model again; weights stay as they are."""
 
     @abc.abstractmethod
-    def finish(self, ticket: Ticket) -> Any:
+    def finish(self) -> Any:
         """Returns the caller's model with the ticket's masks held for good."""
 
     @abc.abstractmethod

@@ -12,10 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tflottery.engines import defaults, network
+from tflottery.core.masks import Masks
+from tflottery.engines import compiling, network
 from tflottery.engines.engine import Engine, State
-from tflottery.masks import Masks
-from tflottery.tickets import Ticket
 
 _STEPS_PER_EXECUTION = 20
 
@@ -50,8 +49,8 @@ class Keras3Engine(Engine):
     def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
         told = []
         if not self.model.compiled:
-            told.append(defaults.compile_default(self.model, keras, data))
-        defaults.check_labels(self.model, data)
+            told.append(compiling.compile_default(self.model, keras, data))
+        compiling.check_labels(self.model, data)
         optimizer = self.model.optimizer
         if not optimizer.built:
             with _scope(self.model):
@@ -142,10 +141,9 @@ class Keras3Engine(Engine):
         layout = getattr(weight, "_layout", None)
         return optimizer.add_variable(weight.shape, layout=layout, **arguments)
 
-    def finish(self, ticket: Ticket) -> Any:
+    def finish(self) -> Any:
         self._untrack_masks()
         _hold_through_compile(self.model)
-        self.model.ticket = ticket
         return self.model
 
     def leave(self) -> None:

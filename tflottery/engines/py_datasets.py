@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.engines import ordered
+from tflottery.engines import shuffling
 
 
 def is_py_dataset(data: Any, keras: Any) -> bool:
     """Returns whether `data` is a PyDataset or Sequence of `keras`, and the user's."""
-    return isinstance(data, keras.utils.Sequence) and not ordered.is_ordered(data)
+    return isinstance(data, keras.utils.Sequence) and not shuffling.is_ordered(data)
 
 
 def reordered(data: Any, *, seed: int, keras: Any) -> Any:
@@ -49,7 +49,7 @@ def reordered(data: Any, *, seed: int, keras: Any) -> Any:
         def __getitem__(self, index: int) -> Any:
             wanted, (known, order) = (len(self), seed, self.epoch), self._last
             if wanted != known:
-                order = ordered.order(*wanted)
+                order = shuffling.order(*wanted)
                 self._last = wanted, order
             return data[int(order[index])]
 

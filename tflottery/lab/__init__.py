@@ -1,0 +1,1 @@
+"""Lab: published experiments, built on the public API."""

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from tflottery.lab.data.pipelines import flip_and_crop
 from tflottery.lab.models import builder, unknown
-from tflottery.lab.pipelines import flip_and_crop
 from tflottery.lab.training import SGD, Adam, Recipe
 
 _FRANKLE = "Frankle & Carbin 2019, figure 2"

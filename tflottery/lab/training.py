@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.config import LotteryConfig
-from tflottery.lab import pixels
-from tflottery.lab.datasets import Images, Labelled
+from tflottery.core.config import LotteryConfig
+from tflottery.lab.data import pixels
+from tflottery.lab.data.datasets import Images, Labelled
+from tflottery.lab.data.pipelines import Augment
 from tflottery.lab.models import MODELS, builder, unknown
-from tflottery.lab.pipelines import Augment
 
 # From the Keras module and the steps of a round to a Keras optimizer.
 Optimizer = Callable[[Any, int], Any]

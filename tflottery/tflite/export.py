@@ -8,13 +8,16 @@ import math
 import os
 from typing import Any, Literal, get_args
 
-from tflottery.records import is_number
-from tflottery.tflite import cleanup, convert, planner, sparsify, verify, worker
-from tflottery.tflite.destination import destination, replacing
-from tflottery.tflite.flatbuffer import Graph
+from tflottery.core.records import is_number
+from tflottery.tflite.file.destination import destination, replacing
+from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.report import ExportReport
-from tflottery.tflite.speed import make_fast
-from tflottery.tflite.widen import widen
+from tflottery.tflite.rewrite import dead_units, sparsify
+from tflottery.tflite.rewrite.widen import widen
+from tflottery.tflite.run import verify, worker
+from tflottery.tflite.source import model as model_lib
+from tflottery.tflite.xnnpack import planner
+from tflottery.tflite.xnnpack.speed import make_fast
 
 Target = Literal["size", "int8", "sparse_speed", "float16"]
 
@@ -97,10 +100,10 @@ def export_tflite(
                 "`path` is the file that `model` names, which would be written over. "
                 f"Give another `path`. Received: path={os.fspath(path)!r}"
             )
-        source = convert.from_file(model, samples)
+        source = model_lib.from_file(model, samples)
     else:
         data = representative_data if target == "int8" else None
-        source = convert.from_model(
+        source = model_lib.from_model(
             model, batch_size=batch_size, samples=samples, representative_data=data
         )
     graph = Graph(source.dense)
@@ -111,7 +114,7 @@ def export_tflite(
     if target == "int8":
         _check_int8(graph, model)
     graph.make_static()
-    removed = cleanup.remove_dead_units(graph)
+    removed = dead_units.remove_dead_units(graph)
     stored, notes = _rewrite(graph, target, quantize)
     data = graph.to_bytes(keep_names=keep_names)
     plans = planner.plan(Graph(data))
@@ -191,7 +194,7 @@ def _entropy_bound(float32: bytes, value_bytes: int) -> int:
     """Returns the bound of what is left to store, the units that do nothing removed."""
     graph = Graph(float32)
     graph.make_static()
-    cleanup.remove_dead_units(graph)
+    dead_units.remove_dead_units(graph)
     left = Graph(graph.to_bytes())  # without the constants that nothing reads now
     return sparsify.entropy_bound(left, value_bytes)
 

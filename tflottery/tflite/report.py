@@ -10,8 +10,8 @@ from typing import Any
 import rich.console
 import rich.table
 
-from tflottery.tflite.planner import Plan
-from tflottery.tflite.sparsify import Stored
+from tflottery.tflite.rewrite.sparsify import Stored
+from tflottery.tflite.xnnpack.planner import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core.masks import Masks
 from tflottery.engines import network
 from tflottery.engines.tfmot.imported import tf, tf_keras
-from tflottery.masks import Masks
 
 
 class Held:

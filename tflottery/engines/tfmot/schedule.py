@@ -5,10 +5,10 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from tflottery import plans
+from tflottery.core import plan
+from tflottery.core.masks import Masks
+from tflottery.core.pruning import check_fraction
 from tflottery.engines.tfmot.imported import sparsity, tf, tf_keras
-from tflottery.masks import Masks
-from tflottery.pruning import check_fraction
 
 
 @tf_keras.utils.register_keras_serializable(package="tflottery")
@@ -142,7 +142,7 @@ class LotterySchedule(sparsity.PruningSchedule):
         last = round + 1 == self.rounds and not layer_fractions
         if given["target_sparsity"] is None or (given["rounds"] is None and not last):
             return self.prune_fraction
-        return plans.fraction_for(
+        return plan.fraction_for(
             masks,
             self.rounds - round,
             layer_fractions=layer_fractions,

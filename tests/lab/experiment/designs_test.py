@@ -1,0 +1,85 @@
+"""Designs hold what the papers compared, and no cell twice."""
+
+import dataclasses
+
+import pytest
+
+from tflottery.lab.experiment import designs
+
+ALL = [design for presets in designs.DESIGNS.values() for design in presets.values()]
+
+
+def test_the_papers_transfer_compares_every_arm_regime_and_head():
+    paper = designs.design("sparse_transfer", "paper")
+    trials = list(paper.trials(0))
+    assert len(trials) == 4 * (1 + 15 * 5)
+    assert {t.weights for t in trials if t.arm == "ticket"} == set(designs.TICKETS)
+    assert {t.regime for t in trials} == {"fine_tuned", "frozen"}
+    assert {t.head for t in trials} == {"linear", "two_layer"}
+    # 20 % of what is left each round, as in the paper.
+    assert paper.density(1) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_figures_have_eight_densities_down_to_5_percent_and_five_arms():
+    for name, seeds in (("sparse_transfer", 3), ("lenet_transfer", 5)):
+        figure = designs.design(name, "cpu")
+        densities = [figure.density(number) for number in figure.rounds]
+        assert len(densities) >= 8
+        assert densities[-1] <= 0.05 + 1e-9
+        assert figure.seeds == seeds
+        trials = {(t.arm, t.weights) for t in figure.trials(0)}
+        assert trials == {
+            ("dense", "trained"),
+            ("ticket", "trained"),
+            ("ticket", "initial"),
+            ("reinitialized", "fresh"),
+            ("randomly_masked", "fresh"),
+        }
+
+
+@pytest.mark.parametrize("design", ALL, ids=lambda d: f"{d.name}-{d.preset}")
+def test_every_cell_has_a_name_of_its_own(design):
+    names = [t.name for seed in range(2) for t in design.trials(seed)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", designs.DESIGNS)
+def test_designs_that_smoke_need_no_download(name):
+    smoke = designs.DESIGNS[name].get("smoke")
+    if smoke is not None:
+        assert smoke.source.dataset == "digits"
+        assert smoke.target is None or smoke.target.dataset == "digits"
+
+
+def test_an_arm_of_step_k_needs_a_rewind_step():
+    paper = designs.design("sparse_transfer", "paper")
+    source = dataclasses.replace(paper.source, rewind_step=0)
+    with pytest.raises(ValueError, match=r"`arms` has 'rewind' .* rewind_step=0"):
+        dataclasses.replace(paper, source=source)
+
+
+def test_one_shot_searches_once_for_each_density():
+    design = dataclasses.replace(
+        designs.design("sparse_transfer", "paper"), one_shot=True, rounds=(3, 9)
+    )
+    found = design.searches(seed=2)
+    assert [(name, prunings) for name, prunings, _ in found] == [
+        ("seed2-once03", 1),
+        ("seed2-once09", 1),
+    ]
+    assert found[1][2] == pytest.approx(1 - design.density(9))
+    assert design.ticket(2, 9) == "seed2-once09/rounds/001.ticket"
+    assert design.ticket(2, 0) == "seed2-once03/rounds/000.ticket"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("best",)}, "`arms` must be of trained, .*'best'"),
+        ({"rounds": (0,)}, "`rounds` must be of 1, 2.*Received: 0"),
+        ({"heads": ("big",)}, "`heads` must be of linear, two_layer"),
+    ],
+)
+def test_a_design_that_cannot_be_run_is_an_error(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(designs.design("sparse_transfer", "cpu"), **changes)

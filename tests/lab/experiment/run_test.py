@@ -1,0 +1,317 @@
+"""An experiment skips what is done, pairs its arms, and chooses without the test."""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from tflottery import load_ticket
+from tflottery.core import files
+from tflottery.core import masks as masks_lib
+from tflottery.lab import recipes
+from tflottery.lab.data import datasets
+from tflottery.lab.experiment import bench, designs
+from tflottery.lab.experiment import run as run_lib
+from tflottery.lab.report import results as results_lib
+from tflottery.lab.training import Adam
+from tflottery.search import run_dir
+
+SMOKE = designs.design("sparse_transfer", "smoke")
+TINY = dataclasses.replace(
+    SMOKE,
+    source=dataclasses.replace(SMOKE.source, steps=10, rewind_step=3),
+    target=dataclasses.replace(SMOKE.target, steps=10),
+    prunings=2,
+    rounds=(1, 2),
+    arms=("trained", "randomly_masked"),
+    regimes=("fine_tuned",),
+    seeds=1,
+)
+ONE_HEAD = dataclasses.replace(TINY, heads=("linear",))
+
+
+def run(design, folder, **options):
+    return files.read_json(run_lib.run(design, run_dir=folder, verbose=0, **options))
+
+
+def by_name(results):
+    return {
+        (r["arm"], r["source_round"], r["seed"], r["regime"], r["head"]): r
+        for r in results["rows"]
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(dataclasses.replace(TINY, regimes=designs.REGIMES), folder)
+
+
+def test_there_is_a_row_for_each_arm_density_regime_and_head(finished):
+    _, results = finished
+    rows = by_name(results)
+    assert len(rows) == len(results["rows"]) == 2 * 2 * (1 + 2 * 2)
+    assert all(r["metric"] is not None for r in rows.values())
+    dense = rows["dense", 0, 0, "frozen", "two_layer"]
+    assert dense["density"] == 1
+    assert dense["weights"] == "trained"
+    sparse = rows["ticket", 2, 0, "fine_tuned", "linear"]
+    # A tenth of all, of which the old head had more than its share.
+    assert 0.08 < sparse["density"] < 0.1
+    # The head of two layers is dense, and no part of the backbone that masks cover.
+    assert sparse["density_per_layer"].keys() == {"fc1/kernel", "fc2/kernel"}
+    assert len(results_lib.read(results["rows"])) == len(rows)
+    assert results["header"]["finished"]
+
+
+def test_the_masks_of_a_cell_hold_to_the_end_and_differ_from_the_cell_before(finished):
+    folder, _ = finished
+    found = load_ticket(folder / "searches" / TINY.ticket(0, 2))
+    images = bench.with_classes(datasets.load("digits"), TINY.target_classes)
+    place = bench.Bench(
+        TINY, 5, images, regime="fine_tuned", head="linear", ticket=found
+    )
+    before = None
+    for trial in (t for t in ONE_HEAD.trials(0) if t.round == 2):
+        place.train(trial, found)
+        kept = place.weights()["fc1/kernel"] != 0
+        assert kept.mean() < 0.1
+        if trial.arm == "ticket":
+            assert not np.any(kept & ~found.masks["fc1/kernel"])
+        assert before is None or np.any(kept != before)
+        before = kept
+
+
+def test_random_masks_have_the_tickets_densities_and_other_accuracies(finished):
+    rows = by_name(finished[1])
+    ticket = rows["ticket", 2, 0, "fine_tuned", "linear"]
+    control = rows["randomly_masked", 2, 0, "fine_tuned", "linear"]
+    assert control["density_per_layer"] == ticket["density_per_layer"]
+    assert control["metric"] != ticket["metric"]
+
+
+def test_what_is_finished_is_not_trained_again(finished, monkeypatch):
+    folder, results = finished
+    monkeypatch.setattr(bench, "Bench", None)
+    monkeypatch.setattr(bench, "search", None)
+    design = dataclasses.replace(TINY, regimes=designs.REGIMES)
+    assert run(design, folder) == results
+
+
+def test_another_experiment_in_the_folder_is_an_error_that_names_what_differs(finished):
+    with pytest.raises(
+        run_dir.RunError, match=r"another experiment: its regimes differ"
+    ):
+        run(TINY, finished[0])
+
+
+def test_a_stop_keeps_what_is_done_and_a_cell_does_not_depend_on_those_before(
+    tmp_path, monkeypatch
+):
+    train, trained = bench.Bench.train, []
+
+    def stopping(self, trial, ticket):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(trial.name)
+        return train(self, trial, ticket)
+
+    monkeypatch.setattr(bench.Bench, "train", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(ONE_HEAD, tmp_path)
+    partial = files.read_json(tmp_path / "results.json")
+    assert len(partial["rows"]) == 3
+    assert not partial["header"]["finished"]
+    assert "Stopped" in (tmp_path / "log.txt").read_text()
+    monkeypatch.setattr(bench.Bench, "train", train)
+    whole = run(ONE_HEAD, tmp_path)
+    assert [r for r in whole["rows"] if r in partial["rows"]] == partial["rows"]
+    assert len(whole["rows"]) == 5
+    # The first cell once more, on a network that has trained none before it...
+    again = dict(by_name(whole))
+    trial = next(t for t in ONE_HEAD.trials(0) if t.name == trained[2])
+    path = tmp_path / "cells" / trial.name / "result.json"
+    path.unlink()
+    repeated = by_name(run(ONE_HEAD, tmp_path))
+    key = (trial.arm, trial.round, trial.seed, trial.regime, trial.head)
+    for name in ("metric", "val_metric", "steps_to_best"):
+        assert repeated[key][name] == again[key][name]
+
+
+def test_more_seeds_are_added_and_their_masks_compared(tmp_path):
+    design = dataclasses.replace(ONE_HEAD, rounds=(2,), arms=("trained",))
+    one = run(design, tmp_path)
+    two = run(design, tmp_path, seeds=2)
+    assert two["rows"][: len(one["rows"])] == one["rows"]
+    assert len(two["rows"]) == 4
+    tickets = [
+        load_ticket(tmp_path / "searches" / design.ticket(seed, 2)) for seed in (0, 1)
+    ]
+    overlap = masks_lib.overlap(*(t.masks for t in tickets))
+    assert two["header"]["mask_overlap"] == [[0, 1, tickets[0].density, overlap]]
+
+
+def test_results_are_there_after_every_cell_and_keep_the_seeds_of_earlier_calls(
+    tmp_path, monkeypatch
+):
+    design = dataclasses.replace(ONE_HEAD, arms=("trained",))
+    run(design, tmp_path, seeds=2)
+    results = run(design, tmp_path, seeds=1)
+    assert results["header"]["seeds"] == [0, 1]
+    assert len(results["rows"]) == 2 * 3
+    train, rows = bench.Bench.train, []
+
+    def watching(self, trial, ticket):
+        rows.append(len(files.read_json(tmp_path / "results.json")["rows"]))
+        return train(self, trial, ticket)
+
+    monkeypatch.setattr(bench.Bench, "train", watching)
+    run(design, tmp_path, seeds=3)
+    assert rows == [6, 7, 8]
+
+
+def test_the_test_images_choose_nothing(tmp_path, monkeypatch):
+    design = dataclasses.replace(ONE_HEAD, rounds=(2,), arms=("trained",))
+    honest = run(design, tmp_path / "a")
+    load = datasets.load
+
+    def shuffled(*args, **kwargs):
+        images = load(*args, **kwargs)
+        return dataclasses.replace(images, y_test=np.roll(images.y_test, 7))
+
+    monkeypatch.setattr(datasets, "load", shuffled)
+    wrong = run(design, tmp_path / "b")
+    for a, b in zip(honest["rows"], wrong["rows"], strict=True):
+        assert a["metric"] != b["metric"]
+        for name in ("val_metric", "steps_to_best", "density_per_layer"):
+            assert a[name] == b[name]
+
+
+def test_rounds_that_a_search_never_reached_are_failed_cells(tmp_path):
+    design = dataclasses.replace(ONE_HEAD, rounds=(1, 2), arms=("trained",))
+    run(design, tmp_path)
+    (tmp_path / "searches/seed0/rounds/002.ticket").unlink()
+    trial = next(t for t in design.trials(0) if t.round == 2)
+    (tmp_path / "cells" / trial.name / "result.json").unlink()
+    rows = run(design, tmp_path)["rows"]
+    assert [r.get("failure") for r in rows][:2] == [None, None]
+    assert rows[2]["failure"] == "the search ended before this round"
+    assert results_lib.read(rows)[2].failed
+
+
+def test_one_shot_prunes_each_density_from_the_dense_network(tmp_path):
+    design = dataclasses.replace(ONE_HEAD, one_shot=True, arms=("trained",))
+    rows = run(design, tmp_path)["rows"]
+    densities = [row["density"] for row in rows]
+    assert densities[0] == 1
+    assert 0.28 < densities[1] < 0.33
+    assert 0.08 < densities[2] < 0.11
+    once = load_ticket(tmp_path / "searches" / design.ticket(0, 2))
+    assert once.round == 1
+
+
+def test_frankle_and_carbins_arms_train_on_the_source_task_itself(tmp_path):
+    small = designs.design("lenet_mnist", "smoke")
+    small = dataclasses.replace(
+        small,
+        source=dataclasses.replace(small.source, steps=20),
+        prunings=1,
+        rounds=(1,),
+        seeds=1,
+    )
+    results = run(small, tmp_path)
+    rows = {row["arm"]: row for row in results["rows"]}
+    assert rows.keys() == {"dense", "ticket", "reinitialized", "randomly_masked"}
+    assert rows["ticket"]["weights"] == "initial"
+    assert rows["ticket"]["density_per_layer"].keys() == {
+        "fc1/kernel",
+        "fc2/kernel",
+        "output/kernel",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sparse_transfr", {}, "one of sparse_transfer.*Did you mean"),
+        ("lenet_mnist", {"preset": "huge"}, "`preset` must be one of"),
+        ("lenet_mnist", {"seeds": 0}, "`seeds` must be a whole number of at least 1"),
+        ("lenet_mnist", {"executor": "slurm"}, "`executor` must be one of local, ray"),
+    ],
+)
+def test_bad_arguments_are_errors_that_name_them(tmp_path, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        run_lib.reproduce(name, run_dir=tmp_path, **options)
+
+
+def test_lines_of_the_log_say_what_is_done_and_how_long_it_takes(tmp_path, capsys):
+    design = dataclasses.replace(ONE_HEAD, rounds=(2,), arms=("trained",))
+    run_lib.run(design, run_dir=tmp_path, verbose=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0 of 3 rounds done, 0 of 2 cells done"
+    assert "3 of 3 rounds: seed0" in lines[3]
+    assert "1 of 2 cells: seed 0, 100.00 % left, dense (trained)" in lines[4]
+    assert lines[4].endswith(" left")
+    log = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split("  ", 1)[1] for line in log] == lines
+
+
+def smallnorb_files():
+    """Returns the function of datasets_test.py that writes SmallNORB's real format."""
+    path = pathlib.Path(__file__).parents[1] / "data" / "datasets_test.py"
+    spec = importlib.util.spec_from_file_location("datasets_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_norb
+
+
+def test_smallnorb_in_its_real_format_goes_through_the_whole_experiment(
+    tmp_path, monkeypatch
+):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    smallnorb_files()(raw, "training", 60, 0)
+    smallnorb_files()(raw, "testing", 20, 1)
+    monkeypatch.setattr(
+        tfds.download.DownloadManager,
+        "download_and_extract",
+        lambda self, urls: {key: os.fspath(raw / key) for key in urls},
+    )
+    mehta = recipes.recipe("mehta_resnet18_smallnorb")
+    changes = {"model": "resnet20_narrow", "batch_size": 16, "steps": 3}
+    changes |= {"input_shape": (8, 8, 3), "optimizer": Adam(learning_rate=1e-3)}
+    design = dataclasses.replace(
+        ONE_HEAD,
+        source=dataclasses.replace(
+            mehta, dataset="digits", target_sparsity=0.5, **changes
+        ),
+        target=dataclasses.replace(mehta, validation=0.2, **changes),
+        prunings=1,
+        rounds=(1,),
+        arms=("trained",),
+        images=64,
+        source_classes=None,
+        target_classes=None,
+    )
+    rows = run(design, tmp_path / "run", data_dir=tmp_path / "data")["rows"]
+    assert [row["dataset"] for row in rows] == ["smallnorb", "smallnorb"]
+    assert rows[1]["density"] == pytest.approx(0.5, abs=0.001)
+    # 50 of its 60 training images, in batches of 16, once.
+    assert rows[1]["steps"] == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cells_run_on_a_ray_cluster_of_two_workers(tmp_path):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        design = dataclasses.replace(ONE_HEAD, rounds=(2,), arms=("trained",))
+        results = run(design, tmp_path, executor="ray")
+    finally:
+        ray.shutdown()
+    assert len(results["rows"]) == 2
+    assert results["header"]["finished"]

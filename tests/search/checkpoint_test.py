@@ -1,0 +1,31 @@
+"""Stages: what a header keeps comes back, and nothing else is taken for one."""
+
+import json
+
+import pytest
+
+from tests.ticket_test import record
+from tflottery.search.checkpoint import Stage
+
+
+def test_a_stage_comes_back_from_its_header():
+    stage = Stage(round=2, epoch=1, step=7, record=record(2), steps_per_epoch=4)
+    header = json.loads(json.dumps(stage.header()))
+    assert Stage(**header).header() == stage.header()
+    assert Stage(**header).record == record(2)
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ({"x": 1}, TypeError),
+        ({"epoch": -1}, ValueError),
+        ({"callbacks": ["abc"]}, ValueError),
+        ({"history": {"loss": 1.0}}, ValueError),
+        ({"record": {"round": 0}}, TypeError),
+        ({"record": 5}, ValueError),
+    ],
+)
+def test_what_is_no_header_is_an_error(header, error):
+    with pytest.raises(error):
+        Stage(**{"round": 2, "epoch": 1, "step": 7, **header})

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from small_files import one_layer, sparse_array
+
+from tflottery.tflite.file import packing
+from tflottery.tflite.file.graph import Graph
+from tflottery.tflite.rewrite import sparsify
+
+
+def test_every_buffer_is_aligned():
+    graph = Graph(one_layer(sparse_array((30, 40)))[0])
+    sparsify.sparsify(graph, "int8")
+    data = graph.to_bytes()
+    for tensor in range(len(graph.tensors)):
+        raw = graph.raw(tensor)
+        if len(raw) >= 32 and any(raw):
+            assert data.count(raw) == 1
+            assert data.index(raw) % packing.ALIGNMENT == 0
+
+
+def test_equal_vectors_are_written_once():
+    def size(*vectors):
+        graph = Graph(one_layer(np.eye(4, dtype=np.float32))[0])
+        for vector in vectors:
+            op = graph.op("RESHAPE", [0], [1], newShape=vector)
+            graph.operators.append(op)
+        return len(graph.to_bytes())
+
+    long = np.arange(300, dtype=np.int32)
+    once, twice, unlike = size(long), size(long, long), size(long, long + 1)
+    assert twice - once < 100
+    assert unlike - twice > 1000
+
+
+def test_equal_tables_are_written_once():
+    builder = packing._SharingBuilder(64)
+
+    def pack(alpha):
+        options = packing.schema().LeakyReluOptionsT()
+        options.alpha = alpha
+        return options.Pack(builder)
+
+    first = pack(0.5)
+    assert pack(0.5) == first
+    assert pack(0.25) != first
+
+
+def test_what_nothing_uses_is_dropped():
+    data, _ = one_layer(np.eye(4, dtype=np.float32))
+    graph = Graph(data)
+    graph.add_const(np.zeros(5000, np.float32))
+    graph.opcode("SOFTMAX")
+    assert len(graph.to_bytes()) == len(data)
+
+
+def test_names_are_dropped_but_those_of_inputs_and_outputs():
+    graph = Graph(one_layer(np.eye(4, dtype=np.float32))[0])
+    for index, tensor in enumerate(graph.tensors):
+        tensor.name = f"tensor_{index}".encode()
+    names = [t.name for t in Graph(graph.to_bytes(keep_names=True)).tensors]
+    assert names == [b"tensor_0", b"tensor_1", b"tensor_2", b"tensor_3"]
+    written = Graph(graph.to_bytes())
+    assert [t.name for t in written.tensors] == [b"tensor_0", b"tensor_1", None, None]
+
+
+def test_a_nameless_tensor_is_read_and_reported():
+    # Tools that decode every name crash on these files.
+    graph = Graph(one_layer(sparse_array((30, 40)))[0])
+    assert all(tensor.name is None for tensor in graph.tensors)
+    (stored,) = sparsify.sparsify(graph)
+    assert stored.name == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: setattr(g.tensors[0], "buffer", 99), "a buffer that does not exist"),
+        (lambda g: setattr(g.operators[0], "opcodeIndex", 9), "operator code 9"),
+        (lambda g: setattr(g.operators[0], "inputs", np.array([77])), "does not exist"),
+        (lambda g: setattr(g.tensors[2], "type", 4), "needs 128 bytes and has 64"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_an_error(change, message):
+    data, _ = one_layer(np.eye(4, dtype=np.float32))
+    graph = Graph(data)
+    change(graph)
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(graph.model.Pack(builder), b"TFL3")
+    with pytest.raises(ValueError, match=message):
+        Graph(bytes(builder.Output()))
+
+
+def test_what_is_no_tflite_file_is_an_error():
+    with pytest.raises(ValueError, match=r"Not a \.tflite file"):
+        Graph(b"PK\3\4 something else")

@@ -1,0 +1,127 @@
+"""Demo: find, transfer, export and report, on digits, as one command."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from tflottery.cli.commands import report_where_it_can_be
+from tflottery.cli.main import Command
+from tflottery.core import files
+
+# Of the student, by name: what `export_tflite` is told.
+_FILES: dict[str, dict[str, Any]] = {
+    "size": {},
+    "w8": {"quantize": "weights"},
+    "float16": {"target": "float16"},
+    "int8": {"target": "int8"},
+    "sparse_speed": {"target": "sparse_speed"},
+}
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "run_dir", "runs/demo", "Where to keep what it makes.", flag_values=values
+    )
+
+
+def demo(values: Any, arguments: Sequence[str]) -> None:
+    """Finds, transfers and exports a ticket, on digits, in less than three minutes.
+
+    It searches a small LeNet on the digits 0 to 4, moves the ticket to 5 to 9, writes a
+    file for every target, and a report. Run again, it takes up the search that is
+    there.
+    """
+    del arguments
+    import keras
+
+    from tflottery import evaluate_tflite, export_tflite, find_ticket, transfer_ticket
+    from tflottery.lab import recipes, training
+    from tflottery.lab.data import datasets, pipelines
+
+    folder = _made_folder(values.run_dir)
+    recipe = dataclasses.replace(recipes.recipe("digits"), steps=300)
+    digits = datasets.load("digits")
+    low = recipe.arrays(_only(digits, range(5)), seed=0)
+    high = recipe.arrays(_only(digits, range(5, 10)), seed=0)
+    size = recipe.batch_size
+
+    print("1. Find a ticket for the digits 0 to 4.")
+    keras.utils.set_random_seed(0)
+    network = recipe.build(_only(digits, range(5)), seed=0)
+    teacher = find_ticket(
+        training.compile_model(network, recipe),
+        pipelines.train_pipeline(*low.train, batch_size=size, seed=0),
+        validation_data=pipelines.eval_pipeline(*low.validation, batch_size=size),
+        seed=0,
+        run_dir=folder / "find",
+        **recipe.search_settings(len(low.train[0])),
+    )
+
+    print("\n2. Transfer it to the digits 5 to 9: a new head, the same masks.")
+    student = transfer_ticket(teacher, num_classes=5, seed=0)
+    training.compile_model(student, recipe)
+    student.fit(
+        pipelines.train_pipeline(*high.train, batch_size=size, seed=0),
+        epochs=recipe.epochs(len(high.train[0])),
+        shuffle=False,
+        verbose=0,
+    )
+    accuracy = student.evaluate(*high.test, verbose=0, return_dict=True)["accuracy"]
+    student.ticket.save(folder / "student.ticket")
+    print(f"Test accuracy of the student: {100 * accuracy:.2f} %.")
+
+    print("\n3. Export it for every target, each file run and compared.")
+    found = []
+    for name, options in _FILES.items():
+        report = export_tflite(
+            student,
+            folder / f"student_{name}.tflite",
+            representative_data=high.train[0] if name == "int8" else None,
+            samples=high.validation[0],
+            **options,
+        )
+        metrics = evaluate_tflite(report.path, [high.test], progress=False)
+        found.append((report, metrics))
+        print(
+            f"  {name:<12} {report.bytes:>7,} bytes of {report.dense_float32_bytes:,} "
+            f"dense; test accuracy {100 * metrics['accuracy']:.2f} %; {report.path}",
+            flush=True,
+        )
+
+    def write() -> pathlib.Path:
+        from tflottery.lab.report import export_report, search_report
+
+        parts = export_report.student(accuracy), export_report.exported(found)
+        html = search_report.search_page(folder / "find", *parts)
+        files.write(folder / "report.html", html)
+        return folder / "report.html"
+
+    report_where_it_can_be(write, "demo")
+    print(f"All of it is in {folder}.")
+
+
+def _made_folder(run_dir: str) -> pathlib.Path:
+    folder = pathlib.Path(run_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            "`--run_dir` must be a folder, there or not yet, but a file is there. "
+            f"Choose another name. Received: --run_dir={run_dir}"
+        )
+    files.make_folder(folder)
+    return folder
+
+
+def _only(images: Any, classes: range) -> Any:
+    """Returns the images of some classes, with labels from 0."""
+    parts = {}
+    for part in ("train", "test"):
+        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
+        chosen = (y >= classes.start) & (y < classes.stop)
+        parts[f"x_{part}"], parts[f"y_{part}"] = x[chosen], y[chosen] - classes.start
+    return dataclasses.replace(images, num_classes=len(classes), **parts)
+
+
+DEMO = (Command(demo, _define),)

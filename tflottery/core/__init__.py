@@ -1,0 +1,1 @@
+"""Core: NumPy, and nothing that knows Keras."""

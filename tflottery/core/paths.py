@@ -1,0 +1,160 @@
+"""Paths: the names of weights, and which of one network stands for which of another."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable
+
+from tflottery.core.masks import Weights
+
+
+def architecture(weights: Weights) -> str:
+    """Returns a SHA-256 of the paths, shapes and types of `weights`, in order.
+
+    The numbers that Keras gives layers do not count: `dense_3` is `dense`.
+    """
+    names = canonical(weights)
+    text = "".join(
+        f"{name} {w.shape} {w.dtype.name}\n"
+        for name, w in zip(names, weights.values(), strict=True)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical(paths: Iterable[str]) -> list[str]:
+    """Returns the paths with the numbers that Keras gave their layers counted anew.
+
+    Keras numbers layers by how many of their kind the process has made, so that one
+    architecture has other names the second time that it is built.
+
+    >>> canonical(["dense_4/kernel", "dense_4/bias", "dense_7/kernel", "head/kernel"])
+    ['dense/kernel', 'dense/bias', 'dense_1/kernel', 'head/kernel']
+    """
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    result = []
+    for path in paths:
+        new = old = ""
+        *layers, variable = path.split("/")
+        for layer in layers:
+            old = f"{old}{layer}/"
+            if old not in names:
+                stem = new + re.sub(r"_\d+$", "", layer)
+                number = counts.get(stem, 0)
+                counts[stem] = number + 1
+                names[old] = f"{stem}_{number}/" if number else f"{stem}/"
+            new = names[old]
+        result.append(new + variable)
+    return result
+
+
+def align(theirs: Weights, ours: Weights) -> dict[str, str]:
+    """Returns which of the model's paths each of the ticket's paths stands for.
+
+    Args:
+        theirs: the ticket's weights by path.
+        ours: the model's weights by path.
+
+    Raises:
+        ValueError: naming the first path or shape that does not fit.
+    """
+    if set(theirs) == set(ours):
+        mapping = {name: name for name in theirs}
+    else:
+        mapping = dict(zip(theirs, ours, strict=False))
+        for a, b in itertools.zip_longest(canonical(theirs), canonical(ours)):
+            if a != b:
+                raise ValueError(
+                    f"The ticket does not fit the model: {_first(a, b)}. Was the "
+                    "ticket found on another network?"
+                )
+    for name, other in mapping.items():
+        if theirs[name].shape != ours[other].shape:
+            raise ValueError(
+                f"The ticket does not fit the model: {name!r} has shape "
+                f"{theirs[name].shape} in the ticket, and {ours[other].shape} in the "
+                "model. Was the ticket found on another network?"
+            )
+    return mapping
+
+
+def of_backbone(theirs: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
+    """Returns which of the ticket's paths each path of a backbone stands for.
+
+    Those that the ticket has behind them are its head's. The ticket's network may hold
+    the backbone as its first layer.
+
+    Args:
+        theirs: the ticket's paths, in order.
+        ours: the backbone's, in order.
+
+    Raises:
+        ValueError: naming the first paths that do not fit.
+
+    >>> of_backbone(["conv_3/kernel", "output/kernel"], ["conv/kernel"])
+    {'conv/kernel': 'conv_3/kernel'}
+    >>> of_backbone(["body/conv/kernel", "output/kernel"], ["conv/kernel"])
+    {'conv/kernel': 'body/conv/kernel'}
+    """
+    theirs, ours = list(theirs), list(ours)
+    first = theirs[0].split("/")[0] + "/"
+    inside = [p for p in theirs if p.startswith(first)]
+    for mine, names, originals in (
+        (ours, theirs, theirs),
+        (canonical(ours), canonical(theirs), theirs),
+        (canonical(ours), canonical(p.removeprefix(first) for p in inside), inside),
+    ):
+        if set(mine) <= set(names):
+            by_name = dict(zip(names, originals, strict=True))
+            known = {path: by_name[m] for path, m in zip(ours, mine, strict=True)}
+            break
+    else:
+        raise ValueError(_difference(canonical(ours), canonical(theirs)))
+    left = set(theirs) - set(known.values())
+    missing = [p for p in theirs if p in left]
+    if missing != theirs[len(theirs) - len(missing) :]:
+        raise ValueError(
+            f"`backbone` does not fit the ticket: it lacks {missing[0]!r}, which does "
+            "not belong to a head at the ticket's end. Give it the same paths."
+        )
+    return known
+
+
+def _difference(ours: list[str], theirs: list[str]) -> str:
+    pairs = [(a, b) for a, b in zip(theirs, ours, strict=False) if a != b][:3]
+    pairs = pairs or [("no further weight", ours[len(theirs)])]
+    listed = "; ".join(
+        f"where the ticket has {a!r}, `backbone` has {b!r}" for a, b in pairs
+    )
+    return f"`backbone` does not fit the ticket: {listed}. Give it the same paths."
+
+
+def _first(ticket: str | None, model: str | None) -> str:
+    return (
+        f"where the ticket has {ticket or 'no further weight'!r}, the model has "
+        f"{model or 'no further weight'!r}"
+    )
+
+
+def check(names: Iterable[str]) -> None:
+    """Checks that each name is one that a layer and its variable can have.
+
+    Names go to terminals, reports and other programs' file names: none may hold a
+    control character, nor lead out of a folder.
+
+    Raises:
+        ValueError: naming the first that is not.
+
+    >>> check(["../kernel"])
+    Traceback (most recent call last):
+    ...
+    ValueError: '../kernel' is not the path of a weight.
+    """
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or not name.isprintable()
+            or "\\" in name
+            or any(part in ("", ".", "..") for part in name.split("/"))
+        ):
+            raise ValueError(f"{name!r} is not the path of a weight.")

@@ -1,0 +1,247 @@
+"""Pruning: from scores to smaller masks, keeping an exact number of weights."""
+
+import fnmatch
+import math
+import numbers
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery.core import budgets
+from tflottery.core import masks as masks_lib
+from tflottery.core.criteria import Scores
+from tflottery.core.masks import Masks
+
+SCOPES = ("global", "layer", "erk")
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Returns whether a shell-style pattern names the weight or a layer above it.
+
+    >>> matches("block/conv1/kernel", "block"), matches("conv1/kernel", "conv*")
+    (True, True)
+    >>> matches("conv12/kernel", "conv1")
+    False
+    """
+    parts = path.split("/")
+    return any(
+        fnmatch.fnmatchcase("/".join(parts[:end]), pattern)
+        for end in range(1, len(parts) + 1)
+    )
+
+
+def check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> None:
+    """Raises ValueError where a pattern of the argument `name` matches no path."""
+    paths = list(paths)
+    for pattern in patterns:
+        if not any(matches(path, pattern) for path in paths):
+            raise ValueError(
+                f"`{name}` has the pattern {pattern!r}, which matches no prunable "
+                f"weight. The prunable weights are: {', '.join(paths)}."
+            )
+
+
+def prune(
+    scores: Scores,
+    masks: Masks,
+    fraction: float,
+    *,
+    scope: str = "global",
+    layer_fractions: Mapping[str, float] | None = None,
+    target_density: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """Returns masks that keep `1 - fraction` of the weights that are left.
+
+    The weights with the lowest scores go. The number kept is exact: the count left
+    times `1 - fraction`, rounded half up, of all weights together (`"global"`), of
+    each layer (`"layer"`), or of all together but divided among the layers by the
+    Erdős-Rényi-kernel rule (`"erk"`; Evci et al. 2020, section 3). Equal scores are
+    kept in the order of the paths in `masks`, then of the flat index. No layer is
+    emptied: its best weight stays, in exchange for the worst of its group where there
+    is one to spare, and a warning names it.
+
+    Args:
+        scores: an array per path of `masks`, of its shape; higher is kept.
+        masks: the masks to shrink; what they prune stays pruned.
+        fraction: the share of the weights left to prune, in (0, 1).
+        scope: `"global"`, `"layer"` or `"erk"`.
+        layer_fractions: fractions of its own, in (0, 1), for the layers that a
+            pattern matches; these are pruned layer by layer. The first match counts.
+        target_density: where the fractions would leave a smaller share of the
+            weights than this, in [0, 1), all are lessened in proportion so that
+            exactly this share is left.
+
+    Returns:
+        Boolean arrays by path, nested in `masks`.
+
+    Raises:
+        ValueError: for a fraction or scope out of range, scores that do not fit the
+            masks, or a NaN score, which names the layer.
+
+    >>> prune({"w": np.array([3.0, 1.0, 2.0])}, {"w": np.ones(3, bool)}, 1 / 3)
+    {'w': array([ True, False,  True])}
+    """
+    check_fraction("fraction", fraction)
+    if scope not in SCOPES:
+        raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
+    layer_fractions = layer_fractions or {}
+    check_patterns("layer_fractions", layer_fractions, masks)
+    for pattern, value in layer_fractions.items():
+        check_fraction(f"layer_fractions[{pattern!r}]", value)
+    scores = _checked(scores, masks)
+
+    alone = {path: fraction_of(path, layer_fractions) for path in masks}
+    together = [path for path in masks if alone[path] is None]
+    groups = [([path], f) for path, f in alone.items() if f is not None]
+    if scope == "layer":
+        groups += [([path], float(fraction)) for path in together]
+    elif together:
+        groups += [(together, float(fraction))]
+
+    left = {path: int(np.count_nonzero(mask)) for path, mask in masks.items()}
+    keeps = budgets.of_groups(
+        [[left[path] for path in paths] for paths, _ in groups],
+        [f for _, f in groups],
+        at_least=math.floor(target_density * masks_lib.size(masks) + 0.5),
+    )
+    kept: dict[str, np.ndarray] = {}
+    for (paths, _), keep in zip(groups, keeps, strict=True):
+        group = {path: masks[path] for path in paths}
+        if scope == "erk" and paths == together:
+            for path, count in budgets.of_layers(group, left, keep).items():
+                kept |= _keep_best(scores, {path: masks[path]}, count)
+        else:
+            kept |= _keep_best(scores, group, keep)
+    return {path: kept[path] for path in masks}
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raises ValueError unless the argument `name` lies strictly between 0 and 1."""
+    if not (isinstance(value, numbers.Real) and 0 < value < 1):
+        raise ValueError(
+            f"`{name}` must be in (0, 1), both ends excluded: the share of the "
+            f"remaining weights to prune. Received: {name}={value!r}"
+        )
+
+
+def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
+    """Returns the fraction of the first pattern that matches, or `None`."""
+    found = (float(f) for p, f in layer_fractions.items() if matches(path, p))
+    return next(found, None)
+
+
+def _checked(scores: Any, masks: Masks) -> dict[str, np.ndarray]:
+    """Returns the scores of `masks` as arrays that can be compared with each other."""
+    if not isinstance(scores, Mapping):
+        raise ValueError(
+            "A criterion must return a dict from paths to arrays of scores. "
+            f"Received: {type(scores).__name__}"
+        )
+    checked = {}
+    for path, mask in masks.items():
+        if path not in scores:
+            raise ValueError(
+                f"The scores lack {path!r}. A criterion must score every weight that "
+                f"it is given. It scored: {', '.join(scores)}."
+            )
+        score = np.asarray(scores[path])
+        if score.shape != mask.shape:
+            raise ValueError(
+                f"The scores of {path!r} have shape {score.shape}, but the weight has "
+                f"shape {mask.shape}. A criterion must return one score per weight."
+            )
+        if score.dtype.kind == "V":  # NumPy cannot sort bfloat16 among other types.
+            score = score.astype(np.float32)
+        # The sum is NaN (or inf - inf) if one score is; most layers pass this without
+        # an array of booleans being made. What is pruned may have any score.
+        with np.errstate(invalid="ignore"):
+            suspect = np.isnan(np.sum(score, dtype=np.float64))
+        if suspect and np.isnan(score[mask]).any():
+            raise ValueError(
+                f"The scores of {path!r} hold NaN: training diverged. Lower the "
+                "learning rate, or start from a later `rewind_step`; where a criterion "
+                "of your own made them, look for 0 / 0 in it."
+            )
+        checked[path] = score
+    if len({score.dtype for score in checked.values()}) > 1:
+        common = np.result_type(*checked.values())
+        return {path: s.astype(common, copy=False) for path, s in checked.items()}
+    return checked
+
+
+def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]:
+    """Returns masks of the `keep` best-scored weights of all `masks` together."""
+    if keep >= masks_lib.kept(masks):
+        return {path: mask.copy() for path, mask in masks.items()}
+    if keep:
+        threshold = _kth_largest(scores, masks, keep)
+        kept = {
+            # As an array: NumPy makes a scalar of what has no dimensions.
+            path: np.asarray(masks[path] & (scores[path] > threshold))
+            for path in masks
+        }
+        ties = keep - masks_lib.kept(kept)
+        for path in masks:
+            if ties <= 0:
+                break
+            equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
+            kept[path].reshape(-1)[equal] = True
+            ties -= len(equal)
+    else:
+        kept = {path: np.zeros(mask.shape, bool) for path, mask in masks.items()}
+    return _guard(scores, masks, kept)
+
+
+def _kth_largest(scores: Scores, masks: Masks, k: int) -> float:
+    dtype = np.result_type(*[scores[path].dtype for path in masks])
+    pool = np.empty(masks_lib.kept(masks), dtype)
+    start = 0
+    for path, mask in masks.items():
+        values = scores[path][mask]
+        pool[start : start + values.size] = values
+        start += values.size
+    index = pool.size - k
+    pool.partition(index)
+    return pool[index]
+
+
+def _guard(
+    scores: Scores, masks: Masks, kept: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Gives each emptied layer its best weight back, in exchange for the worst kept."""
+    for path in masks:
+        if kept[path].any() or not masks[path].any():
+            continue
+        left = np.flatnonzero(masks[path])
+        best = left[np.argmax(scores[path].reshape(-1)[left])]
+        worst = _worst(scores, kept)
+        kept[path].reshape(-1)[best] = True
+        if worst is not None:
+            donor, index = worst
+            kept[donor].reshape(-1)[index] = False
+        warnings.warn(
+            f"Pruning would have emptied the layer {path!r}; its best weight was "
+            'kept. Use scope="layer" or "erk", a smaller `prune_fraction`, or `skip` '
+            "it.",
+            stacklevel=4,
+        )
+    return kept
+
+
+def _worst(scores: Scores, kept: Masks) -> tuple[str, int] | None:
+    """Returns the path and flat index of the worst weight that a layer can give.
+
+    Among equals it is the last in order, as ties are kept first come.
+    """
+    found, lowest = None, None
+    for path in kept:
+        indices = np.flatnonzero(kept[path])
+        if indices.size < 2:
+            continue
+        values = scores[path].reshape(-1)[indices]
+        last = values.size - 1 - int(np.argmin(values[::-1]))
+        if lowest is None or values[last] <= lowest:
+            found, lowest = (path, int(indices[last])), values[last]
+    return found

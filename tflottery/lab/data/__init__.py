@@ -1,0 +1,1 @@
+"""Data: the datasets of the published experiments."""

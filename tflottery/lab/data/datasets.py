@@ -1,0 +1,367 @@
+"""Datasets: the papers' images as NumPy arrays, from a file, a library or the web."""
+
+import dataclasses
+import importlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from tflottery.lab.data.pixels import adapt
+from tflottery.lab.models import unknown
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class DatasetError(OSError):
+    """A dataset that is not there, and cannot be had."""
+
+
+Labelled = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """A dataset of images in memory, checked when it is made.
+
+    Attributes:
+        name: what it is called, as in `tflottery find --dataset NAME`.
+        x_train: training images [N, H, W, C], uint8, C 1 or 3.
+        y_train: their labels [N], whole numbers in [0, num_classes).
+        x_test: test images [M, H, W, C], uint8. For the last word only: choose
+            nothing with them.
+        y_test: their labels [M].
+        num_classes: how many classes there are, at least 2.
+
+    Raises:
+        ValueError: an array has another dtype or shape, or a label is out of range.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int
+
+    def __post_init__(self):
+        for part in ("train", "test"):
+            _check_images(f"x_{part}", getattr(self, f"x_{part}"))
+            _check_labels(
+                f"y_{part}",
+                getattr(self, f"y_{part}"),
+                len(getattr(self, f"x_{part}")),
+                self.num_classes,
+            )
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise ValueError(
+                "`x_train` and `x_test` must hold images of one shape. Received: "
+                f"{self.x_train.shape[1:]} and {self.x_test.shape[1:]}"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+    def split_validation(self, fraction: float, seed: int) -> tuple[Labelled, Labelled]:
+        """Splits the training images in two, with the classes in equal shares.
+
+        The test images are left alone: choosing with them is what this is there to
+        avoid.
+
+        Args:
+            fraction: the share of each class for validation, in (0, 1).
+            seed: what the choice depends on, at least 0.
+
+        Returns:
+            `(x, y)` to train on and `(x, y)` to validate on. Each keeps the order of
+            the data.
+
+        Raises:
+            ValueError: `fraction` is not in (0, 1), or leaves a part empty.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(
+                "`fraction` must be in (0, 1), both ends excluded: the share of the "
+                f"training images to validate on. Received: {fraction=}"
+            )
+        chosen = _stratified(self.y_train, fraction, seed)
+        if chosen.all() or not chosen.any():
+            raise ValueError(
+                "`fraction` leaves no image to train on, or none to validate on. "
+                f"Received: {fraction=} of {len(self.x_train)} images"
+            )
+        return (
+            (self.x_train[~chosen], self.y_train[~chosen]),
+            (self.x_train[chosen], self.y_train[chosen]),
+        )
+
+    def adapted(self, input_shape: Sequence[int]) -> "Images":
+        """Returns the same images, each part in another shape by `adapt`."""
+        return dataclasses.replace(
+            self,
+            x_train=adapt(self.x_train, input_shape),
+            x_test=adapt(self.x_test, input_shape),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    num_classes: int
+    image: str = "image"
+    label: str = "label"
+
+
+SOURCES: Mapping[str, _Source] = {
+    "digits": _Source(num_classes=10),
+    "mnist": _Source(num_classes=10),
+    "fashion_mnist": _Source(num_classes=10),
+    "cifar10": _Source(num_classes=10),
+    # The left camera; `image2` is the right one.
+    "smallnorb": _Source(num_classes=5, label="label_category"),
+}
+
+
+def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
+    """Loads a dataset, from the first of these that has it.
+
+    1. `data_dir/NAME.npz` with the arrays x_train, y_train, x_test and y_test. It is
+       read with NumPy alone, and any NAME will do: that is how to bring one's own.
+    2. For `digits`, scikit-learn, which contains it: 1,797 images of 8x8 pixels, of
+       which a fifth of each class, always the same, is the test set.
+    3. TensorFlow Datasets in `data_dir`, downloaded where it is not there yet.
+
+    Args:
+        name: a name of `SOURCES`, or that of a file in `data_dir`.
+        data_dir: a folder, local or remote; `None` takes the environment variable
+            TFDS_DATA_DIR, or else TensorFlow Datasets' own folder.
+
+    Returns:
+        Images with whole-number labels.
+
+    Raises:
+        ValueError: `name` is not known, or the data is not what it should be.
+        DatasetError: (an OSError) the data is not there and cannot be downloaded, or
+            cannot be read.
+
+    >>> digits = load("digits")
+    >>> digits.x_train.shape, digits.x_test.shape
+    ((1438, 8, 8, 1), (359, 8, 8, 1))
+    """
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    source = SOURCES.get(name)
+    if data_dir and name:
+        path = epath.Path(data_dir) / f"{name}.npz"
+        if path.exists():
+            return _load_npz(name, path, source)
+    if source is None:
+        message = unknown("dataset", name, SOURCES)
+        where = (
+            f"{data_dir}/{name}.npz"
+            if data_dir
+            else f"DIR/{name}.npz, with --data_dir DIR"
+        )
+        end = "" if message.endswith("?") else "."
+        raise ValueError(f"{message}{end} To use data of your own, put it in {where}.")
+    if name == "digits":
+        return _load_digits()
+    return _load_tfds(name, source, data_dir)
+
+
+def save_npz(
+    name: str,
+    folder: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+) -> epath.Path:
+    """Writes a dataset to `folder/NAME.npz`, which `load` reads without TensorFlow.
+
+    The file appears when it is complete, not before.
+
+    Args:
+        name: a name of `SOURCES`.
+        folder: where to write; it is made where it does not exist.
+        data_dir: where `load` looks.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError, DatasetError: as `load`.
+    """
+    images = load(name, data_dir=data_dir)
+    target = epath.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / f"{name}.npz"
+    part = target / f".{name}.npz.{os.getpid()}"
+    try:
+        # Zipped on the local disk first, as a remote file may not be seekable.
+        with tempfile.TemporaryFile() as file:
+            np.savez_compressed(file, **{key: getattr(images, key) for key in KEYS})
+            file.seek(0)
+            with part.open("wb") as out:
+                while block := file.read(1 << 22):
+                    out.write(block)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _stratified(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Returns which examples are in a `fraction` of each class: [N] bool."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        members = np.flatnonzero(y == label)
+        chosen[rng.permutation(members)[: round(fraction * len(members))]] = True
+    return chosen
+
+
+def _check_images(key: str, x: Any) -> None:
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or not x.size:
+        raise ValueError(
+            f"`{key}` must hold uint8 images [N, height, width, 1 or 3]. "
+            f"Received: {x.dtype} of shape {x.shape}"
+        )
+
+
+def _check_labels(key: str, y: Any, count: int, num_classes: int) -> None:
+    if not np.issubdtype(y.dtype, np.integer) or y.shape != (count,):
+        raise ValueError(
+            f"`{key}` must hold one whole-number label for each of the {count} "
+            f"images. Received: {y.dtype} of shape {y.shape}"
+        )
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(
+            f"`{key}` must hold labels in [0, {num_classes}). "
+            f"Received: labels from {y.min()} to {y.max()}"
+        )
+
+
+def _load_npz(name: str, path: epath.Path, source: _Source | None) -> Images:
+    try:
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":  # NumPy would take it for a pickle, and say so.
+                raise ValueError(
+                    "it is no .npz file, as `tflottery data` and numpy.savez write."
+                )
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            missing = [key for key in KEYS if key not in archive.files]
+            if missing:
+                raise ValueError(
+                    f"{', '.join(missing)} missing. It must have the arrays "
+                    f"{', '.join(KEYS)}, and has {', '.join(archive.files) or 'none'}"
+                )
+            arrays = {key: archive[key] for key in KEYS}
+        for key, array in arrays.items():
+            if key.startswith("x") and array.ndim == 3:  # Grey, as Keras stores MNIST.
+                arrays[key] = array[..., None]
+            elif key.startswith("y") and array.ndim == 2 and array.shape[1] == 1:
+                arrays[key] = array[:, 0]
+        if source is None:
+            y = arrays["y_train"]
+            num_classes = int(y.max()) + 1 if y.size and y.dtype.kind in "iu" else 2
+        else:
+            num_classes = source.num_classes
+        return Images(name=name, num_classes=num_classes, **arrays)
+    except Exception as error:  # A broken zip file raises many kinds of errors.
+        raise ValueError(f"Cannot use {os.fspath(path)}: {error}") from error
+
+
+def _load_digits() -> Images:
+    from sklearn import datasets as sklearn_datasets
+
+    x, y = sklearn_datasets.load_digits(return_X_y=True)
+    x = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    y = y.astype(np.int64)
+    test = _stratified(y, 0.2, seed=0)
+    return Images(
+        name="digits",
+        x_train=x[~test],
+        y_train=y[~test],
+        x_test=x[test],
+        y_test=y[test],
+        num_classes=10,
+    )
+
+
+def _load_tfds(
+    name: str, source: _Source, data_dir: str | os.PathLike | None
+) -> Images:
+    remedy = (
+        f"Where there is a network and TensorFlow, `tflottery data {name} --to DIR` "
+        f"writes DIR/{name}.npz; bring it here and pass --data_dir DIR."
+    )
+    if data_dir:
+        _check_holds_datasets(data_dir)
+    try:
+        importlib.import_module("tensorflow")  # Which TFDS itself asks for too late.
+        tfds = importlib.import_module("tensorflow_datasets")
+        builder = tfds.builder(name, data_dir=data_dir and os.fspath(data_dir))
+    except ImportError as error:
+        raise DatasetError(
+            f"The dataset {name!r} needs tensorflow_datasets and TensorFlow, or the "
+            f"file {name}.npz in `data_dir`: {error}. {remedy}"
+        ) from error
+    try:
+        if not builder.is_prepared():
+            builder.download_and_prepare()
+    except Exception as error:
+        raise DatasetError(
+            f"The dataset {name!r} is not in {builder.data_dir} and cannot be "
+            f"downloaded: {_in_one_line(error)}. {remedy}"
+        ) from error
+    try:
+        arrays = _read_tfds(tfds, builder, source)
+    except Exception as error:  # TensorFlow's are of many kinds.
+        raise DatasetError(
+            f"The dataset {name!r} in {builder.data_dir} cannot be read: "
+            f"{_in_one_line(error)}. Delete that folder to have it made again."
+        ) from error
+    return Images(name=name, num_classes=source.num_classes, **arrays)
+
+
+def _read_tfds(tfds: Any, builder: Any, source: _Source) -> dict[str, np.ndarray]:
+    """Returns the arrays of a prepared dataset."""
+    arrays = {}
+    for part in ("train", "test"):
+        # All examples in one batch, and no other feature decoded than these two.
+        batch = builder.as_dataset(
+            split=part,
+            batch_size=-1,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding(
+                {source.image: True, source.label: True}
+            ),
+        )
+        batch = tfds.as_numpy(batch)
+        arrays[f"x_{part}"] = batch[source.image]
+        arrays[f"y_{part}"] = batch[source.label].astype(np.int64)
+    return arrays
+
+
+def _check_holds_datasets(data_dir: str | os.PathLike) -> None:
+    """Checks that `data_dir` is no dataset's own folder, which TFDS would write into.
+
+    Raises:
+        DatasetError: naming the folder to pass.
+    """
+    path = epath.Path(data_dir)
+    for pattern, above in (("*/dataset_info.json", 1), ("dataset_info.json", 2)):
+        if any(path.glob(pattern)):
+            parent = path.resolve().parents[above - 1]
+            raise DatasetError(
+                "`data_dir` is the folder of one dataset. Pass the folder above it, "
+                f"data_dir={os.fspath(parent)!r}. "
+                f"Received: data_dir={os.fspath(data_dir)!r}"
+            )
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

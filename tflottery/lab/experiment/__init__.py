@@ -1,0 +1,1 @@
+"""Experiment: a published comparison, run seed by seed."""

@@ -1,0 +1,1 @@
+"""Report: a run's results as one HTML file."""

@@ -1,0 +1,325 @@
+"""Statistics: what the seeds of an experiment show, and no more than that.
+
+An arm is compared with the dense network of the same seed. The differences of n seeds
+give a two-sided 95 % interval by Student's t with n - 1 degrees of freedom:
+
+    mean ± t(0.975, n - 1) * s / sqrt(n)
+
+An arm is *winning* where the lower end of that interval is at least -tolerance: with
+95 % confidence its mean difference to dense is not below -tolerance. To ask whether the
+interval merely reaches -tolerance would be the weaker claim, which the fewest and
+noisiest seeds pass best. With one seed there is no interval, and where all seeds differ
+by the same it has no width, as happens with two seeds and a small test set: neither
+supports a claim.
+
+A density is chosen by the validation accuracy alone; claims are made of the test
+accuracy at the density so chosen.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+
+from scipy import stats
+
+from tflottery.lab.report.results import Curve, Point
+
+# Below what any accuracy can resolve: 0.895 - 0.9 is not below -0.005.
+_ROUNDING = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with its 95 % interval, `mean` ± `half`.
+
+    Attributes:
+        mean: the mean.
+        half: half the interval's width, or `None` with one seed.
+        count: the number of seeds.
+    """
+
+    mean: float
+    half: float | None
+    count: int
+
+    @property
+    def lower(self) -> float:
+        """The lower end; minus infinity with one seed."""
+        return -math.inf if self.half is None else self.mean - self.half
+
+    @property
+    def upper(self) -> float:
+        """The upper end; infinity with one seed."""
+        return math.inf if self.half is None else self.mean + self.half
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all values are equal, so that they show no spread."""
+        return self.half is not None and self.half < _ROUNDING
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Returns the mean and its 95 % interval by Student's t.
+
+    Three values of standard deviation 0.1: t(0.975, 2) = 4.303, and 4.303 * 0.1 /
+    sqrt(3) = 0.248.
+
+    Args:
+        values: one per seed, independent of each other.
+
+    Raises:
+        ValueError: where there is no value, or one that is not finite.
+
+    >>> found = interval([0.1, 0.2, 0.3])
+    >>> round(found.mean, 3), round(found.half, 3), found.count
+    (0.2, 0.248, 3)
+    >>> interval([0.1]).half is None
+    True
+    """
+    values = [float(value) for value in values]
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(
+            "`values` must hold at least one number, each finite: leave out what "
+            f"failed. Received: {values!r}"
+        )
+    count, mean = len(values), statistics.fmean(values)
+    if count == 1:
+        return Interval(mean, None, 1)
+    # `pstdev` and such sum exactly: equal values have a deviation of exactly zero.
+    error = statistics.stdev(values) / math.sqrt(count)
+    return Interval(mean, float(stats.t.ppf(0.975, count - 1)) * error, count)
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    """Returns `a - b` of every seed that both have.
+
+    >>> paired({0: 0.5, 1: 0.75, 2: 0.5}, {0: 0.25, 1: 0.25})
+    {0: 0.25, 1: 0.5}
+    """
+    return {seed: a[seed] - b[seed] for seed in a if seed in b}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An arm at one density against the dense networks of the same seeds.
+
+    Attributes:
+        density: the share of weights kept, in (0, 1].
+        test: the differences in test accuracy, arm minus dense; `None` without a pair.
+        validation: likewise in validation accuracy.
+        steps: likewise in steps to the best validation accuracy.
+        failed: the seeds whose cell of the arm, or of dense, failed.
+        missing: the seeds that dense has and the arm has not, or the reverse.
+    """
+
+    density: float
+    test: Interval | None
+    validation: Interval | None
+    steps: Interval | None = None
+    failed: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+
+
+def compare(point: Point, dense: Point) -> Comparison:
+    """Returns how an arm at one density compares with dense, seed by seed."""
+
+    def differences(name: str) -> Interval | None:
+        pairs = paired(point.by_seed(name), dense.by_seed(name))
+        return interval(pairs.values()) if pairs else None
+
+    failed = {*point.failed, *dense.failed}
+    seeds = [{cell.seed for cell in p.cells} for p in (point, dense)]
+    return Comparison(
+        density=point.density,
+        test=differences("metric"),
+        validation=differences("val_metric"),
+        steps=differences("steps_to_best"),
+        failed=tuple(sorted(failed)),
+        missing=tuple(sorted((seeds[0] ^ seeds[1]) - failed)),
+    )
+
+
+def is_winning(difference: Interval | None, tolerance: float = 0.0) -> bool:
+    """Returns whether the mean difference to dense is not below `-tolerance`.
+
+    True only with 95 % confidence, so never with one seed or without any spread.
+
+    Args:
+        difference: of accuracies, arm minus dense, paired by seed.
+        tolerance: how much worse than dense a winner may be, in [0, 1].
+
+    >>> is_winning(Interval(0.004, 0.002, 3)), is_winning(Interval(0.004, None, 1))
+    (True, False)
+    >>> is_winning(Interval(-0.001, 0.002, 3)), is_winning(
+    ...     Interval(-0.001, 0.002, 3), tolerance=0.005)
+    (False, True)
+    """
+    if difference is None or difference.is_flat:
+        return False
+    return difference.lower >= -tolerance - _ROUNDING
+
+
+def verdict(comparison: Comparison, tolerance: float = 0.0) -> str:
+    """Returns what the test accuracy of one arm at one density shows.
+
+    Returns:
+        `"beats"`: better than dense, the interval lies above zero.
+        `"ties"`: winning, but not shown to be better.
+        `"falls short"`: the interval lies below -tolerance.
+        `"not settled"`: the interval holds -tolerance, or an arm that would else be
+            winning failed with some seed.
+        `"no spread: no interval"`: all seeds differ by the same.
+        `"1 seed: no interval"`, and `"no pair"` where no seed has both.
+    """
+    test = comparison.test
+    if test is None:
+        return "no pair"
+    if test.half is None:
+        return "1 seed: no interval"
+    if test.is_flat:
+        return "no spread: no interval"
+    if test.upper < -tolerance - _ROUNDING:
+        return "falls short"
+    if comparison.failed or not is_winning(test, tolerance):
+        return "not settled"
+    return "beats" if test.lower > _ROUNDING else "ties"
+
+
+# How a density can have been chosen, in words.
+HOW = {
+    "winning": "the smallest that wins on validation",
+    "near": "the smallest within the tolerance on validation",
+    "best": "the best on validation, where none wins",
+    "smallest": "the smallest of all, as there is no validation accuracy to choose by",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The density that speaks for an arm.
+
+    Attributes:
+        comparison: the arm there against dense.
+        how: a key of `HOW`.
+    """
+
+    comparison: Comparison
+    how: str
+
+
+def choose(curve: Curve, dense: Point | None, tolerance: float = 0.0) -> Choice | None:
+    """Returns the density that speaks for an arm, chosen without the test accuracy.
+
+    It is the smallest density that is winning by validation accuracy. Where there is
+    none, it is the best by mean validation accuracy; with one seed the smallest that
+    is within the tolerance, else the best; without validation accuracies the smallest
+    of all. A density where a seed failed or is missing is taken only if all are so.
+
+    Returns:
+        `None` where no seed has both the arm and dense.
+    """
+    if dense is None:
+        return None
+    found = [compare(p, dense) for p in curve.points if p.density < 1]
+    counts = [c.test.count for c in found if c.test is not None]
+    if not counts:
+        return None
+    paired_most = [c for c in found if c.test and c.test.count == max(counts)]
+    found = [c for c in paired_most if not c.failed] or paired_most
+    judged = [c for c in found if c.validation is not None]
+    winning = [c for c in judged if is_winning(c.validation, tolerance)]
+    near = [c for c in judged if _mean(c) >= -tolerance - _ROUNDING]
+    if winning:
+        return Choice(min(winning, key=lambda c: c.density), "winning")
+    if near and max(counts) == 1:
+        return Choice(min(near, key=lambda c: c.density), "near")
+    if judged:
+        return Choice(max(judged, key=_mean), "best")
+    return Choice(min(found, key=lambda c: c.density), "smallest")
+
+
+def _mean(comparison: Comparison) -> float:
+    return -math.inf if comparison.validation is None else comparison.validation.mean
+
+
+def points(
+    difference: Interval, *, signed: bool = False, digits: int | None = None
+) -> str:
+    """Returns a difference of accuracies in percentage points.
+
+    Args:
+        difference: of accuracies in [0, 1].
+        signed: whether a plus sign is shown.
+        digits: after the point; `None` is 1, or 2 where the interval is that narrow.
+
+    >>> points(Interval(0.004, 0.0021, 3)), points(Interval(-0.013, None, 1))
+    ('0.4 ± 0.2', '-1.3')
+    >>> points(Interval(0.0004, 0.0003, 3), signed=True)
+    '+0.04 ± 0.03'
+    """
+    mean, half = 100 * difference.mean, difference.half
+    if digits is None:
+        digits = 2 if half is not None and _ROUNDING <= half < 0.00095 else 1
+    text = f"{mean:{'+' if signed else ''}.{digits}f}"
+    return text if half is None else f"{text} ± {100 * half:.{digits}f}"
+
+
+def share(density: float) -> str:
+    """Returns a density as a percentage of three figures at most.
+
+    >>> share(0.0687), share(1.0), share(0.2621), share(0.00412)
+    ('6.9 %', '100 %', '26.2 %', '0.41 %')
+    """
+    percent = 100 * density
+    digits = 0 if percent >= 99.95 else 1 if percent >= 1 else 2
+    return f"{percent:.{digits}f} %"
+
+
+def headline(choice: Choice | None, tolerance: float = 0.0) -> str:
+    """Returns the one sentence that an experiment comes to.
+
+    >>> difference = Interval(0.004, 0.002, 3)
+    >>> there = Comparison(density=0.0687, test=difference, validation=difference)
+    >>> headline(Choice(there, "winning"))
+    'The ticket with 6.9 % of the weights beats dense by 0.4 ± 0.2 points.'
+    """
+    if choice is None or choice.comparison.test is None:
+        return "Nothing to compare yet: no seed has both a ticket and a dense network."
+    found, test = choice.comparison, choice.comparison.test
+    ticket = f"the ticket with {share(found.density)} of the weights"
+    allowed = f"tolerance {100 * tolerance:g} points"
+    below = points(dataclasses.replace(test, mean=-test.mean))
+    match verdict(found, tolerance):
+        case "1 seed: no interval":
+            return (
+                f"1 seed: no interval. {_capital(ticket)} differs from dense by "
+                f"{points(test, signed=True)} points; that is no claim."
+            )
+        case "beats":
+            return f"{_capital(ticket)} beats dense by {points(test)} points."
+        case "ties":
+            return (
+                f"{_capital(ticket)} ties with dense: a difference of "
+                f"{points(test, signed=True)} points ({allowed})."
+            )
+        case "falls short" if choice.how == "best":
+            return (
+                f"No ticket reaches dense: {ticket}, the best on validation, is "
+                f"{below} points below."
+            )
+        case "falls short":
+            return (
+                f"{_capital(ticket)}, {HOW[choice.how]}, is {below} points below dense "
+                "on the test set."
+            )
+    failed = f", and {len(found.failed)} failed" if found.failed else ""
+    failed += ", which all differ by the same" if test.is_flat else ""
+    return (
+        f"Not settled by {test.count} seeds{failed}: {ticket} differs from dense by "
+        f"{points(test, signed=True)} points ({allowed})."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,285 @@
+"""Search report: the page of one search, finished or not, with its figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tflottery.core import files
+from tflottery.core.config import LotteryConfig
+from tflottery.core.records import Round, choose_monitor, is_dict
+from tflottery.lab.report import drawing, figures, page, tables
+from tflottery.lab.report.intervals import share
+from tflottery.lab.report.page import Html, element
+from tflottery.search import run_dir
+from tflottery.ticket import load_ticket
+
+_LARGEST = 1e100  # Figures whose axes are longer cannot be drawn.
+
+
+def search_page(path: Any, *more: Html) -> bytes:
+    """Returns the page of the search that was kept in the folder `path`.
+
+    Args:
+        path: the folder.
+        more: what follows the rounds.
+
+    Raises:
+        FileError: naming the file that is damaged.
+    """
+    manifest = files.read_json(path / "run.json")
+    try:
+        config = LotteryConfig(**manifest["config"])
+        _check_manifest(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.FileError(
+            f"{path / 'run.json'} does not say how a search was done: {error}"
+        ) from error
+    rounds = run_dir.Run(path, manifest, writes=False).rounds()
+    ticket_path = path / "ticket.safetensors"
+    ticket = load_ticket(ticket_path) if ticket_path.exists() else None
+    if ticket is not None and ticket.round >= len(rounds):
+        rounds = list(ticket.rounds)
+    for r in rounds:
+        if not all(0 <= d <= 1 for d in r.density_per_layer.values()):
+            raise files.FileError(
+                f"{path / 'rounds'} holds a `density_per_layer` outside of [0, 1], "
+                f"that of round {r.round}. Received: {dict(r.density_per_layer)!r}"
+            )
+    monitor = config.monitor or (ticket.monitor if ticket else "")
+    if not monitor and rounds:
+        monitor = choose_monitor(rounds[0].metrics)
+    chosen = None if ticket is None else ticket.round
+    parts: list[Any] = [_how(rounds, monitor, config, chosen)]
+    if any(_counts(r, monitor) for r in rounds):
+        shown = rounds[chosen if chosen is not None else -1]
+        title = f"round {shown.round}, {share(1 - shown.sparsity)} of the weights"
+        parts.append(
+            page.figures(
+                [
+                    rounds_metric(rounds, monitor, chosen),
+                    learning_curves(rounds, monitor),
+                    figures.layers([shown.density_per_layer], title),
+                ]
+            )
+        )
+        parts.append(tables.layers([shown.density_per_layer], title))
+    versions = ticket.versions if ticket else manifest.get("versions")
+    return page.document(
+        "Ticket search",
+        _headline(rounds, monitor, chosen),
+        *parts,
+        element("h2", "Rounds"),
+        _round_table(rounds, monitor, chosen),
+        *more,
+        element("h2", "How it was made"),
+        _made(manifest, config, versions),
+    )
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Checks the kinds of what is read of a manifest beside its config.
+
+    Raises:
+        ValueError: naming the first value that is not of its kind.
+    """
+    paths, versions = manifest.get("paths", []), manifest.get("versions")
+    fits = {
+        "paths": isinstance(paths, list) and all(isinstance(p, str) for p in paths),
+        "versions": versions is None
+        or is_dict(versions, lambda version: isinstance(version, str)),
+        **{
+            name: isinstance(manifest.get(name, ""), str)
+            for name in ("architecture", "command")
+        },
+    }
+    for name, fit in fits.items():
+        if not fit:
+            raise ValueError(
+                f"`{name}` is not of its kind. Received: {name}={manifest[name]!r}"
+            )
+
+
+def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
+    """Returns the sentence that the search came to."""
+    if not rounds:
+        return "No round is finished yet."
+    if chosen is None or chosen >= len(rounds):
+        return f"The search is under way: {len(rounds)} rounds are finished."
+    dense, found = rounds[0].metrics.get(monitor), rounds[chosen].metrics.get(monitor)
+    left = f"The ticket keeps {share(1 - rounds[chosen].sparsity)} of the weights"
+    if dense is None or found is None:
+        return f"{left}."
+    return f"{left}, with {monitor} {found:.4g} ({found - dense:+.4f} to dense)."
+
+
+def _how(
+    rounds: Sequence[Round], monitor: str, config: LotteryConfig, chosen: int | None
+) -> Html:
+    texts = ["1 seed: no interval, so no claim that it wins."]
+    if chosen is not None:
+        how = "last" if config.select == "last" else "sparsest winning"
+        texts.append(
+            f"Round {chosen} of {len(rounds) - 1} was chosen as the {how} one by "
+            f"{monitor}, with a tolerance of {config.tolerance:g}. So that number is "
+            "no test of it: measure the ticket on data that chose nothing."
+        )
+    failed = [r for r in rounds if r.failure is not None]
+    texts += [f"Round {r.round} failed: {r.failure}." for r in failed]
+    return element("p", " ".join(texts), cls="how")
+
+
+def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> Html:
+    names = list(dict.fromkeys(name for r in rounds for name in r.metrics))
+    names.sort(key=lambda name: name != monitor)
+    dense = rounds[0].metrics.get(monitor) if rounds else None
+    rows = []
+    for r in rounds:
+        metric = r.metrics.get(monitor)
+        gain = None if metric is None or dense is None else f"{metric - dense:+.4f}"
+        rows.append(
+            [
+                *(r.round, f"{100 * (1 - r.sparsity):.2f}", gain),
+                *(f"{r.metrics[n]:.4f}" if n in r.metrics else None for n in names),
+                f"{r.steps:,}",
+                None if r.seconds is None else f"{r.seconds:.1f}",
+                r.failure,
+            ]
+        )
+    return page.table(
+        [
+            *("round", "left (%)", "to dense", *names),
+            *("steps", "seconds", "failure"),
+        ],
+        rows,
+        caption="The rounds; the ticket's is highlighted",
+        chosen=[] if chosen is None else [chosen],
+        text=("failure",),
+    )
+
+
+def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Html:
+    training = manifest.get("training")
+    command = manifest.get("command") or _call(config)
+    facts = page.facts(
+        [
+            ("command", element("code", command)),
+            ("seed", "none was set" if config.seed is None else config.seed),
+            ("architecture", manifest.get("architecture")),
+            ("versions", None if versions is None else page.plain(dict(versions))),
+        ]
+    )
+    if not training:
+        return facts
+    summary = element("summary", "Optimizer and loss")
+    return page.join((facts, element("details", summary, page.data(training))))
+
+
+def _call(config: LotteryConfig) -> str:
+    """Returns the call of `find_ticket` that has this config.
+
+    >>> _call(LotteryConfig(epochs=3, seed=0))
+    'tflottery.find_ticket(model, ds, epochs=3, seed=0)'
+    """
+    defaults = LotteryConfig().to_dict()
+    given = [
+        f"{name}={value!r}"
+        for name, value in config.to_dict().items()
+        if value != defaults[name]
+    ]
+    return f"tflottery.find_ticket({', '.join(['model', 'ds', *given])})"
+
+
+def rounds_metric(
+    rounds: Sequence[Round], monitor: str, chosen: int | None
+) -> drawing.Picture:
+    """Draws the metric after each round of a search over density."""
+    found = [
+        (1 - r.sparsity, r.metrics[monitor]) for r in rounds if _counts(r, monitor)
+    ]
+    here = [r for r in rounds if r.round == chosen and _counts(r, monitor)]
+
+    def plot(axes: Any) -> None:
+        color, marker, _ = drawing.STYLES["ticket trained"]
+        if rounds and _counts(rounds[0], monitor):
+            dense = rounds[0].metrics[monitor]
+            axes.axhline(
+                dense, color=drawing.BLACK, linestyle="--", linewidth=1, label="dense"
+            )
+        axes.plot(
+            [100 * d for d, _ in found],
+            [metric for _, metric in found],
+            color=color,
+            marker=marker,
+            label="rounds",
+        )
+        for r in here:
+            axes.plot(
+                100 * (1 - r.sparsity),
+                r.metrics[monitor],
+                linestyle="none",
+                marker="*",
+                markersize=14,
+                color=drawing.STYLES["ticket initial"][0],
+                label="the ticket",
+            )
+        drawing.density_axis(axes, [d for d, _ in found])
+        axes.set_ylabel(drawing.plain(monitor))
+
+    listed = "; ".join(f"{metric:.4g} at {share(d)}" for d, metric in found)
+    return drawing.draw(
+        plot,
+        alt=f"{monitor} over weights left: {listed}.",
+        caption=f"{monitor} after each round; round 0 is the dense network.",
+    )
+
+
+def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | None:
+    """Draws the metric over the epochs of every round of a search."""
+    curves = [
+        (r, [v if abs(v) < _LARGEST else math.nan for v in r.history.get(monitor, ())])
+        for r in rounds
+    ]
+    curves = [(r, values) for r, values in curves if values]
+    if not curves:
+        return None
+
+    def plot(axes: Any) -> None:
+        from matplotlib import cm, colors, ticker
+
+        left = [100 * (1 - r.sparsity) for r, _ in curves]
+        bounds = colors.LogNorm(min([*left, 50]), 100)
+        colormap = cm.ScalarMappable(bounds, "cividis")
+        for (r, values), percent in zip(curves, left, strict=True):
+            dense = r.round == 0
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                color=drawing.BLACK if dense else colormap.cmap(bounds(percent)),
+                linestyle="--" if dense else "-",
+                marker="o" if len(values) == 1 else None,
+                linewidth=1.6 if dense else 1.2,
+                zorder=3 if dense else 2,
+                label="dense" if dense else None,
+            )
+        bar = axes.figure.colorbar(colormap, ax=axes, pad=0.02)
+        ticks = [t for t in (100, 50, 20, 10, 5, 2, 1, 0.5) if t >= min(left)]
+        bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+        bar.minorticks_off()
+        bar.set_label("weights left (%)")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.set_xlabel("epochs trained in the round")
+        axes.set_ylabel(drawing.plain(monitor))
+
+    ends = "; ".join(
+        f"round {r.round} ends at {values[-1]:.4g}" for r, values in curves
+    )
+    return drawing.draw(
+        plot,
+        alt=f"{monitor} over the epochs of {len(curves)} rounds: {ends}.",
+        caption=f"{monitor} in each round: the darker, the fewer weights.",
+    )
+
+
+def _counts(record: Round, monitor: str) -> bool:
+    value = record.metrics.get(monitor)
+    return record.failure is None and value is not None and abs(value) < _LARGEST

@@ -1,0 +1,1 @@
+"""Search: finds a winning ticket."""

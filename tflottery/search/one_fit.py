@@ -1,0 +1,314 @@
+"""Rewind: a callback that makes one tf_keras `fit` a whole lottery-ticket search."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery.core import criteria, pruning
+from tflottery.core import masks as masks_lib
+from tflottery.core.config import LotteryConfig, check_criterion
+from tflottery.core.masks import Masks, Weights
+from tflottery.core.records import Round, choose_monitor, library_versions
+from tflottery.engines import network
+from tflottery.engines.tfmot import held, state
+from tflottery.engines.tfmot.imported import tf_keras
+from tflottery.engines.tfmot.schedule import LotterySchedule
+from tflottery.engines.tfmot.wrapper import wrappers_in
+from tflottery.ticket import Ticket
+
+
+class RewindToInit(tf_keras.callbacks.Callback):
+    """Prunes and rewinds between the rounds of a `LotterySchedule`, in a single `fit`.
+
+    The model is wrapped with `tfmot.sparsity.keras.prune_low_magnitude` and a
+    `LotterySchedule`; see there for an example. At step k the callback keeps all state:
+    weights, BatchNorm statistics, the optimizer's slots and step counter. When a round
+    is over it prunes the weights with the lowest scores for good and takes all else
+    back to step k, so that a learning-rate schedule starts again there as well. It does
+    so as the next step begins: other callbacks see the trained network of a round that
+    ends with an epoch, and may save it. Pruned weights are exactly zero after every
+    step, in this `fit` and after it, and after tfmot's `strip_pruning`.
+
+    tfmot's `UpdatePruningStep` may stand beside it, but is not needed. A callback that
+    sets weights as `fit` ends, as `EarlyStopping(restore_best_weights=True)`, must come
+    before this one. A search that its process did not survive starts anew;
+    `find_ticket(run_dir=...)` can go on.
+
+    Args:
+        schedule: the `LotterySchedule` to follow; by default the one that the model's
+            wrappers were given.
+        scope: `"global"`, `"layer"` or `"erk"`; see `pruning.prune`.
+        criterion: as in `find_ticket`: a name, or a function `(trained, rewind) ->
+            scores` on dicts of arrays by path.
+        layer_fractions: prune fractions of their own for layers, as
+            `{"output": 0.1}`.
+        verbose: 1 prints a line per round, 0 nothing; `"auto"` is as `fit`'s bar.
+
+    Attributes:
+        ticket: the `Ticket` of the last round, once `fit` has ended.
+
+    Raises:
+        ValueError: when `fit` begins, where the model is not wrapped with a
+            `LotterySchedule`, or a round cannot end where the schedule says.
+    """
+
+    model: Any
+
+    def __init__(
+        self,
+        schedule: LotterySchedule | None = None,
+        *,
+        scope: str = "global",
+        criterion: str | Callable[[Weights, Weights], Weights] = "magnitude",
+        layer_fractions: Mapping[str, float] | None = None,
+        verbose: str | int = "auto",
+    ):
+        super().__init__()
+        if scope not in pruning.SCOPES:
+            raise ValueError(
+                f"`scope` must be one of {pruning.SCOPES}. Received: scope={scope!r}"
+            )
+        check_criterion(criterion)
+        self.schedule = schedule
+        self.scope = scope
+        self.criterion = criterion
+        self.layer_fractions = dict(layer_fractions or {})
+        self.verbose = verbose
+        self.ticket: Ticket | None = None
+        # Logs are read once a round: fit need not copy them at every step.
+        self._supports_tf_logs = True
+        self._searched: Any = None  # The model that a search is under way in.
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._searched is not self.model:
+            self._begin()
+        self._check_executions()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        schedule = self._schedule
+        if self._steps == schedule.steps_per_round and self._round < schedule.rounds:
+            self._next_round()
+        if self._rewind is None and self._steps == schedule.rewind_step:
+            self._rewind = state.capture(self.model)
+        self._first_in_execution = batch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._steps += batch - self._first_in_execution + 1
+        if self._steps == self._schedule.steps_per_round:
+            self._logs = dict(logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        for name, value in values.items():
+            self._history.setdefault(name, []).append(value)
+        self._logs = values
+
+    def on_train_end(self, logs: Any = None) -> None:
+        # Others, such as EarlyStopping, may have put weights of an earlier round back.
+        held.cut_now(self.model, self._variables, self._held)
+        schedule = self._schedule
+        done = self._round * schedule.steps_per_round + self._steps
+        if done < schedule.total_steps:
+            warnings.warn(
+                f"`fit` ended after {done} of the {schedule.total_steps} steps that "
+                f"the search takes, in round {self._round} of {schedule.rounds}. Train "
+                "for more `epochs`, or give LotterySchedule fewer `steps_per_round`.",
+                stacklevel=2,
+            )
+        records = [*self._records, self._record()]
+        self.ticket = self._make_ticket(records)
+        self.model.ticket = self.ticket
+        self._say(records[-1])
+        held.hold_through_compile(self.model)
+
+    def _begin(self) -> None:
+        """Readies the model for a search: all masks are there, and hold."""
+        model = self.model
+        if getattr(model, "ticket", None) is not None:
+            raise ValueError(
+                f"`model` {model.name!r} already carries a ticket, whose masks are "
+                "held. Call `tflottery.release(model)` first, or start from a new one."
+            )
+        wrappers = [w for w in wrappers_in(model) if w.pruning_vars]
+        self._schedule = _schedule_of(wrappers, self.schedule)
+        masks = {id(w): m for x in wrappers for w, m, _ in x.pruning_vars}
+        self._variables = network.variables(model)
+        self._masks = {
+            path: masks[id(variable)]
+            for path, variable in self._variables.items()
+            if id(variable) in masks
+        }
+        pruning.check_patterns("layer_fractions", self.layer_fractions, self._masks)
+        state.build_optimizer(model)
+        for wrapper in wrappers_in(model):
+            if int(network.value_of(wrapper.pruning_step)) < 0:
+                wrapper.pruning_step.assign(0)
+            # The constraints hold the masks. tfmot would do so a second time in every
+            # forward pass, and under a strategy by a reduction for each layer.
+            in_step: Any = wrapper.pruning_obj
+            in_step._pruning_vars = []
+        for path, mask in self._masks.items():
+            held.constrain(self._variables[path], mask)
+        held.hold_averages(held.optimizer_of(model))
+        # `fit` has made its function before it called us; a traced one has no masks.
+        model.make_train_function(force=True)
+        self._hold(masks_lib.ones(self._weights()))
+        # Fails where the target cannot be reached, before anything is trained.
+        self._schedule.fraction(self._held, 0, self.layer_fractions)
+        self._start = state.capture(model)
+        self._rewind: Mapping[str, np.ndarray] | None = None
+        self._records: list[Round] = []
+        self._round = 0
+        self._first_in_execution = 0
+        self._start_round()
+        self._searched = model
+
+    def _start_round(self) -> None:
+        self._steps = 0
+        self._began = time.monotonic()
+        self._history: dict[str, list[float]] = {}
+        self._logs: dict[str, Any] = {}
+
+    def _check_executions(self) -> None:
+        """Checks that each round, and step k, ends where `fit` calls us."""
+        schedule = self._schedule
+        together = int(self.model.steps_per_execution.numpy())
+        per_epoch = self.params.get("steps")
+        if together == 1 and not self.model.autotune_steps_per_execution:
+            return
+        for name, step in (
+            ("steps_per_round", schedule.steps_per_round),
+            ("rewind_step", schedule.rewind_step),
+        ):
+            # All rounds end together with an execution if these do.
+            whole = step % per_epoch if per_epoch else step
+            if whole % together or self.model.autotune_steps_per_execution:
+                raise ValueError(
+                    f"`{name}` must be a multiple of the epoch's {per_epoch} steps, "
+                    "or lie a multiple of the model's `steps_per_execution` after "
+                    "one, as only there a round can end. Received: "
+                    f"{name}={step}, steps_per_execution={together}. Compile with "
+                    "`steps_per_execution=1`, or change the LotterySchedule."
+                )
+
+    def _next_round(self) -> None:
+        """Ends the round: prunes what it trained, and rewinds all else to step k."""
+        model, schedule = self.model, self._schedule
+        optimizer = model.optimizer
+        if getattr(held.optimizer_of(model), "use_ema", False):
+            # As at the end of a fit: the averages are what was trained.
+            optimizer.finalize_variable_values(model.trainable_variables)
+        assert self._rewind is not None
+        record = self._record()
+        self._records.append(record)
+        self._say(record)
+        trained = self._weights()
+        rewind = {p: self._rewind[f"weights/{p}"] for p in self._masks}
+        masks = pruning.prune(
+            self._score(trained, rewind),
+            self._held,
+            schedule.fraction(self._held, self._round, self.layer_fractions),
+            scope=self.scope,
+            layer_fractions=self.layer_fractions,
+            target_density=schedule.target_density,
+        )
+        state.restore(model, self._rewind, ("weights", "optimizer"))
+        self._hold(masks)
+        self._round += 1
+        self._start_round()
+
+    def _score(self, trained: Weights, rewind: Weights) -> Weights:
+        if callable(self.criterion):
+            return self.criterion(trained, rewind)
+        return criteria.CRITERIA[self.criterion](trained, rewind)
+
+    def _hold(self, masks: Masks) -> None:
+        for path, mask in masks.items():
+            self._masks[path].assign(mask.astype(self._masks[path].dtype.name))
+        held.cut_now(self.model, self._variables, masks)
+        self._held = masks
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return network.read({path: self._variables[path] for path in self._masks})
+
+    def _record(self) -> Round:
+        return Round(
+            round=self._round,
+            sparsity=masks_lib.sparsity(self._held),
+            density_per_layer=masks_lib.density_per_layer(self._held),
+            metrics={name: float(value) for name, value in self._logs.items()},
+            history=self._history,
+            steps=self._steps,
+            seconds=time.monotonic() - self._began,
+        )
+
+    def _make_ticket(self, records: list[Round]) -> Ticket:
+        schedule = self._schedule
+
+        def weights_at(captured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {p: captured[f"weights/{p}"] for p in self._variables}
+
+        steps = self.params.get("steps") or schedule.steps_per_round
+        return Ticket(
+            masks=self._held,
+            initial=weights_at(self._start),
+            rewind=weights_at(self._rewind or self._start),
+            trained=network.read(self._variables),
+            config=LotteryConfig(
+                epochs=math.ceil(schedule.steps_per_round / steps),
+                target_sparsity=schedule.target_sparsity,
+                prune_fraction=schedule.prune_fraction,
+                rounds=schedule.rounds,
+                scope=self.scope,
+                criterion=check_criterion(self.criterion),
+                layer_fractions=self.layer_fractions,
+                rewind_step=schedule.rewind_step,
+                select="last",
+            ),
+            monitor=choose_monitor(records[-1].metrics),
+            rounds=records,
+            round=self._round,
+            versions=library_versions(),
+        )
+
+    def _say(self, record: Round) -> None:
+        verbose = self.params.get("verbose") if self.verbose == "auto" else self.verbose
+        if verbose:
+            left = 100 * (1 - record.sparsity)
+            metrics = " - ".join(f"{n}: {v:.4f}" for n, v in record.metrics.items())
+            print(f"\nround {record.round}: {left:.2f} % left - {metrics}")
+
+
+def _schedule_of(wrappers: list, given: LotterySchedule | None) -> LotterySchedule:
+    """Returns the one schedule that the model's wrappers follow."""
+    for wrapper in wrappers:
+        schedule = wrapper.pruning_schedule
+        if not isinstance(schedule, LotterySchedule):
+            raise ValueError(
+                f"The layer {wrapper.layer.name!r} is wrapped with a "
+                f"{type(schedule).__name__}, whose masks would move. Give "
+                "`prune_low_magnitude` a `tflottery.LotterySchedule`."
+            )
+        if wrapper.sparsity_m_by_n or tuple(wrapper.block_size) != (1, 1):
+            raise ValueError(
+                f"The layer {wrapper.layer.name!r} is wrapped with `block_size` or "
+                "`sparsity_m_by_n`, but a lottery ticket is pruned weight by weight. "
+                "Leave them out of `prune_low_magnitude`."
+            )
+        given = given or schedule
+        if schedule.get_config() != given.get_config():
+            raise ValueError(
+                f"The layer {wrapper.layer.name!r} is wrapped with another "
+                f"LotterySchedule: {schedule.get_config()['config']} and not "
+                f"{given.get_config()['config']}. Give all layers one."
+            )
+    if given is None or not wrappers:
+        raise ValueError(
+            "`model` has no wrapped layer to prune. Wrap it first, as "
+            "`tfmot.sparsity.keras.prune_low_magnitude(model, schedule)`."
+        )
+    return given

@@ -1,0 +1,95 @@
+"""Progress: what a long search tells whoever watches, a line per round."""
+
+import numbers
+import sys
+import time
+from collections.abc import Sequence
+
+from tflottery.ticket import Round, Ticket
+
+
+class Progress:
+    """Prints a search as it goes on; works in a terminal, a notebook and a log.
+
+    Args:
+        verbose: 0 prints nothing; `"auto"` a line per round, and Keras' bar where
+            someone watches; 1 always the bar; 2 a line per epoch.
+
+    Raises:
+        ValueError: for any other `verbose`.
+    """
+
+    def __init__(self, verbose: str | int):
+        kind = str | numbers.Integral  # True is 1, as in Keras.
+        if not isinstance(verbose, kind) or verbose not in ("auto", 0, 1, 2):
+            raise ValueError(
+                f'`verbose` must be "auto", 0, 1 or 2. Received: verbose={verbose!r}'
+            )
+        watched = sys.stdout.isatty() or "ipykernel" in sys.modules
+        self._silent = verbose == 0
+        self.inside_round: int = int(watched) if verbose == "auto" else int(verbose)
+        self._plan: Sequence[float] = ()
+        self._records: list[Round] = []
+        self._monitor = ""
+
+    def say(self, line: str) -> None:
+        """Prints one line."""
+        if not self._silent:
+            print(line, flush=True)
+
+    def start(self, plan: Sequence[float]) -> None:
+        """Says what is ahead: `plan` holds the density of every round."""
+        self._plan = plan
+        self._began = time.monotonic()
+        self.say(
+            f"{len(plan)} rounds: the dense network, then down to "
+            f"{100 * plan[-1]:.2f} % of the weights."
+        )
+
+    def add(self, record: Round, monitor: str, *, resumed: bool = False) -> None:
+        """Prints a finished round's line."""
+        if not self._records:
+            self.say(
+                f"{'round':>8} {'left %':>7} {monitor:>14} {'to dense':>9} "
+                f"{'seconds':>8}  time left"
+            )
+        self._records.append(record)
+        metric = record.metrics.get(monitor, float("nan"))
+        dense = self._records[0].metrics.get(monitor, float("nan"))
+        self.say(
+            f"{record.round:>5}/{len(self._plan) - 1:<2} "
+            f"{100 * (1 - record.sparsity):>7.2f} {metric:>14.4f} "
+            f"{metric - dense:>+9.4f} {record.seconds or 0:>8.1f}  "
+            + ("(resumed)" if resumed else self._time_left())
+            + (f"  {record.failure}" if record.failure else "")
+        )
+
+    def _time_left(self) -> str:
+        ahead = len(self._plan) - len(self._records)
+        seconds = [r.seconds or 0.0 for r in self._records[-3:]]
+        return duration(ahead * sum(seconds) / len(seconds))
+
+    def end(self, ticket: Ticket) -> None:
+        """Says which ticket the search came to."""
+        found = ticket.rounds[ticket.round]
+        metric = found.metrics[ticket.monitor]
+        dense = ticket.rounds[0].metrics[ticket.monitor]
+        self.say(
+            f"Ticket of round {ticket.round}: {100 * ticket.density:.2f} % of the "
+            f"weights, {ticket.monitor} {metric:.4f} ({metric - dense:+.4f} to dense), "
+            f"in {duration(sum(r.seconds or 0 for r in ticket.rounds))}."
+        )
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as one reads it.
+
+    >>> duration(42), duration(754), duration(7500)
+    ('42 s', '12 min 34 s', '2 h 05 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

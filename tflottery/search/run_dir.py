@@ -1,0 +1,365 @@
+"""Runs: the run directory, which is a search's memory; every path in it is made here.
+
+RUN_DIR/
+  run.json                what is searched: config, architecture, data, versions
+  start.safetensors       θ0: all state before the first step
+  rewind.safetensors      all state at step k
+  current.safetensors     all state after the last finished epoch, masks included
+  rounds/003.ticket       each finished round, itself a ticket
+  rounds/003.json         its record, times included
+  ticket.safetensors      the ticket that the search came to
+  lock                    who is at it now; see `locks`
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery import ticket as ticket_lib
+from tflottery.core import files
+from tflottery.search import locks
+from tflottery.ticket import Round, Ticket
+
+RESUME = ("auto", "never")
+_OF_PATHS = ("weights/", "masks/")  # Arrays of a state that bear a path.
+_STATES = r"run\.json|(start|rewind|current|ticket)\.safetensors"
+_ROUND = r"(\d{3,})\.(json|ticket)"
+_WHOLE = "Put the right file back from a copy, or choose another `run_dir`."
+
+
+class RunError(ValueError):
+    """A run directory that is another search's, or lacks what a search goes on with."""
+
+
+class Run:
+    """A run directory, or with `path=None` nothing: then nothing is kept.
+
+    Args:
+        path: a folder, a URL such as `gs://bucket/run`, or `None`.
+        manifest: plain data that tells one search from another; `"paths"` in it lists
+            the paths of all weights, in order, which may differ in Keras' numbers.
+        writes: whether to write; of several workers only the chief does.
+
+    Raises:
+        RunError: where `path` holds a run of another search, it lists what differs; or
+            a run that does not say what was searched.
+    """
+
+    def __init__(self, path: Any, manifest: Mapping[str, Any], *, writes: bool = True):
+        self.path = None if path is None else files.path_of(path)
+        self.writes = writes and path is not None
+        if self.path is None:
+            return
+        plain = json.loads(json.dumps(manifest))
+        self._here: dict[str, str] = {}
+        if is_run(self.path):
+            if not (self.path / "run.json").exists():
+                raise self.lacks("run.json", "what was searched")
+            there = files.read_json(self.path / "run.json")
+            _check_same(self.path, there, plain)
+            self._here = dict(
+                zip(there.get("paths", ()), plain.get("paths", ()), strict=False)
+            )
+        elif writes:
+            files.make_folder(self.path)
+            files.write_json(self.path / "run.json", plain)
+        if writes:
+            files.make_folder(self.path / "rounds")
+
+    def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
+        """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
+        if self.path is not None and self.writes:
+            locks.check(self.path)
+            state = _renamed(state, self._there, _OF_PATHS)
+            files.write_arrays(self.path / f"{name}.safetensors", state, header)
+
+    def load(
+        self, name: str, wanted: Mapping[str, tuple[tuple[int, ...], str]] | None = None
+    ) -> tuple[dict[str, np.ndarray], Any] | None:
+        """Returns the state and header that `save` wrote, or `None`.
+
+        Args:
+            name: the state's.
+            wanted: shape and `dtype.kind` of the arrays that the search needs of it.
+
+        Raises:
+            RunError: naming the first array that is not there or of another kind.
+        """
+        if not self._has(name):
+            return None
+        assert self.path is not None
+        state, header = files.read_arrays(self.path / f"{name}.safetensors")
+        state = _renamed(state, self._here, _OF_PATHS)
+        for array, (shape, kind) in (wanted or {}).items():
+            if array not in state:
+                raise self.unfit(name, f"It lacks the array {array!r}.")
+            found = state[array]
+            if (found.shape, found.dtype.kind) != (shape, kind):
+                raise self.unfit(
+                    name,
+                    f"Its array {array!r} is {found.dtype} of shape {found.shape}, "
+                    f"where the shape {shape} and the kind {kind!r} are needed.",
+                )
+        return state, header
+
+    def save_round(self, ticket: Ticket) -> None:
+        """Writes a finished round: its ticket first, then the record that ends it."""
+        if self.path is not None and self.writes:
+            locks.check(self.path)
+            ticket = _with_paths(ticket, self._there)
+            ticket.save(self._of_round(ticket.round, "ticket"))
+            record = dataclasses.asdict(ticket.rounds[-1])
+            files.write_json(self._of_round(ticket.round, "json"), record)
+
+    def rounds(self) -> list[Round]:
+        """Returns the records of the finished rounds, in order.
+
+        Raises:
+            FileError: naming the record that is damaged.
+            RunError: naming the record or the ticket that is missing.
+        """
+        found: list[Round] = []
+        numbers = [] if self.path is None else _numbers(self.path)
+        for number in range(max(numbers, default=-1) + 1):
+            path = self._of_round(number, "json")
+            if not path.exists():
+                if number == max(numbers):
+                    break  # Its ticket, which comes first, is all that was written.
+                raise self.lacks(f"rounds/{path.name}", "how a finished round went")
+            try:
+                record = _of_paths(Round(**files.read_json(path)), self._here)
+            except (TypeError, ValueError) as error:
+                raise files.FileError(
+                    f"{path} is not the record of a round. {error}"
+                ) from error
+            if record.round != len(found):
+                raise files.FileError(
+                    f"{path} is the record of round {record.round}. {_WHOLE}"
+                )
+            ticket = self._of_round(number, "ticket")
+            if not ticket.exists():
+                raise self.lacks(f"rounds/{ticket.name}", "the ticket of a round")
+            found.append(record)
+        return found
+
+    def load_round(self, number: int) -> Ticket:
+        """Returns the ticket of a finished round.
+
+        Raises:
+            FileError: where it is damaged, or that of another round.
+        """
+        path = self._of_round(number, "ticket")
+        ticket = ticket_lib.load_ticket(path)
+        if ticket.round != number:
+            raise files.FileError(
+                f"{path} is the ticket of round {ticket.round}. {_WHOLE}"
+            )
+        return _with_paths(ticket, self._here)
+
+    def check_whole(
+        self, current: Mapping[str, Any] | None, *, rewinds: bool
+    ) -> list[Round]:
+        """Checks that all is there that a search goes on with.
+
+        Args:
+            current: the header of the state `"current"`, or `None`.
+            rewinds: whether rounds start from a state `"rewind"`.
+
+        Returns:
+            The records of the finished rounds.
+
+        Raises:
+            RunError: naming what is missing.
+        """
+        finished = self.rounds()
+        records = len(finished)
+        if current is None:
+            if records or self._has("ticket"):
+                raise self.lacks("current.safetensors", "the state to go on with")
+            return finished
+        if not self._has("start"):
+            raise self.lacks("start.safetensors", "the weights it began with")
+        if rewinds and current["rewound"] and not self._has("rewind"):
+            raise self.lacks("rewind.safetensors", "the state to rewind to")
+        if records < current["round"]:
+            path = self._of_round(records, "json")
+            raise self.lacks(f"rounds/{path.name}", "how a finished round went")
+        if records > current["round"] + (current["record"] is not None):
+            raise RunError(
+                f"`run_dir` {str(self.path)!r} mixes two states: its "
+                f"current.safetensors is older than round {records - 1}, which is "
+                f"finished. {_WHOLE}"
+            )
+        return finished
+
+    def lacks(self, name: str, what: str) -> RunError:
+        """Returns the error that the file `name`, which holds `what`, is not there."""
+        return RunError(
+            f"`run_dir` {str(self.path)!r} holds a search, but lacks {name}: {what}. "
+            f"{_WHOLE}"
+        )
+
+    def unfit(self, name: str, why: str) -> RunError:
+        """Returns the error that the state `name` is not one of this search."""
+        return RunError(
+            f"`run_dir` {str(self.path)!r} has a {name}.safetensors that is whole, but "
+            f"no state of this search. {why} {_WHOLE}"
+        )
+
+    def finish(self, ticket: Ticket) -> None:
+        """Writes the ticket that the search came to."""
+        if self.path is not None and self.writes:
+            locks.check(self.path)
+            ticket = _with_paths(ticket, self._there)
+            ticket.save(self.path / "ticket.safetensors")
+
+    def _has(self, name: str) -> bool:
+        return self.path is not None and (self.path / f"{name}.safetensors").exists()
+
+    def _of_round(self, number: int, kind: str) -> Any:
+        assert self.path is not None
+        return self.path / "rounds" / f"{number:03d}.{kind}"
+
+    @property
+    def _there(self) -> dict[str, str]:
+        """The paths in the run's files by those of the model."""
+        return {now: was for was, now in self._here.items()}
+
+
+@contextlib.contextmanager
+def opened(
+    path: Any,
+    manifest: Mapping[str, Any],
+    *,
+    resume: str = "auto",
+    writes: bool = True,
+) -> Iterator[Run]:
+    """Opens a run directory for a search, which has it to itself.
+
+    A finished search is only read, so that it may lie where nothing can be written.
+
+    Args:
+        path: as for `Run`.
+        manifest: as for `Run`.
+        resume: `"auto"` goes on with the run that is there; `"never"` takes the first
+            of `path`, `path-2`, `path-3`, ... that holds none.
+        writes: as for `Run`.
+
+    Raises:
+        RunError: where `path` holds a run of another search, or files of some other
+            kind under the names of a run's.
+        LockError: where another search is using it.
+        OSError: where it cannot be written.
+        ValueError: where `path` is none.
+    """
+    if path is None or (resume == "never" and not writes):
+        yield Run(None, manifest)
+        return
+    first = files.path_of(path)
+    ended = resume == "auto" and (first / "ticket.safetensors").exists()
+    if not writes or ended:
+        yield Run(first, manifest, writes=False)
+        return
+    for number in itertools.count(1):
+        folder = first
+        if resume == "never" and number > 1:
+            folder = folder.parent / f"{folder.name}-{number}"
+        if resume == "never" and is_run(folder):
+            continue
+        files.make_folder(folder)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locks.held(folder))
+            except locks.LockError:
+                if resume == "never":
+                    continue
+                raise
+            if resume == "never" and is_run(folder):
+                continue
+            files.remove_scratch(folder, _STATES)
+            files.remove_scratch(folder / "rounds", _ROUND)
+            yield Run(folder, manifest)
+            return
+
+
+def is_run(folder: Any) -> bool:
+    """Returns whether a folder holds a run, or what is left of one."""
+    states = (f"{name}.safetensors" for name in ("start", "current", "ticket"))
+    named = any((folder / name).exists() for name in ("run.json", *states))
+    return named or bool(_numbers(folder))
+
+
+def _numbers(folder: Any) -> list[int]:
+    """Returns the numbers of the rounds that have files."""
+    rounds = folder / "rounds"
+    names = [path.name for path in rounds.iterdir()] if rounds.exists() else []
+    found = (re.fullmatch(_ROUND, name) for name in names)
+    return [int(match[1]) for match in found if match]
+
+
+def _renamed(
+    values: Mapping, names: Mapping[str, str], prefixes: tuple[str, ...] = ("",)
+) -> dict:
+    """Returns `values` under other names, where `names` has one."""
+    names = {p + was: p + now for was, now in names.items() for p in prefixes}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _of_paths(record: Round, names: Mapping[str, str]) -> Round:
+    density = _renamed(record.density_per_layer, names)
+    return dataclasses.replace(record, density_per_layer=density)
+
+
+def _with_paths(ticket: Ticket, names: Mapping[str, str]) -> Ticket:
+    """Returns the ticket with other paths, where `names` has any."""
+    if all(was == now for was, now in names.items()):
+        return ticket
+    parts = ("masks", *ticket_lib.WEIGHTS)
+    return dataclasses.replace(
+        ticket,
+        **{part: _renamed(getattr(ticket, part), names) for part in parts},
+        rounds=tuple(_of_paths(record, names) for record in ticket.rounds),
+    )
+
+
+def _check_same(path: Any, old: Any, new: Any) -> None:
+    differences = [
+        f"  {name}: {was!r} there, {now!r} now"
+        for name, was, now in _compare("", old, new)
+        if name != "paths"
+    ]
+    if differences:
+        raise RunError(
+            f"`run_dir` {str(path)!r} holds another search. Choose another folder, or "
+            "call with what it was made with:\n" + "\n".join(differences)
+        )
+
+
+def _compare(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in {**old, **new}
+            for difference in _compare(
+                f"{name}.{key}".lstrip("."), old.get(key), new.get(key)
+            )
+        ]
+    if _are_long(old, new):
+        return [
+            difference
+            for index, (was, now) in enumerate(zip(old, new, strict=True))
+            for difference in _compare(f"{name}.{index}", was, now)
+        ]
+    return [] if old == new else [(name, old, new)]
+
+
+def _are_long(old: Any, new: Any) -> bool:
+    """Returns whether they are lists that fit, of more than one can read in a line."""
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return lists and any(isinstance(each, dict) for each in (*old, *new))

@@ -1,0 +1,1 @@
+"""File: a TFLite flatbuffer, read and written."""

@@ -1,0 +1,296 @@
+"""The graph of a `.tflite` file: parsed and checked, to be read and rewritten."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tflottery.tflite.file import packing
+from tflottery.tflite.file.packing import inputs, outputs, raw, schema
+
+# TensorType -> NumPy, for the types that hold plain numbers.
+_DTYPES: dict[int, type[np.generic]] = {
+    0: np.float32,
+    1: np.float16,
+    2: np.int32,
+    3: np.uint8,
+    4: np.int64,
+    6: np.bool_,
+    7: np.int16,
+    9: np.int8,
+    10: np.float64,
+    15: np.uint32,
+    16: np.uint16,
+}
+_TYPES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+
+
+@functools.cache
+def _op_names() -> dict[int, str]:
+    operators = vars(schema().BuiltinOperator)
+    return {code: name for name, code in operators.items() if not name.startswith("_")}
+
+
+class Graph:
+    """A model's main subgraph, to be read and rewritten in place.
+
+    Tensors are named by their index. Only a `Graph` mutates; what it is made from, the
+    file's bytes, never changes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Parses `data`, the content of a `.tflite` file.
+
+        Raises:
+          ValueError: If the bytes are not a whole and consistent `.tflite` model.
+        """
+        self.model = _parse(data)
+        self.subgraph = self.model.subgraphs[0]
+        _check(self)
+
+    @property
+    def operators(self) -> list[Any]:
+        return self.subgraph.operators
+
+    @property
+    def tensors(self) -> list[Any]:
+        return self.subgraph.tensors
+
+    @property
+    def inputs(self) -> list[int]:
+        return [int(tensor) for tensor in self.subgraph.inputs]
+
+    @property
+    def outputs(self) -> list[int]:
+        return [int(tensor) for tensor in self.subgraph.outputs]
+
+    def name(self, op: Any) -> str:
+        """Returns the operator's name, such as `"CONV_2D"`."""
+        code = self.model.operatorCodes[op.opcodeIndex]
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        return _op_names().get(number, f"UNKNOWN_{number}")
+
+    def version(self, op: Any) -> int:
+        return int(self.model.operatorCodes[op.opcodeIndex].version)
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        shape = self.tensors[tensor].shape
+        return () if shape is None else tuple(int(size) for size in shape)
+
+    def dtype(self, tensor: int) -> np.dtype[Any]:
+        """Returns the tensor's type; raises ValueError if NumPy has none for it."""
+        code = self.tensors[tensor].type
+        if code not in _DTYPES:
+            raise ValueError(f"Tensor {tensor} has the unsupported type {code}.")
+        return np.dtype(_DTYPES[code])
+
+    def const(self, tensor: int) -> np.ndarray | None:
+        """Returns the dense constant of `tensor` in its shape; None if it has none.
+
+        A sparse constant is not dense, so it is None here: see `parameters.read`.
+        """
+        entry = self.tensors[tensor]
+        if tensor < 0 or entry.sparsity is not None:
+            return None
+        data = self.model.buffers[entry.buffer].data
+        dtype = _DTYPES.get(entry.type)
+        if data is None or len(data) == 0 or dtype is None:
+            return None
+        return np.frombuffer(raw(data), dtype).reshape(self.shape(tensor))
+
+    def is_const(self, tensor: int) -> bool:
+        data = self.model.buffers[self.tensors[tensor].buffer].data
+        return data is not None and len(data) > 0
+
+    def raw(self, tensor: int) -> bytes:
+        """Returns the bytes of the tensor's buffer; empty where it has none."""
+        data = self.model.buffers[self.tensors[tensor].buffer].data
+        return b"" if data is None else raw(data)
+
+    def consumers(self) -> dict[int, list[tuple[Any, int]]]:
+        """Returns, per tensor, the (operator, input position) pairs that read it."""
+        result: dict[int, list[tuple[Any, int]]] = collections.defaultdict(list)
+        for op in self.operators:
+            for position, tensor in enumerate(inputs(op)):
+                result[tensor].append((op, position))
+        return result
+
+    def producers(self) -> dict[int, Any]:
+        """Returns, per tensor, the operator that writes it."""
+        return {tensor: op for op in self.operators for tensor in outputs(op)}
+
+    def add_tensor(
+        self, shape: Sequence[int], like: int | None = None, *, type_: int = 0
+    ) -> int:
+        """Adds a nameless tensor without data; quantized as `like`, if given."""
+        tensor = schema().TensorT()
+        tensor.shape = np.array(shape, np.int32)
+        tensor.type, tensor.hasRank = type_, True
+        if like is not None:
+            tensor.type = self.tensors[like].type
+            tensor.quantization = self.tensors[like].quantization
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def add_const(self, array: np.ndarray) -> int:
+        """Adds a nameless constant tensor holding `array`."""
+        tensor = self.add_tensor(array.shape, type_=_TYPES[array.dtype])
+        self.tensors[tensor].buffer = self.add_buffer(array)
+        return tensor
+
+    def add_buffer(self, array: np.ndarray) -> int:
+        buffer = schema().BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        return len(self.model.buffers) - 1
+
+    def set_const(self, tensor: int, array: np.ndarray) -> None:
+        """Gives `tensor` a new constant and shape; a shared buffer is left whole."""
+        entry = self.tensors[tensor]
+        entry.shape = np.array(array.shape, np.int32)
+        entry.shapeSignature = None
+        entry.type = _TYPES[array.dtype]
+        entry.buffer = self.add_buffer(array)
+
+    def op(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        *,
+        version: int = 1,
+        **options: Any,
+    ) -> Any:
+        """Makes an operator; it is not yet in `operators`.
+
+        Args:
+          name: The operator, such as `"RESHAPE"`.
+          inputs: Tensor indices; -1 where an optional input is absent.
+          outputs: Tensor indices.
+          version: The operator's version, which the runtimes check.
+          **options: Fields of the operator's option table.
+        """
+        op = schema().OperatorT()
+        op.opcodeIndex = self.opcode(name, version)
+        op.inputs = np.array(inputs, np.int32)
+        op.outputs = np.array(outputs, np.int32)
+        if options:
+            table = _option_table(name)
+            op.builtinOptionsType = getattr(schema().BuiltinOptions, table)
+            op.builtinOptions = getattr(schema(), table + "T")()
+            for key, value in options.items():
+                if not hasattr(op.builtinOptions, key):
+                    raise AttributeError(f"{table} has no field {key!r}.")
+                setattr(op.builtinOptions, key, value)
+        return op
+
+    def opcode(self, name: str, version: int = 1) -> int:
+        """Returns the index of an operator code, added where it is new."""
+        number = getattr(schema().BuiltinOperator, name)
+        codes = self.model.operatorCodes
+        for index, code in enumerate(codes):
+            known = max(code.builtinCode, code.deprecatedBuiltinCode)
+            if known == number and code.version == version:
+                return index
+        code = schema().OperatorCodeT()
+        code.builtinCode, code.version = number, version
+        code.deprecatedBuiltinCode = min(number, 127)
+        codes.append(code)
+        return len(codes) - 1
+
+    def reshape(self, tensor: int, result: int) -> Any:
+        """Makes a RESHAPE of `tensor` to the shape of `result`."""
+        shape = np.array(self.shape(result), np.int32)
+        return self.op(
+            "RESHAPE", [tensor, self.add_const(shape)], [result], newShape=shape
+        )
+
+    def make_static(self) -> None:
+        """Drops the shape signatures: the shapes become the only shapes."""
+        for tensor in self.tensors:
+            tensor.shapeSignature = None
+
+    def to_bytes(self, *, keep_names: bool = False) -> bytes:
+        """Returns the file's content, without what no operator, input or output uses.
+
+        Args:
+          keep_names: Keep tensor names, the description and the metadata.
+        """
+        return packing.to_bytes(self.model, keep_names=keep_names)
+
+
+@functools.cache
+def _option_table(name: str) -> str:
+    """`DEPTH_TO_SPACE` -> `DepthToSpaceOptions`, as the schema spells it."""
+    special = {
+        "MEAN": "ReducerOptions",
+        "SUM": "ReducerOptions",
+        "MAX_POOL_2D": "Pool2DOptions",
+        "AVERAGE_POOL_2D": "Pool2DOptions",
+    }
+    plain = name.replace("_", "").lower() + "options"
+    known = {key.lower(): key for key in vars(schema().BuiltinOptions)}
+    return special.get(name) or known[plain]
+
+
+def _parse(data: bytes) -> Any:
+    if len(data) < 8 or data[4:8] != b"TFL3":
+        raise ValueError(
+            f"Not a .tflite file: {len(data)} bytes without the identifier TFL3."
+        )
+    generated = schema()
+    try:
+        root = generated.Model.GetRootAsModel(bytearray(data), 0)
+        return generated.ModelT.InitFromObj(root)
+    except (
+        struct.error,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
+        raise ValueError(
+            f"The .tflite file is damaged and cannot be parsed ({error}). "
+            "Was it cut off or edited?"
+        ) from error
+
+
+def _check(graph: Graph) -> None:
+    """Raises ValueError where an index or a size does not fit."""
+
+    def fail(what: str) -> NoReturn:
+        raise ValueError(f"The .tflite file is damaged: {what}. Was it edited?")
+
+    model = graph.model
+    if not model.buffers or not model.operatorCodes or graph.subgraph is None:
+        fail("it has no buffers or no operators")
+    if not graph.tensors or not graph.operators:
+        fail("its main graph is empty")
+    count = len(graph.tensors)
+    if graph.subgraph.inputs is None or graph.subgraph.outputs is None:
+        fail("its main graph has no inputs or no outputs")
+    for op in graph.operators:
+        if not 0 <= op.opcodeIndex < len(model.operatorCodes):
+            fail(f"operator code {op.opcodeIndex} does not exist")
+        if any(not -1 <= tensor < count for tensor in inputs(op) + outputs(op)):
+            fail("an operator uses a tensor that does not exist")
+    if any(not 0 <= tensor < count for tensor in graph.inputs + graph.outputs):
+        fail("an input or an output does not exist")
+    for index, tensor in enumerate(graph.tensors):
+        if not 0 <= tensor.buffer < len(model.buffers):
+            fail(f"tensor {index} uses a buffer that does not exist")
+        dtype = _DTYPES.get(tensor.type)
+        size = len(graph.raw(index))
+        if size and dtype is not None and tensor.sparsity is None:
+            needed = math.prod(graph.shape(index)) * np.dtype(dtype).itemsize
+            if size != needed:
+                fail(f"tensor {index} needs {needed} bytes and has {size}")

@@ -1,0 +1,1 @@
+"""Rewrite: smaller graphs that compute the same."""

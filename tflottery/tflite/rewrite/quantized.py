@@ -1,0 +1,67 @@
+"""Quantized: float32 weights as int8 with a scale per channel, or one for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite.file.packing import schema
+
+# One scale for all channels is taken while it loses no more than this share of a
+# channel's norm, in the root mean square over channels; scales of their own lose 0.007.
+_SHARED_SCALE_ERROR = 0.015
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """Values as int8, and the scale of each channel, or one for all."""
+
+    values: np.ndarray
+    scale: np.ndarray
+    axis: int
+
+    @property
+    def nbytes(self) -> int:
+        return 12 * self.scale.size  # float32 scale, int64 zero point
+
+    def parameters(self) -> Any:
+        """Returns the scales as the file holds them."""
+        result = schema().QuantizationParametersT()
+        result.scale = self.scale
+        result.zeroPoint = np.zeros(self.scale.size, np.int64)
+        result.quantizedDimension = self.axis
+        return result
+
+
+def quantize(array: np.ndarray, axis: int) -> Quantized:
+    """Returns `array` as int8, symmetric, per channel or, where near as good, shared.
+
+    Channels whose weights are all zero get scale 1.
+
+    Args:
+      array: float32 weights.
+      axis: The dimension of the output channels.
+    """
+    others = tuple(d for d in range(array.ndim) if d != axis)
+    top = np.abs(array).max(axis=others, initial=0.0).astype(np.float64)
+    channels = np.where(top > 0, top / 127, 1.0).astype(np.float32)
+    shared = np.array([top.max() / 127 or 1.0], np.float32)
+    rounded = _round(array, shared, axis)
+    error = rounded.astype(np.float64) * shared - array
+    norms = [
+        np.sqrt((part.astype(np.float64) ** 2).sum(axis=others))
+        for part in (error, array)
+    ]
+    share = np.divide(norms[0], norms[1], out=np.zeros_like(top), where=top > 0)
+    if float(np.sqrt(np.mean(share**2))) <= _SHARED_SCALE_ERROR:
+        return Quantized(rounded, shared, 0)
+    return Quantized(_round(array, channels, axis), channels, axis)
+
+
+def _round(array: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
+    shape = [1] * array.ndim
+    shape[axis] = scale.size
+    scaled = array / scale.reshape(shape if scale.size > 1 else [1] * array.ndim)
+    return np.clip(np.rint(scaled), -127, 127).astype(np.int8)

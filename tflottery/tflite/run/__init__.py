@@ -1,0 +1,1 @@
+"""Run: runs TFLite files in a process of their own."""

@@ -1,0 +1,146 @@
+"""Jobs: what the worker does with files, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite.run import runtimes
+
+
+def predict(
+    folder: pathlib.Path,
+    arrays: list[np.ndarray],
+    progress: Any,
+    *,
+    path: str,
+    threads: int,
+) -> dict[str, Any]:
+    """Runs a file on the inputs, in the first runtime that is installed."""
+    progress(f"while running {path}")
+    results = runtimes.Session(path, threads=threads).predict(arrays)
+    outputs: dict[str, Any] = {f"file/{i}": array for i, array in enumerate(results)}
+    np.savez(folder / "outputs.npz", **outputs)
+    return {"counts": {"file": len(results)}}
+
+
+def run(
+    folder: pathlib.Path,
+    arrays: list[np.ndarray],
+    progress: Any,
+    *,
+    path: str,
+    variants: list[tuple[str, bool]],
+) -> dict[str, Any]:
+    """Runs a file on the inputs, in each (runtime, with XNNPACK or not)."""
+    outputs, counts, failures, before = {}, {}, {}, _anonymous()
+    ram: int | None = None
+    for runtime, xnnpack in variants:
+        key = f"{runtime}+xnnpack" if xnnpack else runtime
+        progress(f"in {key}")
+        try:
+            session = runtimes.Session(path, runtime, xnnpack=xnnpack)
+            results = session.predict(arrays)
+        except (RuntimeError, ValueError) as error:
+            failures[key] = " ".join(str(error).split())[:500]
+            continue
+        if ram is None and before is not None:
+            ram = (_anonymous() or before) - before
+        counts[key] = len(results)
+        outputs |= {f"{key}/{i}": result for i, result in enumerate(results)}
+    np.savez(folder / "outputs.npz", **outputs)
+    return {"counts": counts, "failures": failures, "ram": ram}
+
+
+def load(
+    folder: pathlib.Path,
+    arrays: list[np.ndarray],
+    progress: Any,
+    *,
+    path: str,
+    threads: int,
+    runtime: str | None,
+) -> dict[str, Any]:
+    """Loads a file and calls it once: the milliseconds and the bytes that this took."""
+    del folder
+    progress(f"while loading {path}")
+    peak_before = status("VmHWM")
+    start = time.perf_counter()
+    session = runtimes.Session(path, runtime, threads=threads)
+    session.set_inputs(arrays or _drawn(session))
+    session.invoke()
+    taken = (time.perf_counter() - start) * 1e3
+    peak = status("VmHWM")
+    if peak is None or peak_before is None:
+        return {"load_ms": taken, "ram": None}
+    return {"load_ms": taken, "ram": peak - peak_before}
+
+
+def time_files(
+    folder: pathlib.Path,
+    arrays: list[np.ndarray],
+    progress: Any,
+    *,
+    paths: list[str],
+    threads: int,
+    runtime: str | None,
+    rounds: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Times calls of the files, in turn, so that what else the machine does hits all.
+
+    Returns:
+      Per file, the milliseconds per call in each round.
+    """
+    del folder
+    sessions, calls = [], []
+    for path in paths:
+        progress(f"while timing {path}")
+        session = runtimes.Session(path, runtime, threads=threads)
+        session.set_inputs(arrays or _drawn(session))
+        session.invoke()
+        once = []
+        for _ in range(5):
+            start = time.perf_counter()
+            session.invoke()
+            once.append(time.perf_counter() - start)
+        sessions.append(session)
+        share = seconds / rounds / len(paths)
+        calls.append(max(1, int(share / max(statistics.median(once), 1e-7))))
+    taken: list[list[float]] = [[] for _ in paths]
+    for _ in range(rounds):
+        for session, count, result in zip(sessions, calls, taken, strict=True):
+            invoke = session.invoke
+            start = time.perf_counter()
+            for _ in range(count):
+                invoke()
+            result.append((time.perf_counter() - start) / count * 1e3)
+    return {"ms": taken}
+
+
+def _drawn(session: runtimes.Session) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [
+        generator.normal(size=port.shape).astype(np.float32)
+        if port.scale or port.dtype.kind == "f"
+        else generator.integers(0, 2, port.shape).astype(port.dtype)
+        for port in session.inputs
+    ]
+
+
+def _anonymous() -> int | None:
+    return status("RssAnon")
+
+
+def status(field: str) -> int | None:
+    """Returns a field of this process's memory in bytes; None where unknown."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return None

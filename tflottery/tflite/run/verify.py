@@ -1,0 +1,120 @@
+"""Verify: a written file answers as the model does, in every runtime at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from tflottery.tflite.run import runtimes, worker
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a file answered.
+
+    Attributes:
+      differences: Per runtime ("litert+xnnpack", "tensorflow", ...), the largest
+        difference of an output over its own largest value. Not per unit: rounding
+        alone moves a unit whose large terms cancel by more than its own value.
+      agreement: Share of samples whose largest output is the expected one, in the
+        runtime that agrees least.
+      ram: Bytes of memory after loading and the first calls; None where unknown.
+    """
+
+    differences: dict[str, float]
+    agreement: float
+    ram: int | None
+
+    @property
+    def difference(self) -> float:
+        return max(self.differences.values())
+
+
+class WrongFileError(ValueError):
+    """A file that was written does not answer as its model does, or does not run."""
+
+
+def difference(expected: np.ndarray, got: np.ndarray) -> float:
+    """Returns the largest difference over the largest expected value; inf for a NaN.
+
+    >>> difference(np.array([1.0, -4.0]), np.array([1.0, -3.0]))
+    0.25
+    """
+    if expected.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    top = float(np.abs(expected).max())
+    gap = float(np.abs(expected.astype(np.float64) - got).max())
+    return gap / top if top > 0 else gap
+
+
+def run_everywhere(
+    path: str | pathlib.Path, samples: Sequence[np.ndarray]
+) -> tuple[dict[str, list[np.ndarray]], dict[str, str], int | None]:
+    """Runs the file in every installed runtime, with and without XNNPACK.
+
+    Returns:
+      The outputs per runtime; the error message per runtime that cannot run the file;
+      the bytes of memory that loading and running took, if known.
+
+    Raises:
+      JobError: If a runtime crashed.
+    """
+    variants = [(name, on) for name in runtimes.installed() for on in (True, False)]
+    job = {"do": "run", "path": os.path.abspath(path), "variants": variants}
+    result = worker.call(job, samples)
+    return result.get("outputs", {}), result["failures"], result["ram"]
+
+
+def verify(
+    path: str | pathlib.Path,
+    samples: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    tolerance: float,
+) -> Verification:
+    """Checks a file against the outputs that it must give.
+
+    Args:
+      path: The `.tflite` file.
+      samples: One array per input, each `[samples, ...]`.
+      expected: One array per output, each `[samples, ...]`.
+      tolerance: The largest difference allowed, as a share of the largest output.
+
+    Raises:
+      WrongFileError: If a runtime crashes, refuses the file, or answers otherwise.
+    """
+    try:
+        outputs, failures, ram = run_everywhere(path, samples)
+    except worker.JobError as error:
+        raise WrongFileError(f"The file does not run: {error}") from error
+    if failures:
+        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        raise WrongFileError(f"The file does not run: {listed}")
+    differences, agreement = {}, 1.0
+    for name, got in outputs.items():
+        if len(got) != len(expected):
+            raise WrongFileError(
+                f"The file gives {len(got)} outputs, the model {len(expected)}."
+            )
+        pairs = list(zip(expected, got, strict=True))
+        differences[name] = max(difference(e, g) for e, g in pairs)
+        agreement = min([agreement, *(_agreement(e, g) for e, g in pairs)])
+    result = Verification(differences=differences, agreement=agreement, ram=ram)
+    if not result.difference <= tolerance:
+        listed = ", ".join(f"{n}: {d:.2g}" for n, d in differences.items())
+        raise WrongFileError(
+            f"The file's outputs differ from the model's by {result.difference:.3g} of "
+            f"the largest output; `tolerance` allows {tolerance:.3g} ({listed})."
+        )
+    return result
+
+
+def _agreement(expected: np.ndarray, got: np.ndarray) -> float:
+    if expected.ndim < 2 or expected.shape[-1] < 2 or expected.shape != got.shape:
+        return 1.0
+    return float((expected.argmax(axis=-1) == got.argmax(axis=-1)).mean())

@@ -1,0 +1,250 @@
+"""The worker: a process that runs files in the runtimes, so that a crash is a result.
+
+It imports the runtimes once and forks for every job: a job that dies takes nothing
+with it, and starts with none of another job's memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+
+from tflottery.core.records import is_whole
+from tflottery.tflite.run import jobs, runtimes
+
+_LIMIT = 900  # seconds; a job that takes longer is ended
+# What a job may take: this much, and more for a large file or large inputs. A damaged
+# file may ask for any amount.
+_MEMORY = 8 << 30
+_MEMORY_PER_BYTE = 16
+_TURN = threading.Lock()  # one job at a time
+_process: subprocess.Popen[str] | None = None
+
+
+class JobError(RuntimeError):
+    """A job raised, or its process died."""
+
+
+def file(path: str | os.PathLike[str], argument: str = "path") -> str:
+    """Returns a file's absolute path, as jobs need it.
+
+    Args:
+      path: The file.
+      argument: What it was given as, for the errors.
+
+    Raises:
+      TypeError: If it is no path.
+      FileNotFoundError: If it is not there.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f'`{argument}` must be the path of a .tflite file, as "student.tflite". '
+            f"Received: {path!r}"
+        )
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
+    return os.path.abspath(path)
+
+
+def count(value: Any, argument: str) -> int:
+    """Returns how many of something an argument asks for, as jobs need it.
+
+    Raises:
+      ValueError: If it is no whole number of at least 1.
+    """
+    if not is_whole(value) or value < 1:
+        raise ValueError(
+            f"`{argument}` must be a whole number of at least 1. "
+            f"Received: {argument}={value!r}"
+        )
+    return int(value)
+
+
+def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, Any]:
+    """Runs one job in the worker and returns its result.
+
+    Args:
+      job: `{"do": "run" | "predict" | "load" | "time", ...}`, see the functions of
+        `jobs`. Paths must be absolute: the worker stays in the folder it started in.
+      arrays: The inputs, one per input of the file, each `[samples, ...]`.
+
+    Returns:
+      The job's result; with "outputs", a list of arrays per runtime, for "run" and
+      "predict".
+
+    Raises:
+      JobError: If the runtime raised or crashed; the message says which and where.
+    """
+    with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
+        folder = pathlib.Path(name)
+        np.savez(folder / "inputs.npz", *arrays)
+        (folder / "job.json").write_text(json.dumps(job))
+        code = _run(folder)
+        progress = _progress(folder)
+        where = progress.read_text() if progress.exists() else "at the start"
+        if code < 0:
+            kind = signal.Signals(-code).name
+            hint = ""
+            if -code == signal.SIGABRT:
+                hint = f" It may take {_MEMORY >> 30} GB of memory."
+            raise JobError(f"The runtime crashed ({kind}) {where}.{hint}")
+        if not (folder / "result.json").exists():
+            raise JobError(f"The runtime ended its process (exit code {code}) {where}.")
+        result = json.loads((folder / "result.json").read_text())
+        if "error" in result:
+            raise JobError(f"{result['error']} ({where})")
+        if (folder / "outputs.npz").exists():
+            with np.load(folder / "outputs.npz") as stored:
+                result["outputs"] = {
+                    key: [stored[f"{key}/{i}"] for i in range(count)]
+                    for key, count in result["counts"].items()
+                }
+        return result
+
+
+def _progress(folder: pathlib.Path) -> pathlib.Path:
+    return folder / "progress"
+
+
+def _run(folder: pathlib.Path) -> int:
+    """Runs a folder's job in the worker; returns the exit code of its process."""
+    with _TURN:
+        for _ in range(2):
+            try:
+                answer = _ask(folder)
+            except BaseException:
+                # An answer that nobody waits for would be taken for the next job's.
+                _stop()
+                raise
+            if answer:
+                return int(answer)
+            _stop()
+            if _progress(folder).exists():
+                break  # it may be the job that ended the worker: not once more
+        raise JobError("The process that runs .tflite files ended by itself.")
+
+
+def _ask(folder: pathlib.Path) -> str:
+    """Returns the worker's answer; nothing if it died. Starts it if it does not run."""
+    global _process
+    if _process is not None and _process.poll() is not None:
+        _stop()
+    if _process is None:
+        _process = _start()
+    stdin, stdout = _pipes(_process)
+    with contextlib.suppress(BrokenPipeError):
+        stdin.write(f"{folder}\n")
+        stdin.flush()
+        return stdout.readline()
+    return ""
+
+
+def _start() -> subprocess.Popen[str]:
+    environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
+    root = str(pathlib.Path(__file__).parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [root, *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tflottery.tflite.run.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+        start_new_session=True,  # to be ended together with its job
+    )
+
+
+def _stop() -> None:
+    """Ends the worker and its job, if there are any."""
+    global _process
+    process, _process = _process, None
+    if process is None:
+        return
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in _pipes(process):
+        with contextlib.suppress(OSError):
+            pipe.close()
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
+
+
+atexit.register(_stop)
+
+
+def main() -> None:
+    """Answers each folder named on stdin with the exit code of its job's process."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a runtime prints must not look like an answer
+    for runtime in runtimes.installed():
+        runtimes.preload(runtime)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(_LIMIT)
+            _do(pathlib.Path(line.rstrip("\n")))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        answers.write(f"{code}\n")
+        answers.flush()
+
+
+def _do(folder: pathlib.Path) -> None:
+    functions = {
+        "run": jobs.run,
+        "predict": jobs.predict,
+        "load": jobs.load,
+        "time": jobs.time_files,
+    }
+
+    def progress(text: str) -> None:
+        _progress(folder).write_text(text)
+
+    progress("at the start")
+    try:
+        job = json.loads((folder / "job.json").read_text())
+        with np.load(folder / "inputs.npz") as stored:
+            arrays = [stored[f"arr_{i}"] for i in range(len(stored.files))]
+        _limit_memory(job, arrays)
+        result = functions[job.pop("do")](folder, arrays, progress, **job)
+    except Exception as error:
+        message = " ".join(str(error).split())
+        result = {"error": f"{type(error).__name__}: {message[:500]}"}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _limit_memory(job: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:
+    used = jobs.status("VmSize")
+    if used is None:
+        return
+    import resource  # not on every system
+
+    paths = job.get("paths") or [job["path"]]
+    held = sum(os.path.getsize(path) for path in paths)
+    held += sum(array.nbytes for array in arrays)
+    most = used + _MEMORY + _MEMORY_PER_BYTE * held
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+if __name__ == "__main__":
+    main()

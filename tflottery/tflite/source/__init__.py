@@ -1,0 +1,1 @@
+"""Source: a dense TFLite file from a Keras model."""

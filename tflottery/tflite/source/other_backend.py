@@ -1,0 +1,108 @@
+"""Elsewhere: a model on another backend, converted where Keras runs on TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite.file.inputs import Spec
+from tflottery.tflite.source import converter
+from tflottery.tflite.source.generations import all_layers
+
+
+def to_tflite(
+    model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
+) -> tuple[bytes, bytes]:
+    """Does what `converter.to_tflite` does, in a process of its own.
+
+    Raises:
+      ValueError: If the model cannot be rebuilt there, or not be converted.
+    """
+    job = {"modules": _modules(model), "specs": [_written(spec) for spec in specs]}
+    with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
+        folder = pathlib.Path(name)
+        model.save(folder / "model.keras")
+        (folder / "job.json").write_text(json.dumps(job))
+        if calibration is not None:
+            np.savez(folder / "calibration.npz", *calibration)
+        environment = dict(os.environ, KERAS_BACKEND="tensorflow")
+        environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        # What can be imported here can be imported there.
+        root = str(pathlib.Path(__file__).parents[2])
+        paths = [root, *(os.path.abspath(path) for path in sys.path)]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        command = [sys.executable, "-W", "ignore", "-m", __name__, name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if (folder / "error.txt").exists():
+            raise ValueError((folder / "error.txt").read_text())
+        if done.returncode:
+            raise ValueError(
+                "The model could not be rebuilt with the TensorFlow backend. Layers of "
+                "your own must be registered by keras.saving and written in keras.ops. "
+                f"{done.stderr[-2000:]}"
+            )
+        float32 = (folder / "float32.tflite").read_bytes()
+        return float32, (folder / "dense.tflite").read_bytes()
+
+
+def _modules(model: Any) -> list[str]:
+    """Returns the modules that define the model's own classes.
+
+    Raises:
+      ValueError: If another process could not import one.
+    """
+    kinds = {type(layer) for layer in [model, *all_layers(model)]}
+    own = {k for k in kinds if k.__module__.partition(".")[0] != "keras"}
+    for kind in own:
+        module = sys.modules.get(kind.__module__)
+        if kind.__module__ == "__main__" or getattr(module, "__spec__", None) is None:
+            raise ValueError(
+                f"{kind.__name__} is defined in {kind.__module__}, which another "
+                "process cannot import, and a model on another backend than TensorFlow "
+                "is converted in one. Move the class to a module of its own."
+            )
+    return sorted({kind.__module__ for kind in own})
+
+
+def _written(spec: Spec) -> dict[str, Any]:
+    return dataclasses.asdict(spec) | {"dtype": spec.dtype.name}
+
+
+def _read(fields: dict[str, Any]) -> Spec:
+    return Spec(tuple(fields["shape"]), np.dtype(fields["dtype"]), fields["name"])
+
+
+def _main(name: str) -> None:
+    import keras
+
+    folder = pathlib.Path(name)
+    job = json.loads((folder / "job.json").read_text())
+    for module in job["modules"]:
+        importlib.import_module(module)
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    calibration = None
+    if (folder / "calibration.npz").exists():
+        with np.load(folder / "calibration.npz") as stored:
+            calibration = [stored[f"arr_{i}"] for i in range(len(stored.files))]
+    specs = [_read(fields) for fields in job["specs"]]
+    try:
+        float32, dense = converter.to_tflite(model, specs, calibration)
+    except ValueError as error:
+        (folder / "error.txt").write_text(str(error))
+        return
+    (folder / "float32.tflite").write_bytes(float32)
+    (folder / "dense.tflite").write_bytes(dense)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

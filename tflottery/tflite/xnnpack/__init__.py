@@ -1,0 +1,1 @@
+"""XNNPACK: graphs that its sparse kernels run fast."""

@@ -1,0 +1,320 @@
+"""CHW: what XNNPACK's sparse rewriting will make of a file, op by op.
+
+On ARM, wasm and every other CPU but x86 with AVX, XNNPACK turns clusters of operators
+to planar layout and computes their 1x1 convolutions sparse. This follows its
+`xnn_subgraph_rewrite_for_nchw` (XNNPACK, src/subgraph.c), mistakes included: a cluster
+that ends in an operator of the other layout is computed wrongly, without a warning.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite.file.graph import Graph, inputs, outputs, schema
+
+Padding = tuple[int, int, int, int]  # rows before, columns after, rows after, before
+
+# Operators on each value by itself that it computes in planar layout.
+UNARY = frozenset(
+    (
+        *("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "HARD_SWISH", "TANH", "ELU"),
+        *("LEAKY_RELU", "GELU", "ABS", "NEG", "SQUARE", "SQRT", "RSQRT", "EXP"),
+        *("FLOOR", "CEIL", "ROUND"),
+    )
+)
+_DELEGATED = UNARY | frozenset(
+    (
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "PAD"),
+        *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"),
+        *("MEAN", "SUM", "MAX_POOL_2D", "AVERAGE_POOL_2D", "SOFTMAX", "PRELU"),
+        *("RESHAPE", "EXPAND_DIMS", "TRANSPOSE", "CONCATENATION", "SPLIT", "SLICE"),
+        *("STRIDED_SLICE", "RESIZE_BILINEAR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"),
+        *("BATCH_MATMUL",),
+    )
+)
+_FIRST_INPUT_ONLY = frozenset(["MEAN", "SUM", "RESHAPE", "RESIZE_BILINEAR", "PAD"])
+EXITS = frozenset({"MEAN", "SUM", "DEPTH_TO_SPACE"})
+
+# What a node may do, as XNNPACK flags it.
+_PLANAR, _ENTERS, _LEAVES, _BAD = 1, 2, 4, 8
+
+
+@dataclasses.dataclass(eq=False)
+class _Node:
+    op: Any
+    name: str
+    inputs: list[int]
+    outputs: list[int]
+    flags: int
+    weight: int | None
+    leader: int = 0
+    zeros: int = 0
+    parameters: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What XNNPACK's rewriting does to a graph.
+
+    Attributes:
+      sparse: The operators whose weights it computes sparse.
+      wrong: The operators that it feeds values in the wrong layout, and graph outputs
+        that it leaves in it, each with the reason.
+    """
+
+    sparse: tuple[Any, ...]
+    wrong: tuple[tuple[Any, str], ...]
+
+
+def outlook(graph: Graph) -> Outlook:
+    """Predicts which operators run sparse, and which wrongly, where CHW is on."""
+    origin, sparse_weights = _weight_origins(graph)
+    sparse: list[Any] = []
+    wrong: list[tuple[Any, str]] = []
+    for part in _partitions(graph, origin):
+        if any(tensor in sparse_weights for op in part for tensor in inputs(op)):
+            found = _rewrite(graph, _nodes(graph, part, origin), origin)
+            sparse += found.sparse
+            wrong += found.wrong
+    return Outlook(sparse=tuple(sparse), wrong=tuple(wrong))
+
+
+def _weight_origins(graph: Graph) -> tuple[dict[int, int], set[int]]:
+    """Returns restored constant -> stored constant, and which of them are sparse."""
+    origin: dict[int, int] = {}
+    sparse: set[int] = set()
+    for op in graph.operators:
+        name = graph.name(op)
+        if name in ("DENSIFY", "DEQUANTIZE"):
+            source, target = inputs(op)[0], outputs(op)[0]
+            if name == "DENSIFY" or source in origin or graph.is_const(source):
+                origin[target] = origin.get(source, source)
+            if name == "DENSIFY" or source in sparse:
+                sparse.add(target)
+    return origin, sparse
+
+
+def _partitions(graph: Graph, origin: dict[int, int]) -> list[list[Any]]:
+    """Returns the groups of operators that XNNPACK is given, as TFLite forms them."""
+
+    def is_delegated(op: Any) -> bool:
+        # Version 8 of FULLY_CONNECTED is TFLite's own sparse kernel.
+        own = graph.name(op) == "FULLY_CONNECTED" and graph.version(op) >= 8
+        return graph.name(op) in _DELEGATED and not own
+
+    ready = set(graph.inputs) | set(origin) | {-1}
+    ready |= {t for t in range(len(graph.tensors)) if graph.is_const(t)}
+    ready |= {t for t, entry in enumerate(graph.tensors) if entry.isVariable}
+    left = [op for op in graph.operators if outputs(op)[:1][0] not in origin]
+    parts = []
+    while left:
+        first = next((op for op in left if set(inputs(op)) <= ready), None)
+        if first is None:
+            break
+        kind, part = is_delegated(first), []
+        for op in left:
+            if is_delegated(op) == kind and set(inputs(op)) <= ready:
+                part.append(op)
+                ready |= set(outputs(op))
+        taken = {id(op) for op in part}
+        left = [op for op in left if id(op) not in taken]
+        if kind:
+            parts.append(part)
+    return parts
+
+
+def fused_padding(
+    graph: Graph, op: Any, producers: dict[int, Any], readers: dict[int, int]
+) -> tuple[int, Padding] | None:
+    """Returns the input before a PAD that XNNPACK fuses into `op`, and the padding."""
+    pad = producers.get(inputs(op)[0])
+    if pad is None or graph.name(pad) != "PAD" or readers[inputs(op)[0]] != 1:
+        return None
+    if op.builtinOptions.padding != schema().Padding.VALID:
+        return None
+    amounts = graph.const(inputs(pad)[1])
+    if amounts is None or amounts.shape != (4, 2) or amounts[[0, 3]].any():
+        return None
+    (top, bottom), (left, right) = amounts[1:3].tolist()
+    return inputs(pad)[0], (top, right, bottom, left)
+
+
+def _nodes(graph: Graph, part: list[Any], origin: dict[int, int]) -> list[_Node]:
+    readers = collections.Counter(tensor for op in part for tensor in inputs(op))
+    for tensor in graph.outputs:
+        readers[tensor] += 1
+    producers = {tensor: op for op in part for tensor in outputs(op)}
+    fused: set[int] = set()
+    nodes: list[_Node] = []
+    for op in part:
+        name, read = graph.name(op), inputs(op)
+        padding: Padding | None = None
+        if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            found = fused_padding(graph, op, producers, readers)
+            if found is not None:
+                fused.add(id(producers[read[0]]))
+                read = [found[0], *read[1:]]
+                padding = found[1]
+        moving = [
+            t
+            for t in (read[:1] if name in _FIRST_INPUT_ONLY else read)
+            if t >= 0 and t not in origin and not graph.is_const(t)
+        ]
+        weight = read[1] if name in ("CONV_2D", "FULLY_CONNECTED") else None
+        flags = _flags(graph, op, name, read, padding, origin)
+        nodes.append(_Node(op, name, moving, outputs(op), flags, weight))
+    nodes = [node for node in nodes if id(node.op) not in fused]
+    for index, node in enumerate(nodes):
+        node.leader = index
+    return nodes
+
+
+def _flags(
+    graph: Graph,
+    op: Any,
+    name: str,
+    read: list[int],
+    padding: Padding | None,
+    origin: dict[int, int],
+) -> int:
+    if graph.tensors[read[0]].type != 0:
+        return 0
+    rank = len(graph.shape(read[0]))
+    options = op.builtinOptions
+    if name == "CONV_2D":
+        return _convolution_flags(graph, op, padding)
+    if name == "DEPTHWISE_CONV_2D":
+        rows, columns, channels = graph.shape(read[1])[1:]
+        stride, half = options.strideH, rows // 2
+        if padding is None and options.padding == schema().Padding.SAME:
+            padding = (half, half, half, half) if stride == 1 else None
+        fits = (
+            channels == graph.shape(read[0])[3]
+            and rows == columns
+            and rows in (3, 5)
+            and stride == options.strideW
+            and stride in (1, 2)
+            and padding == (half,) * 4
+            and options.dilationHFactor == 1
+        )
+        return _PLANAR if fits else 0
+    if name in ("MEAN", "SUM"):
+        return _PLANAR | _LEAVES if rank == 4 else 0
+    if name == "DEPTH_TO_SPACE":
+        return _LEAVES
+    if name in ("ADD", "MUL"):
+        shapes = [graph.shape(tensor) for tensor in read]
+        vectors = all(
+            sum(size != 1 for size in graph.shape(tensor)) <= 1
+            for tensor in read
+            if tensor in origin or graph.is_const(tensor)
+        )
+        return _PLANAR if vectors and all(len(s) == 4 for s in shapes) else 0
+    if name in UNARY:
+        return _PLANAR if rank == 4 else 0
+    if name == "RESIZE_BILINEAR":
+        return _PLANAR if min(graph.shape(read[0])[1:3]) > 1 else 0
+    if name == "FULLY_CONNECTED":
+        return _PLANAR if options.keepNumDims else 0
+    return 0
+
+
+def _convolution_flags(graph: Graph, op: Any, padding: Padding | None) -> int:
+    options = op.builtinOptions
+    rows, columns, channels = graph.shape(inputs(op)[1])[1:]
+    strides = (options.strideH, options.strideW)
+    if padding is None:
+        padding = (0, 0, 0, 0)
+        if options.padding == schema().Padding.SAME and (rows, columns) != (1, 1):
+            if strides != (1, 1):
+                return 0
+            up, left = (rows - 1) // 2, (columns - 1) // 2
+            padding = (up, columns - 1 - left, rows - 1 - up, left)
+    if options.dilationHFactor != 1 or options.dilationWFactor != 1:
+        return 0
+    if (rows, columns) == (1, 1) and padding == (0, 0, 0, 0) and strides == (1, 1):
+        return _PLANAR
+    enters = (rows, columns, channels) == (3, 3, 3) and padding == (1, 1, 1, 1)
+    return _ENTERS if enters and strides == (2, 2) else 0
+
+
+def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outlook:
+    makers = {tensor: node for node in nodes for tensor in node.outputs}
+    nothing = Outlook(sparse=(), wrong=())
+
+    def join(node: _Node) -> bool:
+        """Joins the node's cluster with its producers'; True if anything moved."""
+        moved = False
+        for tensor in node.inputs:
+            maker = makers.get(tensor)
+            good = maker is not None and maker.flags & (_ENTERS | _PLANAR)
+            if maker is None or not good or maker.flags & _BAD:
+                node.flags |= _BAD
+                continue
+            maker.flags &= ~_LEAVES
+            if maker.leader != node.leader:
+                maker.leader = node.leader = max(maker.leader, node.leader)
+                moved = True
+        return moved
+
+    moved = any([join(node) for node in nodes if node.flags & _LEAVES])
+    if not moved:
+        return nothing
+    while moved:
+        inner = (
+            n for n in nodes if not n.flags & _BAD and n.flags & (_PLANAR | _LEAVES)
+        )
+        moved = any([join(node) for node in inner])
+    for node in nodes:
+        nodes[node.leader].flags |= node.flags & _BAD
+
+    def lives(node: _Node) -> bool:
+        good = not nodes[node.leader].flags & _BAD
+        return good and bool(node.flags & (_PLANAR | _LEAVES))
+
+    planar = collections.Counter(t for n in nodes if lives(n) for t in n.inputs)
+    every = collections.Counter(t for n in nodes for t in n.inputs)
+    for node in nodes:
+        if lives(node) and any(planar[t] != every[t] for t in node.inputs):
+            nodes[node.leader].flags |= _BAD  # graph outputs are not counted: class C
+    for node in nodes:
+        if node.weight is not None and not nodes[node.leader].flags & _BAD:
+            shape = graph.shape(node.weight)
+            if node.name == "FULLY_CONNECTED" or max(shape[1:3]) == 1:
+                zeros, size = _zeros(graph, node.weight, origin)
+                nodes[node.leader].zeros += zeros
+                nodes[node.leader].parameters += size
+    turned: set[int] = set()  # the values that are kept planar
+    for node in nodes:
+        leader = nodes[node.leader]
+        if lives(node) and leader.zeros * 3 > leader.parameters * 2:
+            turned |= set(node.inputs)
+    sparse = [n.op for n in nodes if n.weight is not None and turned & set(n.inputs)]
+    wrong = [
+        (node.op, "its input stays planar, and it expects the other layout")
+        for node in nodes
+        if turned & set(node.inputs)
+        and not turned & set(node.outputs)
+        and node.name not in EXITS
+    ]
+    wrong += [
+        (makers[tensor].op, "its result is an output of the model and stays planar")
+        for tensor in turned & set(graph.outputs)
+        if tensor in makers
+    ]
+    if not turned:
+        return nothing
+    return Outlook(sparse=tuple(sparse), wrong=tuple(wrong))
+
+
+def _zeros(graph: Graph, tensor: int, origin: dict[int, int]) -> tuple[int, int]:
+    """Returns how many zeros a weight has, and its size."""
+    stored = origin.get(tensor, tensor)
+    size = int(np.prod(graph.shape(tensor)))
+    dtype = graph.dtype(stored)
+    values = np.frombuffer(graph.raw(stored), dtype)
+    return size - int(np.count_nonzero(values)), size

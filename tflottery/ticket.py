@@ -1,0 +1,369 @@
+"""Tickets: masks, the weights to start from, and how they were found; in one file."""
+
+import dataclasses
+import io
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tflottery import engines
+from tflottery.core import files, paths
+from tflottery.core import masks as masks_lib
+from tflottery.core.config import LotteryConfig
+from tflottery.core.masks import Masks, Weights
+from tflottery.core.paths import architecture
+from tflottery.core.records import Round, check_kinds, is_dict, is_whole
+from tflottery.engines import network
+
+_FORMAT = "tflottery ticket 1"
+WEIGHTS = ("initial", "rewind", "trained")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Ticket:
+    """A winning ticket: a sparse network and how it was found.
+
+    Attributes:
+        masks: boolean arrays by path.
+        initial: θ0, the weights at initialization, by path: all of the model's, with
+            the pruned ones at zero.
+        rewind: θk, the weights at step k, likewise.
+        trained: θT, the weights after training, likewise.
+        config: how it was searched for.
+        monitor: the metric that winning was judged by.
+        rounds: what each round came to, the dense round 0 first.
+        round: the number of the round whose network this is.
+        versions: the versions of the libraries that found it.
+        origin: where the ticket came from, where it was derived from another.
+
+    Raises:
+        ValueError: naming the first path where masks and weights do not fit together,
+            or a value that is not of its kind.
+    """
+
+    masks: Masks
+    initial: Weights
+    rewind: Weights
+    trained: Weights
+    config: LotteryConfig
+    monitor: str
+    rounds: Sequence[Round]
+    round: int
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        paths.check(self.trained)
+        for name in WEIGHTS:
+            weights = getattr(self, name)
+            _check_like(name, weights, self.trained)
+            object.__setattr__(self, name, masks_lib.apply(self.masks, weights))
+        fits = {
+            "monitor": isinstance(self.monitor, str),
+            "round": is_whole(self.round),
+            "versions": is_dict(self.versions, lambda v: isinstance(v, str)),
+            "origin": self.origin is None or isinstance(self.origin, Mapping),
+        }
+        check_kinds(self, fits)
+        _check_texts(self)
+
+    @property
+    def sparsity(self) -> float:
+        """The share of masked weights that are zero, in [0, 1]."""
+        return masks_lib.sparsity(self.masks)
+
+    @property
+    def density(self) -> float:
+        """The share of masked weights that are kept, in [0, 1]."""
+        return masks_lib.density(self.masks)
+
+    @property
+    def architecture(self) -> str:
+        """A SHA-256 of the paths, shapes and types of all weights, in order."""
+        return architecture(self.trained)
+
+    def apply(
+        self,
+        model: Any,
+        *,
+        weights: Literal["initial", "rewind", "trained"] = "trained",
+    ) -> Any:
+        """Puts the ticket's weights into `model` and holds its masks there.
+
+        Args:
+            model: a built Keras 3 or tf_keras model whose weights have the ticket's
+                paths and shapes. Numbers that Keras gave its layers need not agree.
+            weights: `"trained"` (θT), `"rewind"` (θk) or `"initial"` (θ0).
+
+        Returns:
+            `model` itself, now sparse; its `ticket` is this one.
+
+        Raises:
+            TypeError: where `model` is no Keras model.
+            ValueError: where it is not built, or naming the first path that does not
+                fit.
+        """
+        if weights not in WEIGHTS:
+            raise ValueError(
+                f"`weights` must be one of {WEIGHTS}. Received: weights={weights!r}"
+            )
+        network.keras_of(model)  # Raises if it is no Keras model.
+        if not model.weights:
+            raise ValueError(
+                f"`model` {model.name!r} is not built, so it has no weights to put the "
+                "ticket in. Give it an `Input`, call `model.build(input_shape)`, or "
+                "call it once on a batch."
+            )
+        variables = network.variables(model)
+        mapping = paths.align(self.trained, network.read(variables))
+        engines.hold(model, {mapping[path]: mask for path, mask in self.masks.items()})
+        for path, value in getattr(self, weights).items():
+            variables[mapping[path]].assign(value)
+        model.ticket = self
+        return model
+
+    def save(self, path: Any) -> None:
+        """Writes the ticket to `path`, one safetensors file without code in it.
+
+        Masks are stored as bits and of masked weights only the kept values. The
+        times of the rounds are left out, so equal searches write equal files.
+
+        Raises:
+            TypeError, ValueError: where `path` is not the path of a file.
+            OSError: where the file cannot be written; what it held before stays.
+        """
+        path = _file(path)
+        arrays = {}
+        for mask_path, mask in self.masks.items():
+            arrays[f"masks/{mask_path}"] = masks_lib.pack(mask)
+        for name in WEIGHTS:
+            for weight_path, w in getattr(self, name).items():
+                kept = w[self.masks[weight_path]] if weight_path in self.masks else w
+                arrays[f"{name}/{weight_path}"] = kept
+        rounds = [dict(vars(r)) for r in self.rounds]  # asdict() copies every number.
+        for record in rounds:
+            del record["seconds"]
+        files.write_arrays(
+            path,
+            arrays,
+            {
+                "format": _FORMAT,
+                "shapes": {p: list(w.shape) for p, w in self.trained.items()},
+                "masked": list(self.masks),
+                "architecture": self.architecture,
+                "config": self.config.to_dict(),
+                "monitor": self.monitor,
+                "rounds": rounds,
+                "round": self.round,
+                "versions": dict(self.versions),
+                "origin": self.origin,
+            },
+        )
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Prints the ticket: the layers' densities and what each round came to."""
+        from rich import box, console, table
+
+        layers = table.Table("weight", "shape", "kept", "of", "left %", box=box.SIMPLE)
+        for path, mask in self.masks.items():
+            layers.add_row(*_layer_row(path, mask.shape, {path: mask}))
+        layers.add_section()
+        layers.add_row(*_layer_row("all masked", (), self.masks))
+        dense = self.rounds[0].metrics.get(self.monitor) if self.rounds else None
+        rounds = table.Table(
+            "round", "left %", self.monitor, "to dense", "seconds", "", box=box.SIMPLE
+        )
+        for r in self.rounds:
+            metric = r.metrics.get(self.monitor)
+            gain = None if metric is None or dense is None else metric - dense
+            rounds.add_row(
+                str(r.round),
+                f"{100 * (1 - r.sparsity):.2f}",
+                "" if metric is None else f"{metric:.4f}",
+                "" if gain is None else f"{gain:+.4f}",
+                "" if r.seconds is None else f"{r.seconds:.1f}",
+                r.failure or ("<- this ticket" if r.round == self.round else ""),
+            )
+        for column in (*layers.columns[2:], *rounds.columns[:5]):
+            column.justify = "right"
+        page = console.Console(
+            file=io.StringIO(), width=88, markup=False, emoji=False, color_system=None
+        )
+        page.print(f"Ticket: {100 * self.density:.2f} % of the prunable weights left")
+        page.print(layers, rounds)
+        print_fn(page.file.getvalue().rstrip())  # type: ignore[attr-defined]
+
+
+def load_ticket(path: Any) -> Ticket:
+    """Returns the ticket that `Ticket.save` wrote to `path`.
+
+    Reading runs no code from the file. Everything is checked: checksums, shapes,
+    types, names, the count of kept values, NaN and infinity, the architecture's hash,
+    and that the rounds are those of such masks.
+
+    Raises:
+        TypeError, ValueError: where `path` is not the path of a file.
+        FileError: (a ValueError) naming the file and the path that is damaged.
+        FileNotFoundError: where there is no file.
+    """
+    place = _file(path)
+    if isinstance(place, pathlib.Path) and place.exists() and not place.is_file():
+        raise ValueError(  # A device or a pipe may never end.
+            f"`path` must be a file, as {_EXAMPLE}. Received: path={str(path)!r}, "
+            f"which is {'a folder' if place.is_dir() else 'no regular file'}"
+        )
+    arrays, header = files.read_arrays(place)
+    try:
+        return _from_file(arrays, header)
+    except KeyError as error:
+        raise files.FileError(f"{path} is not a whole ticket: it lacks {error}.") from (
+            error
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise files.FileError(f"{path} is not a whole ticket. {error}") from error
+
+
+def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != _FORMAT:
+        raise ValueError(f"Its format is {found!r}; this version reads {_FORMAT!r}.")
+    shapes = {name: _shape(name, shape) for name, shape in header["shapes"].items()}
+    masks = {
+        name: masks_lib.unpack(arrays.pop(f"masks/{name}"), shapes[name])
+        for name in header["masked"]
+    }
+    weights = {
+        part: {
+            name: _fill(name, arrays.pop(f"{part}/{name}"), shape, masks.get(name))
+            for name, shape in shapes.items()
+        }
+        for part in WEIGHTS
+    }
+    if arrays:
+        raise ValueError(f"It holds arrays that no ticket has: {', '.join(arrays)}.")
+    ticket = Ticket(
+        masks=masks,
+        **weights,
+        config=LotteryConfig(**header["config"]),
+        monitor=header["monitor"],
+        rounds=tuple(Round(**record) for record in header["rounds"]),
+        round=header["round"],
+        versions=header["versions"],
+        origin=header["origin"],
+    )
+    if ticket.architecture != header["architecture"]:
+        raise ValueError("Its weights do not fit its hash of the architecture.")
+    _check_rounds(ticket)
+    # The rounds of a run are kept even where they diverged.
+    failed = {record.round for record in ticket.rounds if record.failure is not None}
+    for part in WEIGHTS if ticket.round not in failed else ():
+        for name, w in getattr(ticket, part).items():
+            if np.any(w != w):
+                raise ValueError(f"The {part} weight {name!r} holds NaN.")
+            # Before the training a bias of -inf may mask what attention looks at.
+            if part == "trained" and np.any(np.abs(w) == np.inf):
+                raise ValueError(f"The {part} weight {name!r} holds infinity.")
+    return ticket
+
+
+def _check_rounds(ticket: Ticket) -> None:
+    """Checks that the records are those of rounds that led to the ticket's masks."""
+    for number, record in enumerate(ticket.rounds):
+        if record.round != number:
+            raise ValueError(f"Record {number} is that of round {record.round}.")
+    if ticket.rounds and ticket.round >= len(ticket.rounds):
+        raise ValueError(
+            f"It is of round {ticket.round}, and has {len(ticket.rounds)} records."
+        )
+    # The masks of a control arm or a student are no longer those of the round.
+    if ticket.rounds and ticket.origin is None:
+        said = ticket.rounds[ticket.round].sparsity
+        if not math.isclose(said, ticket.sparsity, abs_tol=1e-9):
+            raise ValueError(
+                f"Its masks have the sparsity {ticket.sparsity}, and the record of "
+                f"its round says {said}."
+            )
+
+
+def _check_texts(ticket: Ticket) -> None:
+    """Checks that what `summary` and reports print cannot steer a terminal.
+
+    Raises:
+        ValueError: naming the first text that holds a control character.
+    """
+    texts = {ticket.monitor, *ticket.versions, *ticket.versions.values()}
+    for r in ticket.rounds:
+        texts |= {r.failure or "", *r.metrics, *r.history, *r.density_per_layer}
+    for text in sorted(texts):
+        if not text.isprintable():
+            raise ValueError(
+                f"A ticket's names must be printable text. Received: {text!r}"
+            )
+
+
+_EXAMPLE = "RUN_DIR/ticket.safetensors"
+
+
+def _file(path: Any) -> Any:
+    """Returns the path that the argument `path` is.
+
+    Raises:
+        TypeError, ValueError: where it is none, or empty.
+    """
+    is_path = isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str)
+    if not is_path or not os.fspath(path):
+        raise (ValueError if is_path else TypeError)(
+            f"`path` must be the path or URL of a file, as {_EXAMPLE}. "
+            f"Received: path={path!r}"
+        )
+    return files.path_of(path)
+
+
+def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ...]:
+    return (
+        name,
+        "x".join(map(str, shape)),
+        f"{masks_lib.kept(masks):,}",
+        f"{masks_lib.size(masks):,}",
+        f"{100 * masks_lib.density(masks):.2f}",
+    )
+
+
+def _fill(
+    name: str, values: np.ndarray, shape: tuple[int, ...], mask: np.ndarray | None
+) -> np.ndarray:
+    """Returns the weight whose kept values, in order, are `values`."""
+    wanted = shape if mask is None else (int(np.count_nonzero(mask)),)
+    if values.shape != wanted:
+        raise ValueError(
+            f"{name!r} has values of shape {values.shape}, where {wanted} are due."
+        )
+    if mask is None:
+        return values
+    full = np.zeros(shape, values.dtype)
+    full[mask] = values
+    return full
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not all(map(is_whole, shape)):
+        raise ValueError(f"{name!r} has the shape {shape!r}.")
+    return tuple(shape)
+
+
+def _check_like(part: str, weights: Weights, trained: Weights) -> None:
+    """Checks that `weights` has the paths, shapes and types of θT."""
+    for name in [*trained, *weights]:
+        mine, wanted = (
+            (w[name].shape, w[name].dtype) if name in w else "none"
+            for w in (weights, trained)
+        )
+        if mine != wanted:
+            raise ValueError(
+                f"The {part} weights do not fit the trained ones at {name!r}: {mine} "
+                f"instead of {wanted}."
+            )

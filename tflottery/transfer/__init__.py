@@ -1,0 +1,1 @@
+"""Transfer: a ticket's backbone under a new head."""
