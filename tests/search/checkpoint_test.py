@@ -1,18 +1,18 @@
-"""Stages: what a header keeps comes back, and nothing else is taken for one."""
+"""Checkpoints: what a header keeps comes back, and nothing else is taken for one."""
 
 import json
 
 import pytest
 
 from tests.ticket_test import record
-from tflottery.search.checkpoint import Stage
+from tflottery.search.checkpoint import Checkpoint
 
 
-def test_a_stage_comes_back_from_its_header():
-    stage = Stage(round=2, epoch=1, step=7, record=record(2), steps_per_epoch=4)
-    header = json.loads(json.dumps(stage.header()))
-    assert Stage(**header).header() == stage.header()
-    assert Stage(**header).record == record(2)
+def test_a_checkpoint_comes_back_from_its_header():
+    at = Checkpoint(round=2, epoch=1, step=7, record=record(2), steps_per_epoch=4)
+    header = json.loads(json.dumps(at.header()))
+    assert Checkpoint.read(header).header() == at.header()
+    assert Checkpoint.read(header).record == record(2)
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_a_stage_comes_back_from_its_header():
 )
 def test_what_is_no_header_is_an_error(header, error):
     with pytest.raises(error):
-        Stage(**{"round": 2, "epoch": 1, "step": 7, **header})
+        Checkpoint.read({"round": 2, "epoch": 1, "step": 7, **header})

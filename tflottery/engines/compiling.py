@@ -1,70 +1,44 @@
-"""Defaults: the training that a model gets where it brings none, and its head's fit.
+"""Compiling: the optimizer and loss of a model that was not compiled.
 
-Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs to.
+Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs to.
 """
 
 from typing import Any
 
 import numpy as np
 
-from tflottery.engines.data import first_batch
-
-
-def check_labels(model: Any, data: Any, name: str = "ds") -> None:
-    """Checks that class labels fit the model's output; `name` is the argument's.
-
-    Raises:
-        ValueError: naming the labels that are out of range or no whole numbers.
-    """
-    loss = model.loss
-    loss_name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    if loss_name != "sparse_categorical_crossentropy":
-        return
-    units = _output_units(model)
-    _, y = first_batch(data, name)
-    labels = np.asarray(y)
-    if units is None or labels.size == 0:
-        return
-    if labels.dtype.kind not in "iub" and not np.all(labels == np.floor(labels)):
-        raise ValueError(
-            f"`{name}` has labels that are no whole numbers, as {labels.flat[0]}, "
-            "but the loss sparse_categorical_crossentropy takes class numbers. Use "
-            '"categorical_crossentropy" for probabilities, or a regression loss.'
-        )
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= units:
-        raise ValueError(
-            f"`{name}` has labels from {low} to {high}, but the model's output has "
-            f"{units} units, for labels from 0 to {units - 1}. Give the model a head "
-            f"of {high + 1 if low >= 0 else units} units, or map the labels."
-        )
+from tflottery.engines.data import first_batch, output_units
 
 
 def compile_default(model: Any, keras: Any, data: Any) -> str:
-    """Compiles a model with Adam(1.2e-3) and the cross-entropy that fits.
+    """Compiles a model with Adam(1.2e-3) and the cross-entropy that fits it.
 
     Returns:
-        One line that says what it was compiled with.
+        One line for the user that names what was chosen.
 
     Raises:
-        ValueError: where the loss cannot be told; it says what to compile.
+        ValueError: If it is not clear which loss fits. It says what to compile.
     """
-    _, y = first_batch(data)
-    units = _output_units(model)
+    y = first_batch(data)[1]
+    units = output_units(model)
     activation = _output_activation(model, keras)
     loss = None
     if units is not None and activation is not None and not isinstance(y, dict):
         loss = _cross_entropy(keras, np.asarray(y), units, activation)
     if loss is None:
         raise ValueError(
-            f"`model` {model.name!r} is not compiled, and which loss fits its output "
-            f"(units: {units}, activation: {activation}) and its labels cannot be "
-            "told. Compile it first, as `model.compile(optimizer, loss, "
+            f"`model` {model.name!r} is not compiled, and it is not clear which loss "
+            f"fits its output (units: {units}, activation: {activation}) and its "
+            "labels. Compile it first, for example `model.compile(optimizer, loss, "
             'metrics=["accuracy"])`.'
         )
-    arguments = {} if _on_accelerator(keras) else {"jit_compile": False}
-    if keras.__name__ == "keras" and keras.backend.backend() == "jax":
-        arguments = {}  # JAX steps are compiled or very slow.
+    arguments: dict[str, Any] = {}
+    # XLA is slow on CPUs; JAX always compiles.
+    if keras.__name__ == "tf_keras" or keras.backend.backend() != "jax":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            arguments["jit_compile"] = False
     model.compile(
         keras.optimizers.Adam(1.2e-3), loss, metrics=["accuracy"], **arguments
     )
@@ -90,16 +64,6 @@ def _cross_entropy(keras: Any, y: np.ndarray, units: int, activation: str) -> An
     return None
 
 
-def _output_units(model: Any) -> int | None:
-    try:
-        shape = model.output_shape
-    except (AttributeError, RuntimeError, ValueError):
-        return None
-    if isinstance(shape, (list, dict)) or not isinstance(shape, tuple) or not shape:
-        return None
-    return shape[-1] if isinstance(shape[-1], int) else None
-
-
 def _output_activation(model: Any, keras: Any) -> str | None:
     """Returns the name of the activation that makes the model's output, if known."""
     try:
@@ -111,13 +75,3 @@ def _output_activation(model: Any, keras: Any) -> str | None:
         return "softmax"
     activation = getattr(layer, "activation", None)
     return getattr(activation, "__name__", None)
-
-
-def _on_accelerator(keras: Any) -> bool:
-    if keras.__name__ == "keras" and keras.backend.backend() == "jax":
-        import jax
-
-        return jax.default_backend() != "cpu"
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))

@@ -1,114 +1,197 @@
-"""Engine: what a search needs of a model, and what all generations of Keras share."""
+"""Engine: what a search needs of a model, and what both generations of Keras share."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tflottery.core.masks import Masks
+from tflottery.engines import callbacks as callbacks_lib
+from tflottery.engines import compiling, holding, network, shuffling
 from tflottery.engines import data as data_lib
-from tflottery.engines import network
 
 State = Mapping[str, np.ndarray]
 """All state of a training by name: `weights/...`, `optimizer/...`, `seeds/...`."""
+
+PARTS = ("weights", "optimizer", "seeds")
+_STEPS_PER_EXECUTION = 20
+
+
+def engine_for(model: Any) -> "Engine":
+    """Returns the engine for `model`.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not built, or nothing in it can be pruned.
+    """
+    if network.keras_of(model).__name__ == "tf_keras":
+        from tflottery.engines.tf_keras import TfKerasEngine
+
+        return TfKerasEngine(model)
+    from tflottery.engines.keras3 import Keras3Engine
+
+    return Keras3Engine(model)
 
 
 class Engine(abc.ABC):
     """Trains a model for a search.
 
     Args:
-        model: the model that trains.
+        model: The model to train.
 
     Attributes:
-        model: likewise.
-        prunable: the variables that can be pruned, by path.
+        model: The model that trains.
+        keras: The module that it belongs to, `keras` or `tf_keras`.
+        prunable: The variables that can be pruned, by path.
 
     Raises:
-        ValueError: where the model is not built, or nothing in it can be pruned.
+        ValueError: If the model is not built, or nothing in it can be pruned.
     """
 
     def __init__(self, model: Any):
         self.model = model
-        self._keras = network.keras_of(model)
+        self.keras = network.keras_of(model)
+        self.prunable: Mapping[str, Any] = network.prunable(model, self.keras)
         self._variables = network.variables(model)
-        self.prunable: Mapping[str, Any] = network.prunable(model, self._keras)
         self._masks: dict[str, Any] = {}
-        self._given_steps_per_execution: int | None = None
-        self._later_steps_per_execution = 1
+        # Steps per execution: as the user left it, and once step k lies behind.
+        self._given_execution: int | None = None
+        self._later_execution = 1
         self._given_schedule: Any = None
 
     @abc.abstractmethod
-    def prepare(self, data: Any, *, rewind_step: int, callbacks: Any) -> list[str]:
-        """Readies the model for training; returns what there is to tell the user."""
+    def _build_optimizer(self) -> None:
+        """Makes the optimizer's variables."""
 
     @abc.abstractmethod
-    def state(self) -> dict[str, np.ndarray]:
-        """Returns all that a training needs to go on from here, copied."""
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        """Returns all variables of the training by part and name; see `PARTS`."""
 
     @abc.abstractmethod
-    def restore(self, state: State, *, parts: tuple[str, ...]) -> None:
-        """Sets the parts (`"weights"`, `"optimizer"`, `"seeds"`) to what they were."""
+    def _make_masks(self, masks: Masks) -> dict[str, Any]:
+        """Makes mask variables of ones and the constraints that obey them."""
 
     @abc.abstractmethod
-    def hold(self, masks: Masks) -> None:
-        """Sets what `masks` prune to zero and keeps it there after every step."""
+    def _averages(self) -> dict[int, Any]:
+        """Returns the optimizer's moving averages by the id of their variable."""
 
     @abc.abstractmethod
-    def leave(self) -> None:
-        """Takes masks and settings off the model again; weights stay as they are."""
+    def _release(self) -> None:
+        """Removes the masks from the model; weights stay as they are."""
 
-    @abc.abstractmethod
-    def finish(self) -> Any:
-        """Returns the caller's model with the ticket's masks held for good."""
+    def prepare(
+        self, data: Any, *, rewind_step: int, callbacks: Iterable[Any]
+    ) -> list[str]:
+        """Prepares the model for training; returns lines to tell the user."""
+        model, told = self.model, []
+        if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
+            told.append(compiling.compile_default(model, self.keras, data))
+        data_lib.check_labels(model, data)
+        self._build_optimizer()
+        strategy = getattr(model, "distribute_strategy", None)
+        given = later = int(network.value_of(model.steps_per_execution))
+        if (
+            given == 1
+            and not model.run_eagerly
+            and not getattr(model, "autotune_steps_per_execution", False)
+            and not holding.wants_batches(callbacks, self.keras)
+            # TensorFlow cannot merge replicas inside a loop.
+            and getattr(strategy, "num_replicas_in_sync", 1) == 1
+            # tf_keras loses batches if it cannot tell an epoch's last execution.
+            and (
+                self.keras.__name__ != "tf_keras"
+                or data_lib.steps_per_epoch(data) is not None
+            )
+        ):
+            later = _STEPS_PER_EXECUTION
+        self._given_execution, self._later_execution = given, later
+        # Step k can be seen only if an execution ends at it.
+        self._execute(self._execution_that_ends_at(rewind_step, data))
+        return told
 
-    @abc.abstractmethod
-    def _set_steps_per_execution(self, steps: int) -> None:
-        """Has the model take so many steps in one call from Python."""
+    def _execution_that_ends_at(self, step: int, data: Any) -> int:
+        """Returns the most steps per execution of which one ends at `step`."""
+        if step == 0:
+            return self._later_execution
+        steps = data_lib.steps_per_epoch(data)
+        skips_steps = hasattr(self.model.optimizer, "inner_optimizer")
+        # An execution ends with each epoch too, whose length must be known for that.
+        if steps is None or skips_steps or self.batches(1) > 1:
+            return 1
+        inside = step % steps
+        return max(n for n in range(1, self._later_execution + 1) if inside % n == 0)
 
-    @abc.abstractmethod
-    def _updating_optimizer(self) -> Any:
-        """Returns the optimizer that updates the weights, out of loss scaling's."""
-
-    @abc.abstractmethod
-    def _trace_anew(self) -> None:
-        """Has the model forget the step that it has traced."""
+    def _execute(self, steps: int) -> None:
+        """Makes the model take so many steps per call from Python."""
+        if int(network.value_of(self.model.steps_per_execution)) != steps:
+            self.model.steps_per_execution = steps
+            self.model.test_function = None
+            holding.forget_traces(self.model)
 
     def fit(
         self,
         data: Any,
         *,
-        validation_data: Any,
-        epochs: int,
-        initial_epoch: int,
         callbacks: list,
-        verbose: int,
+        hooks: "callbacks_lib.Hooks | None" = None,
+        **arguments: Any,
     ) -> None:
-        """Trains, as `fit` does."""
-        self.model.fit(
-            **data_lib.as_arguments(data, fit=True),
-            validation_data=validation_data,
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-        self._set_steps_per_execution(self._later_steps_per_execution)
+        """Trains as `fit` does, and calls `hooks` as the training goes on."""
+        if hooks is not None:
+            callbacks = [*callbacks, callbacks_lib.hooked(self.keras, hooks)]
+        if isinstance(data, (tuple, list)):
+            parts = dict(zip(("x", "y", "sample_weight"), data, strict=False))
+        else:
+            parts = {"x": data}
+            # Keras warns if it is asked to shuffle a tf.data.Dataset.
+            if hasattr(data, "element_spec") or shuffling.is_ordered(data):
+                parts["shuffle"] = False
+        self.model.fit(**parts, callbacks=callbacks, **arguments)
+        self._execute(self._later_execution)
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Returns the loss and the metrics on `data` by name."""
+        parts = data if isinstance(data, (tuple, list)) else (data,)
         logs = self.model.evaluate(
-            **data_lib.as_arguments(data), return_dict=True, verbose=0
+            **dict(zip(("x", "y", "sample_weight"), parts, strict=False)),
+            return_dict=True,
+            verbose=0,
         )
-        return data_lib.as_numbers(logs)
+        return callbacks_lib.as_numbers(logs)
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Returns all weights by path, copied."""
+        """Returns copies of all weights by path."""
         return network.read(self._variables)
 
-    def agree(self) -> None:
-        """Gives all replicas one value of what each keeps its own of."""
-        network.agree(self._variables.values())
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns copies of everything that a training needs to go on from here."""
+        return {
+            f"{part}/{name}": np.array(network.value_of(variable))
+            for part, variables in self._parts().items()
+            for name, variable in variables.items()
+        }
+
+    def restore(self, state: State, *, parts: tuple[str, ...] = PARTS) -> None:
+        """Restores these parts of a state in place; nothing is traced anew."""
+        for part, variables in self._parts().items():
+            if part in parts:
+                for name, variable in variables.items():
+                    variable.assign(state[f"{part}/{name}"])
+
+    def hold(self, masks: Masks) -> None:
+        """Zeroes the pruned weights and keeps them at zero after every step."""
+        if not self._masks:
+            self._masks = self._make_masks(masks)
+            holding.forget_traces(self.model)  # An older trace knows no masks.
+        for path, mask in masks.items():
+            dtype = self._masks[path].dtype
+            self._masks[path].assign(mask.astype(getattr(dtype, "name", dtype)))
+        holding.cut_now(self._variables, masks, self._averages())
+
+    def sync_replicas(self) -> None:
+        """Syncs per-replica variables (BatchNorm statistics)."""
+        network.sync_replicas(self._variables.values())
 
     def step(self) -> int:
         """Returns how many steps the optimizer has taken."""
@@ -121,52 +204,33 @@ class Engine(abc.ABC):
             steps *= getattr(each, "gradient_accumulation_steps", None) or 1
         return steps
 
-    def _execution_that_ends_at(self, step: int, data: Any) -> int:
-        """Returns the steps per execution with which `step` can be seen."""
-        skips_steps = hasattr(self.model.optimizer, "inner_optimizer")
-        if step and (skips_steps or self.batches(1) > 1):
-            return 1
-        return data_lib.execution_that_ends_at(
-            step, data_lib.steps_per_epoch(data), self._later_steps_per_execution
-        )
-
     def keep_learning_rate(self, step: int) -> None:
-        """Keeps the learning rate that the optimizer's schedule has at `step`."""
-        optimizer = self._updating_optimizer()
-        # A legacy optimizer of tf_keras has it among its hyper-parameters.
+        """Trains on at the learning rate that the optimizer's schedule has at `step`."""
+        optimizer = holding.optimizer_of(self.model)
+        # A legacy optimizer of tf_keras keeps it among its hyperparameters.
         hyper = getattr(optimizer, "_hyper", {})
         schedule: Any = getattr(optimizer, "_learning_rate", hyper.get("learning_rate"))
-        schedules = self._keras.optimizers.schedules
+        schedules = self.keras.optimizers.schedules
         if self._given_schedule is None and isinstance(
             schedule, schedules.LearningRateSchedule
         ):
             self._given_schedule = schedule
             rate = float(network.value_of(schedule(step)))
             optimizer.learning_rate = schedules.ExponentialDecay(rate, 1, 1.0)
-            self._trace_anew()
+            holding.forget_traces(self.model)
 
-    def _give_schedule_back(self) -> None:
+    def leave(self) -> None:
+        """Removes masks and settings from the model; weights stay as they are."""
         if self._given_schedule is not None:
-            self._updating_optimizer().learning_rate = self._given_schedule
+            optimizer = holding.optimizer_of(self.model)
+            optimizer.learning_rate = self._given_schedule
             self._given_schedule = None
-            self._trace_anew()
+        if self._given_execution is not None:
+            self._execute(self._given_execution)
+        self._release()
+        self._masks = {}
+        holding.forget_traces(self.model)
 
-    def callback(self, **calls: Any) -> Any:
-        """Returns a callback for `fit`; see `data.make_callback`."""
-        return data_lib.make_callback(self._keras, **calls)
-
-    def stop(self) -> None:
-        """Ends the training after this epoch."""
-        self.model.stop_training = True
-
-    def stopped(self) -> bool:
-        """Returns whether something has asked the training to end."""
-        return bool(self.model.stop_training)
-
-    def better(self, monitor: str) -> Any:
-        """Returns the function `(a, b) -> bool`: whether metric a beats b."""
-        return data_lib.better(self.model, self._keras, monitor)
-
-    def is_chief(self) -> bool:
-        """Returns whether this process is the one of several workers that writes."""
-        return network.is_chief(self.model)
+    def better(self, monitor: str) -> Callable[[float, float], bool]:
+        """Returns the function `(a, b) -> bool` that tells if metric `a` beats `b`."""
+        return callbacks_lib.better(self.model, self.keras, monitor)

@@ -1,6 +1,6 @@
 """Network: a model's variables by path, and which of them can be pruned.
 
-Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs to.
+Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs to.
 """
 
 import importlib
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-# Layers whose weights may be pruned, and the names of those weights. A layer counts
-# as the first class here that it is an instance of.
+# Layers that can be pruned, and which of their weights. The first class that a layer
+# is an instance of counts.
 _PRUNABLE = {
     "SeparableConv1D": "pointwise_kernel",
     "SeparableConv2D": "pointwise_kernel",
@@ -29,7 +29,7 @@ def keras_of(model: Any) -> Any:
     """Returns the module, `keras` or `tf_keras`, that `model` was made with.
 
     Raises:
-        TypeError: where it is a model of neither.
+        TypeError: If `model` is not a Keras model.
     """
     for name in {base.__module__.split(".")[0] for base in type(model).__mro__}:
         if name in ("keras", "tf_keras"):
@@ -45,26 +45,22 @@ def keras_of(model: Any) -> Any:
 
 
 def variables(model: Any) -> dict[str, Any]:
-    """Returns the model's weights by path, each shared one under its first path.
+    """Returns the model's weights by path. A shared weight has its first path only.
 
-    A path is the names of the layers on the way and the variable's own, such as
-    `"block/conv2d/kernel"`; the model's own name is left out.
+    A path joins the names of the layers that contain the variable and its own name,
+    as in `"block/conv2d/kernel"`. The model's own name is left out.
 
     Raises:
-        ValueError: where the model is not built, or two layers that lie side by side
-            have one name.
+        ValueError: If the model is not built, or two sibling layers have one name.
     """
-    if (
-        model.built
-        and not model.weights
-        and getattr(model, "layers", ())
-        # `build` may mark a subclassed model alone, and none of its layers.
-        and all(layer.built for layer in all_layers(model))
-    ):
-        raise ValueError(
-            f"`model` {model.name!r} has no weights, so there is nothing to prune."
-        )
     if not model.built or not model.weights:
+        # `build` may mark a subclassed model as built, but none of its layers.
+        if model.built and len(all_layers(model)) > 1 and all(
+            layer.built for layer in all_layers(model)
+        ):
+            raise ValueError(
+                f"`model` {model.name!r} has no weights, so there is nothing to prune."
+            )
         raise ValueError(
             f"`model` {model.name!r} is not built, so it has no weights to prune. "
             "Give it an `Input`, call `model.build(input_shape)`, or call it once on "
@@ -76,9 +72,9 @@ def variables(model: Any) -> dict[str, Any]:
     for variable in model.trainable_weights:
         if id(variable) not in known:
             raise ValueError(
-                f"`model` {model.name!r} has the weight {variable.name!r} in no layer "
-                "that Keras lists, so it could not be rewound. Make its layer an "
-                "attribute of its own of the layer that calls it."
+                f"`model` {model.name!r} has the weight {variable.name!r} in a layer "
+                "that Keras does not track, so it cannot be rewound. Make that layer "
+                "an attribute of the layer that calls it."
             )
     return found
 
@@ -89,9 +85,9 @@ def _walk(layer: Any, prefix: str, found: dict, seen: set, layers: set) -> None:
         if id(variable) in seen:
             continue
         seen.add(id(variable))
-        name = path = prefix + variable.name.split("/")[-1].split(":")[0]
+        name = path = prefix + _name(variable)
         number = 1
-        while path in found:  # A layer may name several of its variables alike.
+        while path in found:  # A layer may give several variables one name.
             path = f"{name}_{number}"
             number += 1
         found[path] = variable
@@ -101,74 +97,74 @@ def _walk(layer: Any, prefix: str, found: dict, seen: set, layers: set) -> None:
             continue
         if child.name in names:
             raise ValueError(
-                f"`model` has two layers named {prefix + child.name!r}, so a weight's "
-                "path would not say which is meant. Give them different names."
+                f"`model` has two layers named {prefix + child.name!r}, so the path of "
+                "a weight would be ambiguous. Give them different names."
             )
         names.add(child.name)
         _walk(child, f"{prefix}{child.name}/", found, seen, layers)
 
 
+def _name(variable: Any) -> str:
+    return variable.name.split("/")[-1].split(":")[0]
+
+
 def children(layer: Any) -> list[Any]:
-    """Returns the layers directly inside a layer; tfmot's wrappers are seen through."""
-    # Only a model's `layers` are Keras'; a layer may have an attribute of that name.
+    """Returns the layers directly inside a layer, without tfmot's wrappers."""
+    # `layers` is Keras' own attribute in models only.
     if any(base.__name__ == "Model" for base in type(layer).__mro__):
         found = list(layer.layers)
     else:
         found = list(layer._flatten_layers(recursive=False, include_self=False))
-    return [_unwrapped(child) for child in found]
-
-
-def _unwrapped(layer: Any) -> Any:
-    names = {base.__name__ for base in type(layer).__mro__}
-    return layer.layer if "PruneLowMagnitude" in names else layer
+    return [
+        child.layer
+        if any(base.__name__ == "PruneLowMagnitude" for base in type(child).__mro__)
+        else child
+        for child in found
+    ]
 
 
 def own_variables(layer: Any) -> list[Any]:
-    """Returns the variables that belong to the layer and to none inside it."""
+    """Returns the variables of the layer itself, without those of layers inside it."""
     if hasattr(layer, "_trainable_variables"):
         return [*layer._trainable_variables, *layer._non_trainable_variables]
     return [*layer._trainable_weights, *layer._non_trainable_weights]
 
 
 def prunable(model: Any, keras: Any) -> dict[str, Any]:
-    """Returns the trainable variables that may be pruned, by path.
+    """Returns the trainable variables that can be pruned, by path.
 
     These are the kernels of Dense, EinsumDense, Conv1D/2D/3D and their transposes,
-    the pointwise kernels of separable convolutions, and what a layer of the user's
-    own returns from `get_prunable_weights()` (tfmot's convention).
+    the pointwise kernels of separable convolutions, and whatever a custom layer
+    returns from `get_prunable_weights()` (tfmot's convention).
 
     Raises:
-        ValueError: where there is none.
+        ValueError: If there is none.
     """
     trainable = {id(v) for v in model.trainable_variables}
     wanted = {id(v) for layer in all_layers(model) for v in prunable_of(layer, keras)}
     found = {
         path: variable
         for path, variable in variables(model).items()
-        if id(variable) in wanted and id(variable) in trainable
+        if id(variable) in wanted & trainable
     }
     if not found:
         raise ValueError(
             f"`model` {model.name!r} has no trainable weight that can be pruned: no "
             "kernel of a Dense, EinsumDense, convolution or separable convolution "
-            "that is not frozen. Set `layer.trainable = True`, or give a layer of "
-            "your own the method `get_prunable_weights()`."
+            "that is not frozen. Set `layer.trainable = True`, or give your custom "
+            "layer the method `get_prunable_weights()`."
         )
     return found
 
 
 def prunable_of(layer: Any, keras: Any) -> list[Any]:
-    """Returns the variables of this one layer that may be pruned."""
-    # On the class: tfmot puts its own function on layers that it has wrapped.
+    """Returns the variables of this one layer that can be pruned."""
+    # Only on the class: tfmot adds a function of that name to layers it has wrapped.
     if hasattr(type(layer), "get_prunable_weights"):
         return list(layer.get_prunable_weights())
     for name, variable_name in _PRUNABLE.items():
         if isinstance(layer, getattr(keras.layers, name, ())):
-            return [
-                v
-                for v in own_variables(layer)
-                if v.name.split("/")[-1].split(":")[0] == variable_name
-            ]
+            return [v for v in own_variables(layer) if _name(v) == variable_name]
     return []
 
 
@@ -185,13 +181,13 @@ def all_layers(model: Any) -> list[Any]:
 
 
 def is_chief(model: Any) -> bool:
-    """Returns whether this process writes files; of several workers one does."""
+    """Returns whether this process writes files: among several workers only one does."""
     strategy = getattr(model, "distribute_strategy", None)
     return bool(getattr(getattr(strategy, "extended", None), "should_checkpoint", True))
 
 
 def read(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the values of variables by path; they share no memory with them."""
+    """Returns copies of the variables' values by path."""
     return {path: np.array(value_of(v)) for path, v in variables.items()}
 
 
@@ -201,12 +197,11 @@ def value_of(variable: Any) -> np.ndarray:
     return raw.numpy() if hasattr(raw, "numpy") else np.asarray(raw)
 
 
-def agree(variables: Iterable[Any]) -> None:
-    """Gives all replicas one value of what each keeps its own of.
+def sync_replicas(variables: Iterable[Any]) -> None:
+    """Syncs per-replica variables (BatchNorm statistics).
 
-    Such are a batch normalization's statistics under TensorFlow's strategies. What is
-    read of them is their mean, or in Keras 3 the first replica's, so a training that
-    was stopped can only go on from that.
+    Under a TensorFlow strategy their value reads as the replicas' mean, or in Keras 3
+    as the first replica's. A training that was interrupted resumes from that value.
     """
     for variable in variables:
         raw = _raw(variable)

@@ -1,4 +1,4 @@
-"""Stages: where a round stands, as a run directory keeps it after every epoch."""
+"""Checkpoint: where a round stands, as a run directory keeps it after every epoch."""
 
 import dataclasses
 import time
@@ -10,30 +10,26 @@ import numpy as np
 from tflottery.core.masks import Masks
 from tflottery.core.records import Round, check_kinds, is_dict, is_number, is_whole
 
-_COUNTS = ("round", "epoch", "step")
 _NOT_IN_HEADER = ("masks", "began", "arrays")
 
 
 @dataclasses.dataclass(kw_only=True)
-class Stage:
+class Checkpoint:
     """Where a round stands.
 
     Attributes:
-        round: its number.
-        epoch: the next epoch to train; beyond the last where nothing is left.
-        step: the optimizer's steps before the round.
-        seconds: time taken so far.
-        history: the logs of the epochs so far by name.
-        record: what the round came to, once it has.
-        callbacks: what the callbacks had counted when it stopped.
-        rewound: whether the state to rewind to was there when it stopped.
-        steps_per_epoch: batches in an epoch, as far as was known when it stopped.
-        masks: what it trains under.
-        began: when it would have begun, had it never stopped.
-        arrays: what callbacks had kept of the weights when it stopped.
-
-    Raises:
-        TypeError, ValueError: for what is not of its kind, as from a damaged file.
+        round: Its number.
+        epoch: The next epoch to train; the number of epochs if none is left.
+        step: The optimizer's step count before the round.
+        seconds: Time taken so far.
+        history: The logs of the epochs so far, by name.
+        record: The round's record, once it is finished.
+        callbacks: What the callbacks had counted; see `callback_state`.
+        rewound: Whether the state to rewind to had been saved.
+        steps_per_epoch: The batches of an epoch, if they were known.
+        masks: The masks that it trains with.
+        began: When it would have begun if it had never been interrupted.
+        arrays: The state that was read with it, and arrays that callbacks had kept.
     """
 
     round: int
@@ -49,23 +45,33 @@ class Stage:
     began: float = dataclasses.field(default_factory=time.monotonic)
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
-        if isinstance(self.record, Mapping):
-            self.record = Round(**self.record)
-        steps = self.steps_per_epoch
-        fits = {name: is_whole(getattr(self, name)) for name in _COUNTS}
-        fits |= {
-            "seconds": is_number(self.seconds),
-            "history": is_dict(self.history, lambda logs: isinstance(logs, list)),
-            "record": isinstance(self.record, Round | None),
-            "callbacks": isinstance(self.callbacks, list)
-            and all(isinstance(counts, dict) for counts in self.callbacks),
-            "rewound": isinstance(self.rewound, bool),
-            "steps_per_epoch": steps is None or is_whole(steps),
-        }
-        check_kinds(self, fits)
-
     def header(self) -> dict[str, Any]:
-        """Returns what is kept of it, but for its arrays, as plain data."""
+        """Returns everything but the arrays as plain data."""
         kept = {n: v for n, v in vars(self).items() if n not in _NOT_IN_HEADER}
         return kept | {"record": self.record and dataclasses.asdict(self.record)}
+
+    @classmethod
+    def read(
+        cls, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> "Checkpoint":
+        """Returns the checkpoint with this `header` and these `arrays`.
+
+        Raises:
+            TypeError, ValueError: If the header is not that of a checkpoint.
+        """
+        at = cls(**header, arrays=arrays or {})
+        if isinstance(at.record, Mapping):
+            at.record = Round.read(at.record)
+        steps = at.steps_per_epoch
+        fits = {name: is_whole(getattr(at, name)) for name in ("round", "epoch", "step")}
+        fits |= {
+            "seconds": is_number(at.seconds),
+            "history": is_dict(at.history, lambda logs: isinstance(logs, list)),
+            "record": isinstance(at.record, Round | None),
+            "callbacks": isinstance(at.callbacks, list)
+            and all(isinstance(counts, dict) for counts in at.callbacks),
+            "rewound": isinstance(at.rewound, bool),
+            "steps_per_epoch": steps is None or is_whole(steps),
+        }
+        check_kinds(at, fits)
+        return at

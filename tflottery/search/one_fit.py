@@ -13,7 +13,7 @@ from tflottery.core import masks as masks_lib
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round, choose_monitor, library_versions
-from tflottery.engines import network
+from tflottery.engines import holding, network
 from tflottery.engines.tfmot import held, state
 from tflottery.engines.tfmot.imported import tf_keras
 from tflottery.engines.tfmot.schedule import LotterySchedule
@@ -109,7 +109,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         # Others, such as EarlyStopping, may have put weights of an earlier round back.
-        held.cut_now(self.model, self._variables, self._held)
+        self._cut_now(self._held)
         schedule = self._schedule
         done = self._round * schedule.steps_per_round + self._steps
         if done < schedule.total_steps:
@@ -123,7 +123,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self.ticket = self._make_ticket(records)
         self.model.ticket = self.ticket
         self._say(records[-1])
-        held.hold_through_compile(self.model)
+        holding.hold_through_compile(self.model, held.hold_averages)
 
     def _begin(self) -> None:
         """Readies the model for a search: all masks are there, and hold."""
@@ -153,7 +153,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
             in_step._pruning_vars = []
         for path, mask in self._masks.items():
             held.constrain(self._variables[path], mask)
-        held.hold_averages(held.optimizer_of(model))
+        held.hold_averages(holding.optimizer_of(model))
         # `fit` has made its function before it called us; a traced one has no masks.
         model.make_train_function(force=True)
         self._hold(masks_lib.ones(self._weights()))
@@ -199,7 +199,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
         """Ends the round: prunes what it trained, and rewinds all else to step k."""
         model, schedule = self.model, self._schedule
         optimizer = model.optimizer
-        if getattr(held.optimizer_of(model), "use_ema", False):
+        if getattr(holding.optimizer_of(model), "use_ema", False):
             # As at the end of a fit: the averages are what was trained.
             optimizer.finalize_variable_values(model.trainable_variables)
         assert self._rewind is not None
@@ -229,8 +229,13 @@ class RewindToInit(tf_keras.callbacks.Callback):
     def _hold(self, masks: Masks) -> None:
         for path, mask in masks.items():
             self._masks[path].assign(mask.astype(self._masks[path].dtype.name))
-        held.cut_now(self.model, self._variables, masks)
+        self._cut_now(masks)
         self._held = masks
+
+    def _cut_now(self, masks: Masks) -> None:
+        optimizer = holding.optimizer_of(self.model)
+        averages = held.averages_of(optimizer, self._variables)
+        holding.cut_now(self._variables, masks, averages)
 
     def _weights(self) -> dict[str, np.ndarray]:
         return network.read({path: self._variables[path] for path in self._masks})

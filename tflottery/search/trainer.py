@@ -1,24 +1,24 @@
-"""Rounds: one training between prunings, from its start or from where it stopped."""
+"""Trainer: one round of training, from its start or from where it was interrupted."""
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tflottery import engines
 from tflottery.core import masks as masks_lib
-from tflottery.core.config import LotteryConfig
+from tflottery.core import pruning
+from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.masks import Masks, Weights
-from tflottery.core.records import Round, choose_monitor
-from tflottery.engines import compiling, fitting, network, py_datasets, shuffling
+from tflottery.core.records import Round
+from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
-from tflottery.search import arguments, run_dir
-from tflottery.search import callback_state as callbacks_lib
-from tflottery.search.checkpoint import Stage
+from tflottery.engines import shuffling
+from tflottery.engines.engine import engine_for
+from tflottery.search import callback_state
+from tflottery.search.checkpoint import Checkpoint
 
-_PARTS = ("weights", "optimizer", "seeds")
 _REWOUND = {
     "rewind": ("weights", "optimizer"),
     "learning_rate": ("optimizer",),
@@ -38,57 +38,61 @@ class Trained:
 class Trainer:
     """Trains the rounds of one search.
 
+    Args:
+        model: The model to search.
+        ds: The data to train on.
+        config: How to search.
+        validation_data: The data that tickets are judged on, or `None`.
+        callbacks: The user's Keras callbacks.
+
     Attributes:
-        paths: the paths of what is pruned.
-        records: what the finished rounds came to.
-        monitor: the metric that tells a winning ticket; empty until it is known.
+        engine: Trains the model.
+        paths: The paths of the weights to prune.
+        monitor: The metric that tells a winning ticket; empty until it is known.
+        verbose: What `fit` prints inside a round.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or a callback is not one.
+        ValueError: If the model or the data cannot be searched.
     """
 
     def __init__(
         self,
-        engine: engines.Engine,
-        config: LotteryConfig,
+        model: Any,
         ds: Any,
-        validation_data: Any,
-        callbacks: list,
+        config: LotteryConfig,
+        validation_data: Any = None,
+        callbacks: Sequence[Any] = (),
     ):
-        self.engine = engine
+        if getattr(model, "ticket", None) is not None:
+            raise ValueError(
+                f"`model` {model.name!r} already carries a ticket, and its masks are "
+                "held. Call `tflottery.release(model)` first, or start from a new "
+                "model."
+            )
+        self.engine = engine = engine_for(model)
+        self.callbacks = callbacks_lib.checked(callbacks, engine.keras)
+        self.ds, self.validation_data = ds, validation_data
+        judged = [] if validation_data is None else [validation_data]
+        for name, data in zip(("ds", "validation_data"), (ds, *judged), strict=False):
+            data_lib.check(name, data)
         self.config = config
-        self.ds = ds
-        self.validation_data = validation_data
-        self.callbacks = callbacks
-        self.paths = arguments.paths_to_prune(engine.prunable, config)
-        self._numbers = self._settings = callbacks_lib.numbers_in(callbacks)
-        self.verbose = 0
-        self.records: list[Round] = []
+        self.paths = pruning.choose(engine.prunable, config)
         self.monitor = config.monitor or ""
+        self.verbose = 0
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
         self._uncounted = self._steps_per_epoch is None
+        self._check_rewind_step()
+        for name, data in zip(("ds", "validation_data"), (ds, *judged), strict=False):
+            data_lib.check_examples(name, data, engine.model)
         self._batches = ds
         if config.seed is not None:
-            keras = network.keras_of(engine.model)
-            if isinstance(ds, tuple | list) and shuffling.in_numpy(ds):
-                self._batches = shuffling.batches(ds, seed=config.seed, keras=keras)
-            elif py_datasets.is_py_dataset(ds, keras):
-                self._batches = py_datasets.reordered(ds, seed=config.seed, keras=keras)
-        self._run = run_dir.Run(None, {})
+            self._batches = shuffling.seeded(ds, seed=config.seed, keras=engine.keras)
+        self._numbers = self._settings = callback_state.numbers_in(self.callbacks)
+        self._run: Any = None
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
-        self._current: tuple[dict[str, np.ndarray], Stage] | None = None
         self._first_step = 0
-
-    def check(self) -> None:
-        """Checks what can be told before the model is touched.
-
-        Raises:
-            ValueError: where the data does not fit the model, or a round has no step
-                `rewind_step`.
-        """
-        self._check_rewind_step()
-        model, validation_data = self.engine.model, self.validation_data
-        fitting.check_examples("ds", self.ds, model)
-        if validation_data is not None:
-            fitting.check_examples("validation_data", validation_data, model)
 
     def _check_rewind_step(self) -> None:
         if self._steps_per_epoch is None:
@@ -103,132 +107,79 @@ class Trainer:
             )
 
     def prepare(self) -> list[str]:
-        """Readies the model; returns what there is to tell the user."""
+        """Prepares the model for training; returns lines to tell the user."""
         told = self.engine.prepare(
             self.ds, rewind_step=self.config.rewind_step, callbacks=self.callbacks
         )
         if self.validation_data is not None:
-            compiling.check_labels(
-                self.engine.model, self.validation_data, "validation_data"
-            )
+            model = self.engine.model
+            data_lib.check_labels(model, self.validation_data, "validation_data")
         return told
 
-    def open(self, run: run_dir.Run) -> None:
-        """Takes up what `run` holds of an earlier try, and keeps what follows in it.
+    def open(self, run: Any = None) -> tuple[list[Round], Checkpoint | None]:
+        """Goes to where the search starts, and loads what `run` holds of it.
+
+        Args:
+            run: The `Run` that keeps the search from now on, or `None`.
+
+        Returns:
+            The records of the finished rounds, and where the search was interrupted,
+            or `None` if it starts now.
 
         Raises:
-            RunError: where something is missing that the search goes on with, or does
-                not fit it.
+            RunError: If a file needed to resume is missing or does not fit.
         """
-        self._run = run
+        engine, self._run = self.engine, run
+        records, at, start, rewind = self._load(run) if run else ([], None, {}, {})
+        self._start = start or light(engine.state())
+        if run and not start:
+            run.save("start", self._start, {})
+        self._rewind = rewind if self.config.rewind_step > 0 else self._start
+        engine.restore(self._start)
+        self._first_step = engine.step()
+        return records, at
+
+    def _load(self, run: Any) -> tuple[list[Round], Checkpoint | None, dict, dict]:
+        """Returns records and checkpoint as `open` does, and the states to start from.
+
+        A state that is not there is empty.
+        """
         state = self.engine.state()
         wanted = {name: (a.shape, a.dtype.kind) for name, a in state.items()}
         bits = {
             f"masks/{path}": ((-(-state[f"weights/{path}"].size // 8),), "u")
             for path in self.paths
         }
-        del state  # What was saved need not find room beside it.
-        saved, header = run.load("current", wanted | bits), None
-        if saved is not None:
-            header = saved[1]
+        del state  # The saved states need its memory.
+        at = None
+        if saved := run.load("current", wanted | bits):
             try:
-                self._current = (saved[0], Stage(**header))
+                at = Checkpoint.read(saved[1], arrays=saved[0])
             except (TypeError, ValueError) as error:
                 raise run.unfit("current", str(error)) from error
             if self._uncounted:
-                self._steps_per_epoch = self._current[1].steps_per_epoch
-        records = run.check_whole(header, rewinds=self.config.rewind_step > 0)
-        saved = run.load("start", wanted)
-        self._start = light(saved[0] if saved else self.engine.state())
-        if not saved:
-            run.save("start", self._start, {})
-        if self.config.rewind_step == 0:
-            self._rewind = self._start
+                self._steps_per_epoch = at.steps_per_epoch
+        rewinds = self.config.rewind_step > 0
+        records = run.check_whole(saved[1] if saved else None, rewinds=rewinds)
+        start = run.load("start", wanted)
+        rewind = None
         # Step k of an epoch that did not end will be seen again.
-        elif header is not None and header["rewound"]:
-            saved = run.load("rewind", wanted)
-            self._rewind = light(saved[0]) if saved else {}
-        self.engine.restore(self._start, parts=_PARTS)
-        self._first_step = self.engine.step()
-        self.records = records
+        if rewinds and at is not None and at.rewound:
+            rewind = run.load("rewind", wanted)
+        start, rewind = (light(s[0]) if s else {} for s in (start, rewind))
+        return records, at, start, rewind
 
-    def put_back(self) -> None:
-        """Puts the model back to where the search started, its masks gone."""
-        if self._start:
-            self.engine.restore(self._start, parts=_PARTS)
-        self.engine.leave()
-        callbacks_lib.remind(self.callbacks, self._numbers, {})
-
-    def weights_at(self, name: str) -> dict[str, np.ndarray]:
-        """Returns all weights as they were, `"initial"` (θ0) or at `"rewind"` (θk)."""
-        state = self._start if name == "initial" else self._rewind
-        return {
-            path.removeprefix("weights/"): w
-            for path, w in state.items()
-            if path.startswith("weights/")
-        }
-
-    def dense(self) -> Masks:
-        """Returns the masks of round 0, which keep every weight."""
-        return masks_lib.ones({path: self.engine.prunable[path] for path in self.paths})
-
-    def resume(self) -> Trained | None:
-        """Puts the state of an earlier try back, and ends the round that it was in.
+    def resume(self, at: Checkpoint, records: Sequence[Round]) -> Trained | None:
+        """Goes on from a checkpoint, and trains what is left of its round.
 
         Returns:
-            The round; `None` where none was under way.
+            The round, or `None` if it is among the finished ones.
         """
-        at = self._take_up()
-        if at is None or at.round < len(self.records):
+        state, at.arrays = at.arrays, {}
+        self.engine.restore(state)
+        callback_state.remind(self.callbacks, at.callbacks, state)
+        if at.round < len(records):
             return None
-        return self._finish(at)
-
-    def train(self, masks: Masks) -> Trained:
-        """Trains the next round with `masks`."""
-        number, config, epoch = len(self.records), self.config, 0
-        if number > 0:
-            self.engine.restore(self._rewind, parts=_REWOUND[config.retrain])
-            if config.retrain == "rewind" and self._steps_per_epoch:
-                batches = self.engine.batches(config.rewind_step)
-                epoch = batches // self._steps_per_epoch
-        step = self.engine.step()
-        return self._finish(Stage(round=number, epoch=epoch, step=step, masks=masks))
-
-    def _finish(self, at: Stage) -> Trained:
-        """Trains what is left of a round."""
-        self.engine.hold(at.masks)
-        if at.record is None:
-            at.record = self._record(at)
-            self._save(at)
-        return Trained(at.record, at.masks, self.engine.weights())
-
-    def _record(self, at: Stage) -> Round:
-        """Trains what is left of a round; returns what it came to."""
-        engine = self.engine
-        if self.config.retrain == "fine_tune" and at.round > 0:
-            engine.keep_learning_rate(self._first_step + self.records[0].steps - 1)
-        self._fit(at)
-        metrics, weights = self._metrics(at.history), engine.weights()
-        whole = np.isfinite(metrics["loss"]) and all(map(_is_finite, weights.values()))
-        at.seconds = time.monotonic() - at.began
-        return Round(
-            round=at.round,
-            sparsity=masks_lib.sparsity(at.masks),
-            density_per_layer=masks_lib.density_per_layer(at.masks),
-            metrics=metrics,
-            history=at.history,
-            steps=engine.step() - at.step,
-            seconds=at.seconds,
-            failure=None if whole else "diverged",
-        )
-
-    def _take_up(self) -> Stage | None:
-        """Puts the state of an earlier try back, once; returns where that was."""
-        if self._current is None:
-            return None
-        (state, at), self._current = self._current, None
-        self.engine.restore(state, parts=_PARTS)
-        callbacks_lib.remind(self.callbacks, at.callbacks, state)
         at.masks = {
             path: masks_lib.unpack(
                 state[f"masks/{path}"], state[f"weights/{path}"].shape
@@ -236,64 +187,114 @@ class Trainer:
             for path in self.paths
         }
         if at.record is not None:
-            # Its paths are those of the network that was searched then.
+            # The record has the paths of the network that was searched then.
             density = masks_lib.density_per_layer(at.masks)
             at.record = dataclasses.replace(at.record, density_per_layer=density)
         at.began = time.monotonic() - at.seconds
         at.arrays = {n: a for n, a in state.items() if n.startswith("callbacks/")}
-        return at
+        return self._finish(at, records)
 
-    def _fit(self, at: Stage) -> None:
-        """Trains the epochs of the round that are left, and keeps each that ends."""
+    def train(self, masks: Masks, records: Sequence[Round]) -> Trained:
+        """Trains the next round with `masks`, after the rounds of `records`."""
+        engine, config, epoch = self.engine, self.config, 0
+        if records:
+            engine.restore(self._rewind, parts=_REWOUND[config.retrain])
+            if config.retrain == "rewind" and self._steps_per_epoch:
+                epoch = engine.batches(config.rewind_step) // self._steps_per_epoch
+        at = Checkpoint(
+            round=len(records), epoch=epoch, step=engine.step(), masks=masks
+        )
+        return self._finish(at, records)
+
+    def _finish(self, at: Checkpoint, records: Sequence[Round]) -> Trained:
+        """Trains what is left of a round, and evaluates it."""
+        engine = self.engine
+        engine.hold(at.masks)
+        if at.record is None:
+            if self.config.retrain == "fine_tune" and records:
+                engine.keep_learning_rate(self._first_step + records[0].steps - 1)
+            self._fit(at)
+            metrics = {name: values[-1] for name, values in at.history.items()}
+            if self.validation_data is not None:
+                # Once more: a callback or an optimizer's averages may have changed
+                # the weights after the last epoch.
+                logs = engine.evaluate(self.validation_data)
+                metrics |= {f"val_{name}": value for name, value in logs.items()}
+            weights = engine.weights()
+            # A sum is NaN or infinite if one weight is, and needs no boolean array.
+            with np.errstate(invalid="ignore"):
+                sums = [np.sum(w, dtype=np.float64) for w in weights.values()]
+            at.seconds = time.monotonic() - at.began
+            at.record = Round(
+                round=at.round,
+                sparsity=masks_lib.sparsity(at.masks),
+                density_per_layer=masks_lib.density_per_layer(at.masks),
+                metrics=metrics,
+                history=at.history,
+                steps=engine.step() - at.step,
+                seconds=at.seconds,
+                failure=None
+                if np.all(np.isfinite([metrics["loss"], *sums]))
+                else "diverged",
+            )
+            self._save(at)
+        return Trained(at.record, at.masks, engine.weights())
+
+    def _fit(self, at: Checkpoint) -> None:
+        """Trains the epochs of the round that are left, and saves after each."""
         engine, config = self.engine, self.config
-        callbacks, midway = at.callbacks, bool(at.history)
+        remembered, midway = at.callbacks, bool(at.history)
+        counter = None
+        if self._uncounted and config.rewind_step > 0 and at.round == 0:
+            counter = callbacks_lib.batch_counter(engine.keras)
 
         def on_begin() -> None:
-            self._settings = callbacks_lib.unchanged(self.callbacks, self._settings)
-            # Callbacks forget as a training begins.
-            if midway:
-                callbacks_lib.remind(self.callbacks, callbacks, at.arrays)
+            self._settings = callback_state.unchanged(self.callbacks, self._settings)
+            if midway:  # Callbacks forget when a training begins.
+                callback_state.remind(self.callbacks, remembered, at.arrays)
+
+        def on_step() -> None:
+            self._rewind = light(engine.state())
+            if self._run:
+                self._run.save("rewind", self._rewind, {"step": config.rewind_step})
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             if not at.history:
-                self._check_monitor(logs)
-                if counted and not engine.stopped():
-                    self._steps_per_epoch = counted.batches
+                self._choose_monitor(logs)
+                if counter and not engine.model.stop_training:
+                    self._steps_per_epoch = counter.batches
                     self._check_rewind_step()
             for name, value in logs.items():
                 at.history.setdefault(name, []).append(value)
             if not np.isfinite(logs["loss"]):
-                engine.stop()
-            at.epoch = config.epochs if engine.stopped() else epoch + 1
+                engine.model.stop_training = True
+            stopped = engine.model.stop_training
+            at.epoch = config.epochs if stopped else epoch + 1
             at.seconds = time.monotonic() - at.began
             self._save(at)
-            # Of what each replica keeps its own of, a saved state has one value: an
-            # unbroken search goes on from it too.
-            engine.agree()
-            if shuffling.is_ordered(self._batches):
-                self._batches.epoch = at.round * config.epochs + epoch + 1
+            # A saved state has one value of each variable, so a search that was not
+            # interrupted must go on from that value too.
+            engine.sync_replicas()
+            set_epoch(at.round * config.epochs + epoch + 1)
 
-        counted = None
-        if self._uncounted and config.rewind_step > 0 and at.round == 0:
-            counted = data_lib.batch_counter(network.keras_of(engine.model))
-        if shuffling.is_ordered(self._batches):
-            self._batches.epoch = at.round * config.epochs + at.epoch
+        def set_epoch(epoch: int) -> None:
+            if shuffling.is_ordered(self._batches):
+                self._batches.epoch = epoch
+
+        set_epoch(at.round * config.epochs + at.epoch)
         engine.fit(
             self._batches,
             validation_data=self.validation_data,
             epochs=config.epochs,
             initial_epoch=at.epoch,
-            callbacks=[
-                *self.callbacks,
-                *([counted] if counted else []),
-                engine.callback(
-                    at_step=at.step + config.rewind_step,
-                    on_step=None if self._rewind else self._capture,
-                    on_epoch=on_epoch,
-                    on_begin=on_begin,
-                ),
-            ],
+            callbacks=[*self.callbacks, *([counter] if counter else [])],
             verbose=self.verbose,
+            hooks=callbacks_lib.Hooks(
+                on_epoch=on_epoch,
+                on_begin=on_begin if self.callbacks else None,
+                on_step=None if self._rewind else on_step,
+                at_step=at.step + config.rewind_step,
+            ),
         )
         if not self._rewind:
             raise ValueError(
@@ -302,46 +303,42 @@ class Trainer:
                 f"rewind_step={config.rewind_step}"
             )
 
-    def _save(self, at: Stage) -> None:
-        if self._run.path is None:
-            return
-        at.callbacks, arrays = callbacks_lib.remembered(self.callbacks, self._settings)
-        at.rewound, at.steps_per_epoch = bool(self._rewind), self._steps_per_epoch
-        arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}
-        self._run.save("current", {**self.engine.state(), **arrays}, at.header())
-
-    def _capture(self) -> None:
-        self._rewind = light(self.engine.state())
-        self._run.save("rewind", self._rewind, {"step": self.config.rewind_step})
-
-    def _metrics(self, history: Mapping[str, list[float]]) -> dict[str, float]:
-        metrics = {name: values[-1] for name, values in history.items()}
-        if self.validation_data is not None:
-            # Again, as a callback or an optimizer's averages may have changed the
-            # weights after the last epoch.
-            logs = self.engine.evaluate(self.validation_data)
-            metrics |= {f"val_{name}": value for name, value in logs.items()}
-        return metrics
-
-    def _check_monitor(self, logs: Mapping[str, float]) -> None:
-        if not self.monitor:
-            self.monitor = choose_monitor(logs)
+    def _choose_monitor(self, logs: Mapping[str, float]) -> None:
+        self.monitor = self.monitor or choose_monitor(logs)
         if self.monitor not in logs:
             raise ValueError(
                 f"`monitor` must be one of {', '.join(map(repr, logs))}. "
                 f"Received: monitor={self.monitor!r}"
             )
-        self.engine.better(self.monitor)  # Fails where it cannot be told.
+        self.engine.better(self.monitor)  # Raises if its direction is not known.
 
+    def _save(self, at: Checkpoint) -> None:
+        if self._run is None:
+            return
+        at.callbacks, arrays = callback_state.remembered(self.callbacks, self._settings)
+        at.rewound, at.steps_per_epoch = bool(self._rewind), self._steps_per_epoch
+        arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}
+        self._run.save("current", {**self.engine.state(), **arrays}, at.header())
 
-def _is_finite(w: np.ndarray) -> bool:
-    # The sum is NaN or infinite where one weight is, and takes no array of booleans.
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(np.sum(w, dtype=np.float64)))
+    def weights_at(self, name: str) -> dict[str, np.ndarray]:
+        """Returns all weights as they were `"initial"`ly (θ0) or at `"rewind"` (θk)."""
+        state = self._start if name == "initial" else self._rewind
+        return {
+            path.removeprefix("weights/"): w
+            for path, w in state.items()
+            if path.startswith("weights/")
+        }
+
+    def put_back(self) -> None:
+        """Restores the model to where the search started, without masks."""
+        if self._start:
+            self.engine.restore(self._start)
+        self.engine.leave()
+        callback_state.remind(self.callbacks, self._numbers, {})
 
 
 def light(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the state with arrays of zeros, as slots are at first, without memory.
+    """Returns the state with arrays of zeros (as slots are at first) taking no memory.
 
     >>> light({"m": np.zeros((1000, 1000))})["m"].strides
     (0, 0)

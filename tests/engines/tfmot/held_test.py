@@ -4,7 +4,8 @@ import tensorflow as tf
 import tf_keras
 
 from tflottery import engines
-from tflottery.engines import network, tfmot
+from tflottery.engines import holding, network
+from tflottery.engines.tfmot import held
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 6)).astype("float32")
@@ -165,7 +166,7 @@ def test_a_constraint_of_the_users_own_applies_to_what_is_left():
 
 def test_a_pruned_weight_is_zero_even_where_the_update_is_infinite():
     variable = tf.Variable([1.0, 2.0, 3.0])
-    cut = tfmot.held.Held(tf.Variable([0.0, 0.0, 1.0]), None)
+    cut = holding.Held(tf.Variable([0.0, 0.0, 1.0]), None, held.cut)
     variable.assign([np.inf, np.nan, -3.0])
     np.testing.assert_array_equal(cut(variable), [0.0, 0.0, -3.0])
 
@@ -255,7 +256,7 @@ def test_masks_hold_on_every_device_of_a_strategy(name):
 
 def test_masks_hold_through_another_compile():
     model, _, masks = held_model(optimizers.Adam(0.01))
-    tfmot.held.hold_through_compile(model)  # As `finish` does.
+    holding.hold_through_compile(model, held.hold_averages)  # As `hold` does.
     model.compile(
         optimizers.Adam(0.01, use_ema=True), "sparse_categorical_crossentropy"
     )

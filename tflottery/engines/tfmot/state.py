@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import network
-from tflottery.engines.tfmot.held import scope
+from tflottery.engines.holding import scope
 from tflottery.engines.tfmot.imported import tf
 
 _OWNERS = (tf.Module, tf.__internal__.tracking.Trackable)

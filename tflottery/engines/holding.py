@@ -1,0 +1,108 @@
+"""Holding: keeps pruned weights at exactly zero, in Keras 3 and in tf_keras.
+
+Optimizers call a variable's constraint after every update: in `fit`, in custom loops
+and under `tf.distribute`. The functions here serve both generations of Keras; what
+differs is in `engines.keras3` and `engines.tfmot.held`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery.core.masks import Masks
+from tflottery.engines import network
+
+
+class Held:
+    """A constraint that keeps a variable's pruned weights at exactly zero.
+
+    Args:
+        mask: A variable of the weight's shape: 0 where the weight is pruned, else 1.
+        inner: The constraint that the variable already had, or `None`. Both apply.
+        cut: A function `(weight, mask) -> weight` that zeroes the pruned weights.
+    """
+
+    def __init__(self, mask: Any, inner: Callable | None, cut: Callable):
+        self.mask = mask
+        self.inner = inner
+        self.cut = cut
+
+    def __call__(self, weight: Any) -> Any:
+        if self.inner is not None:
+            # Cut first, so that a norm does not count pruned weights.
+            weight = self.inner(self.cut(weight, self.mask))
+        return self.cut(weight, self.mask)
+
+
+def cut_now(
+    variables: Mapping[str, Any], masks: Masks, averages: Mapping[int, Any]
+) -> None:
+    """Zeroes the pruned weights now, and their moving averages.
+
+    Args:
+        variables: The model's variables by path.
+        masks: The masks by path.
+        averages: The optimizer's moving averages by the id of their variable.
+    """
+    for path, mask in masks.items():
+        variable = variables[path]
+        for each in (variable, averages.get(id(variable))):
+            if each is not None:
+                value = network.value_of(each)
+                each.assign(np.where(mask, value, np.zeros((), value.dtype)))
+
+
+def hold_through_compile(model: Any, hold_averages: Callable[[Any], None]) -> None:
+    """Makes a later `compile` hold the masks in its new optimizer's averages too."""
+    compile_model = type(model).compile
+
+    def compile_and_hold(*args: Any, **kwargs: Any) -> None:
+        compile_model(model, *args, **kwargs)
+        hold_averages(optimizer_of(model))
+
+    # Not through Keras' own __setattr__, which would save it with the model.
+    vars(model)["compile"] = compile_and_hold
+
+
+def forget_traces(model: Any) -> None:
+    """Makes the next `fit` trace its training step again."""
+    for name in ("train_function", "train_tf_function"):
+        if hasattr(model, name):
+            setattr(model, name, None)
+
+
+def optimizer_of(model: Any) -> Any:
+    """Returns the optimizer that updates the weights, or `None`.
+
+    In mixed precision that is the one inside the LossScaleOptimizer.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def scope(model: Any) -> Any:
+    """Returns the scope that creates variables where the model's variables are."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
+def wants_batches(callbacks: Iterable[Any], keras: Any) -> bool:
+    """Returns whether a callback has to be called after every single batch."""
+    plain = keras.callbacks.Callback
+    names = ("on_batch_begin", "on_batch_end")
+    names += ("on_train_batch_begin", "on_train_batch_end")
+    for callback in callbacks:
+        asks = getattr(callback, "_implements_train_batch_hooks", None)  # tf_keras
+        if asks is not None:
+            if asks():
+                return True
+        # A LambdaCallback keeps its functions in attributes of the instance.
+        elif any(
+            name in vars(callback)
+            or getattr(type(callback), name, None) is not getattr(plain, name)
+            for name in names
+        ):
+            return True
+    return False
