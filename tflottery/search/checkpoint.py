@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.core.masks import Masks
-from tflottery.core.records import Round, check_kinds, is_dict, is_number, is_whole
+from tflottery.core.records import Round
 
 _COUNTS = ("round", "epoch", "step")
 _NOT_IN_HEADER = ("masks", "began", "arrays")
@@ -52,18 +53,16 @@ class Stage:
     def __post_init__(self):
         if isinstance(self.record, Mapping):
             self.record = Round(**self.record)
-        steps = self.steps_per_epoch
-        fits = {name: is_whole(getattr(self, name)) for name in _COUNTS}
-        fits |= {
-            "seconds": is_number(self.seconds),
-            "history": is_dict(self.history, lambda logs: isinstance(logs, list)),
-            "record": isinstance(self.record, Round | None),
-            "callbacks": isinstance(self.callbacks, list)
-            and all(isinstance(counts, dict) for counts in self.callbacks),
-            "rewound": isinstance(self.rewound, bool),
-            "steps_per_epoch": steps is None or is_whole(steps),
+        record = checks.Kind(lambda v: isinstance(v, Round), "a Round")
+        kinds = dict.fromkeys(_COUNTS, checks.WHOLE) | {
+            "seconds": checks.NUMBER,
+            "history": checks.dict_of(checks.list_of(checks.NUMBER)),
+            "record": checks.or_none(record),
+            "callbacks": checks.list_of(checks.DICT),
+            "rewound": checks.BOOL,
+            "steps_per_epoch": checks.or_none(checks.WHOLE),
         }
-        check_kinds(self, fits)
+        checks.fields(self, kinds)
 
     def header(self) -> dict[str, Any]:
         """Returns what is kept of it, but for its arrays, as plain data."""
