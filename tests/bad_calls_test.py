@@ -154,15 +154,17 @@ ARGUMENTS = {
         "`rewind_step` must lie within a round, which has 2 steps (1 epochs"
         " of 2). Received: rewind_step=2"
     ),
-    "seed=-1": ("`seed` must be a whole number of at least 0. Received: seed=-1"),
-    "seed=0.5": ("`seed` must be a whole number of at least 0. Received: seed=0.5"),
+    "seed=-1": "`seed` must be a whole number from 0 to 4294967295. Received: seed=-1",
+    "seed=0.5": (
+        "`seed` must be a whole number from 0 to 4294967295. Received: seed=0.5"
+    ),
     "tolerance=-0.1": (
-        "`tolerance` must be at least 0: how much worse than the dense "
-        "network a ticket may be. Received: tolerance=-0.1"
+        "`tolerance` must be a number of at least 0: the allowed drop below "
+        "the dense metric. Received: tolerance=-0.1"
     ),
     "tolerance=float('nan')": (
-        "`tolerance` must be at least 0: how much worse than the dense "
-        "network a ticket may be. Received: tolerance=nan"
+        "`tolerance` must be a number of at least 0: the allowed drop below "
+        "the dense metric. Received: tolerance=nan"
     ),
     "scope='all'": (
         "`scope` must be one of 'global', 'layer', 'erk'. Received: scope='all'"
@@ -186,10 +188,15 @@ ARGUMENTS = {
         "`monitor` must be the name of a metric, or None. Received: monitor=''"
     ),
     "skip=None": (
-        '`skip` must be a tuple of patterns, as ("output",). Received: skip=None'
+        '`skip` must be a tuple of patterns, such as ("output",). Received: skip=None'
     ),
-    "skip=5": '`skip` must be a tuple of patterns, as ("output",). Received: skip=5',
-    "seed=2**40": "`seed` must be at most 4294967295. Received: seed=1099511627776",
+    "skip=5": (
+        '`skip` must be a tuple of patterns, such as ("output",). Received: skip=5'
+    ),
+    "seed=2**40": (
+        "`seed` must be a whole number from 0 to 4294967295. "
+        "Received: seed=1099511627776"
+    ),
     "verbose=np.array([1, 2])": (
         '`verbose` must be "auto", 0, 1 or 2. Received: verbose=array([1, 2])'
     ),
@@ -201,7 +208,7 @@ ARGUMENTS = {
         "'val_loss'. Received: monitor='val_acc'"
     ),
     "skip='output'": (
-        "`skip` must be a tuple of patterns, as (\"output\",). Received: skip='output'"
+        "`skip` must be a tuple of patterns, such as (\"output\",). Received: skip='output'"
     ),
     "skip=('input',)": (
         "`skip` has the pattern 'input', which matches no prunable weight. "
@@ -219,12 +226,12 @@ ARGUMENTS = {
         "output/kernel."
     ),
     "layer_fractions=['output']": (
-        "`layer_fractions` must be a dict from patterns to fractions, as "
-        "{\"output\": 0.1}. Received: ['output']"
+        "`layer_fractions` must be a dict from patterns to fractions, such as "
+        "{\"output\": 0.1}. Received: layer_fractions=['output']"
     ),
     "layer_fractions={0: 0.1}": (
-        "`layer_fractions` must be a dict from patterns to fractions, as "
-        '{"output": 0.1}. Received: {0: 0.1}'
+        "`layer_fractions` must be a dict from patterns to fractions, such as "
+        '{"output": 0.1}. Received: layer_fractions={0: 0.1}'
     ),
     "callbacks=[print]": (
         "`callbacks` must be a list of keras.callbacks.Callback. Received: "

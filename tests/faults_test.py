@@ -234,7 +234,10 @@ def forged(what, state, header):
         ("kind", r"Its array 'weights/.*' is int32 of shape \(6, 8\), where"),
         ("mask", r"Its array 'masks/.*' is uint8 of shape \(5,\), where"),
         ("key", "'x'"),
-        ("callbacks", "`callbacks` of a Stage is not of its kind"),
+        (
+            "callbacks",
+            "`callbacks` of a Stage must be a list in which each item is a dict",
+        ),
     ],
 )
 def test_a_state_that_is_whole_but_of_another_network_is_an_error_that_names_it(

@@ -176,9 +176,13 @@ KERNEL = "dense/kernel"
         (
             {},
             {"round": -1},
-            "`round` of a Ticket is not of its kind. Received: round=-1",
+            "`round` of a Ticket must be a whole number of at least 0. Rec.*: round=-1",
         ),
-        ({}, {"versions": {"a": 1}}, "`versions` of a Ticket is not of its kind"),
+        (
+            {},
+            {"versions": {"a": 1}},
+            "`versions` of a Ticket must be a dict in which each value is a string",
+        ),
         ({}, {"config": {"epochs": 0}}, "`epochs` must be a whole number"),
         ({}, {"config": {"code": 0}}, "unexpected keyword argument 'code'"),
         ({}, {"architecture": "0"}, "weights do not fit its hash of the architecture"),

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tflottery import engines
-from tflottery.core import files, paths
+from tflottery.core import checks, files, paths
 from tflottery.core import masks as masks_lib
 from tflottery.core.config import LotteryConfig
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.paths import architecture
-from tflottery.core.records import Round, check_kinds, is_dict, is_whole
+from tflottery.core.records import Round
 from tflottery.engines import network
 
 _FORMAT = "tflottery ticket 1"
@@ -62,13 +62,15 @@ class Ticket:
             weights = getattr(self, name)
             _check_like(name, weights, self.trained)
             object.__setattr__(self, name, masks_lib.apply(self.masks, weights))
-        fits = {
-            "monitor": isinstance(self.monitor, str),
-            "round": is_whole(self.round),
-            "versions": is_dict(self.versions, lambda v: isinstance(v, str)),
-            "origin": self.origin is None or isinstance(self.origin, Mapping),
-        }
-        check_kinds(self, fits)
+        checks.fields(
+            self,
+            {
+                "monitor": checks.TEXT,
+                "round": checks.WHOLE,
+                "versions": checks.dict_of(checks.TEXT),
+                "origin": checks.or_none(checks.DICT),
+            },
+        )
         _check_texts(self)
 
     @property
@@ -107,10 +109,7 @@ class Ticket:
             ValueError: where it is not built, or naming the first path that does not
                 fit.
         """
-        if weights not in WEIGHTS:
-            raise ValueError(
-                f"`weights` must be one of {WEIGHTS}. Received: weights={weights!r}"
-            )
+        checks.choice("weights", weights, WEIGHTS)
         network.keras_of(model)  # Raises if it is no Keras model.
         if not model.weights:
             raise ValueError(
@@ -350,7 +349,7 @@ def _fill(
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
-    if not isinstance(shape, list) or not all(map(is_whole, shape)):
+    if not isinstance(shape, list) or not all(map(checks.is_whole, shape)):
         raise ValueError(f"{name!r} has the shape {shape!r}.")
     return tuple(shape)
 

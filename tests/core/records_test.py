@@ -13,6 +13,16 @@ GOOD = {
     "history": {"loss": [1.0, float("inf")]},
     "steps": 3,
 }
+WORDS = {
+    "round": "a whole number of at least 0",
+    "sparsity": "a number in [0, 1]",
+    "density_per_layer": "a dict in which each value is a number",
+    "metrics": "a dict in which each value is a number",
+    "history": "a dict in which each value is a list in which each item is a number",
+    "steps": "a whole number of at least 0",
+    "seconds": "a number, or None",
+    "failure": "a string, or None",
+}
 
 
 @pytest.mark.parametrize(
@@ -29,10 +39,11 @@ GOOD = {
     ],
 )
 def test_a_field_of_another_kind_is_an_error(name, value):
-    with pytest.raises(
-        ValueError, match=f"`{name}` of a Round is not of its kind. Rec"
-    ):
+    with pytest.raises(ValueError, match=f"^`{name}` of a Round must be ") as caught:
         Round(**(GOOD | {name: value}))
+    words, received = str(caught.value).split(" must be ")[1].split(". Received: ")
+    assert words == WORDS[name]
+    assert received == f"{name}={value!r}"
 
 
 def test_numbers_may_be_numpys():

@@ -1,48 +1,49 @@
-"""Config: the frozen record of how a ticket is searched for, checked when made."""
+"""Config: the frozen record of how to search for a ticket, checked when it is made."""
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from tflottery.core import criteria, pruning
-from tflottery.core.records import is_number
+from tflottery.core import checks, criteria, pruning
 
 RETRAIN = ("rewind", "learning_rate", "fine_tune")
-_MOST_SEED = 2**32 - 1  # NumPy's.
 SELECT = ("sparsest_winning", "last")
+_MAX_SEED = 2**32 - 1  # NumPy's limit.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LotteryConfig:
-    """How a ticket is searched for.
+    """How to search for a ticket.
 
     Attributes:
-        epochs: epochs of each round, at least 1.
-        target_sparsity: the share of the prunable weights to prune in the end, in
+        epochs: Number of epochs per round, at least 1.
+        target_sparsity: Share of the prunable weights that are zero in the end, in
             (0, 1).
-        prune_fraction: the share of the weights left to prune after each round, in
-            (0, 1). Not used where `rounds` is given.
-        rounds: how many times to prune; `None` prunes `prune_fraction` a round until
+        prune_fraction: Share of the remaining weights to prune after each round, in
+            (0, 1). Ignored if `rounds` is given.
+        rounds: Number of prunings. `None` prunes `prune_fraction` per round until
             `target_sparsity` is reached.
-        scope: `"global"` ranks all weights together, `"layer"` each layer's alone,
-            `"erk"` divides what is kept by the Erdős-Rényi-kernel rule.
-        criterion: a name of `criteria.CRITERIA`, or that of the user's own function.
-        layer_fractions: prune fractions of their own for the layers that a pattern
-            matches, as `{"output": 0.1}`.
-        skip: patterns of layers that are not pruned at all.
-        rewind_step: the optimizer step k whose state the rounds start from, at least
-            0 (Frankle et al. 2020, "Linear Mode Connectivity").
-        retrain: `"rewind"` takes weights and optimizer back to step k,
-            `"learning_rate"` the optimizer and its schedule alone, `"fine_tune"`
+        scope: `"global"` ranks all weights together, `"layer"` ranks each layer's
+            separately, and `"erk"` gives each layer a budget by the
+            Erdős-Rényi-kernel rule.
+        criterion: A name in `criteria.CRITERIA`, or the name of your own function.
+        layer_fractions: Separate prune fractions for the layers that match a pattern,
+            for example `{"output": 0.1}`.
+        skip: Patterns of layers that are never pruned.
+        rewind_step: The optimizer step k that each round rewinds to, at least 0
+            (Frankle et al. 2020, "Linear Mode Connectivity").
+        retrain: `"rewind"` resets weights and optimizer to step k, `"learning_rate"`
+            resets only the optimizer and its schedule, and `"fine_tune"` resets
             nothing (Renda et al. 2020, section 2).
-        monitor: the metric that tells a winning ticket; `None` is the validation
-            accuracy, or else the validation loss.
-        tolerance: how much worse than round 0 a winning ticket may be, in the
-            metric's own unit, at least 0.
-        select: `"sparsest_winning"` or `"last"`: which round's network is returned.
-        seed: what makes two searches alike; `None` leaves the global seeds alone.
+        monitor: The metric that decides whether a ticket wins. `None` uses the
+            validation accuracy, or the validation loss if there is no accuracy.
+        tolerance: Allowed drop below the dense metric, in the metric's own unit, at
+            least 0.
+        select: Which round's network to return: `"sparsest_winning"` or `"last"`.
+        seed: Random seed. `None` leaves the global seeds alone.
+
+    Raises:
+        ValueError: If a value is out of range.
 
     >>> LotteryConfig(prune_fraction=0.0)
     Traceback (most recent call last):
@@ -67,95 +68,65 @@ the remaining weights to prune. Received: prune_fraction=0.0
     seed: int | None = None
 
     def __post_init__(self):
-        # NumPy's numbers become Python's, which JSON can write.
-        for name, at_least in (("epochs", 1), ("rewind_step", 0)):
-            self._set(name, _count(name, getattr(self, name), at_least=at_least))
-        for name, at_least in (("rounds", 1), ("seed", 0)):
-            if getattr(self, name) is not None:
-                self._set(name, _count(name, getattr(self, name), at_least=at_least))
-        if not (is_number(self.target_sparsity) and 0 < self.target_sparsity < 1):
-            raise ValueError(
-                "`target_sparsity` must be in (0, 1), both ends excluded: the share "
-                "of the prunable weights that are zero in the end. Received: "
-                f"target_sparsity={self.target_sparsity!r}"
-            )
-        if self.seed is not None and self.seed > _MOST_SEED:
-            raise ValueError(
-                f"`seed` must be at most {_MOST_SEED}. Received: seed={self.seed}"
-            )
-        pruning.check_fraction("prune_fraction", self.prune_fraction)
-        if not isinstance(self.layer_fractions, Mapping) or not all(
-            isinstance(pattern, str) for pattern in self.layer_fractions
-        ):
-            raise ValueError(
-                "`layer_fractions` must be a dict from patterns to fractions, as "
-                f'{{"output": 0.1}}. Received: {self.layer_fractions!r}'
-            )
-        for pattern, fraction in self.layer_fractions.items():
-            pruning.check_fraction(f"layer_fractions[{pattern!r}]", fraction)
-        if not isinstance(self.skip, list | tuple) or not all(
-            isinstance(pattern, str) for pattern in self.skip
-        ):
-            raise ValueError(
-                '`skip` must be a tuple of patterns, as ("output",). '
-                f"Received: skip={self.skip!r}"
-            )
-        if not (is_number(self.tolerance) and 0 <= self.tolerance < math.inf):
-            raise ValueError(
-                "`tolerance` must be at least 0: how much worse than the dense network "
-                f"a ticket may be. Received: tolerance={self.tolerance!r}"
-            )
-        if self.monitor == "" or not isinstance(self.monitor, str | None):
-            raise ValueError(
-                "`monitor` must be the name of a metric, or None. "
-                f"Received: monitor={self.monitor!r}"
-            )
-        if not isinstance(self.criterion, str):
-            raise ValueError(
-                f"`criterion` must be a name. Received: criterion={self.criterion!r}"
-            )
-        _check_choice("scope", self.scope, pruning.SCOPES)
-        _check_choice("retrain", self.retrain, RETRAIN)
-        _check_choice("select", self.select, SELECT)
-        for name in ("target_sparsity", "prune_fraction", "tolerance"):
-            self._set(name, float(getattr(self, name)))
-        fractions = {p: float(f) for p, f in self.layer_fractions.items()}
-        self._set("layer_fractions", fractions)
-        self._set("skip", tuple(self.skip))
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+        checks.check("layer_fractions", self.layer_fractions, _BY_PATTERN)
+        checks.check("skip", self.skip, _PATTERNS)
+        checks.check("monitor", self.monitor, checks.or_none(_METRIC))
+        checks.check("criterion", self.criterion, _NAME)
+        checks.choice("scope", self.scope, pruning.SCOPES)
+        checks.choice("retrain", self.retrain, RETRAIN)
+        checks.choice("select", self.select, SELECT)
+        # NumPy's numbers become Python's, which JSON can hold.
+        plain = {
+            "epochs": checks.whole("epochs", self.epochs, at_least=1),
+            "rewind_step": checks.whole("rewind_step", self.rewind_step),
+            "target_sparsity": checks.fraction(
+                "target_sparsity",
+                self.target_sparsity,
+                "the share of the prunable weights that are zero in the end",
+            ),
+            "prune_fraction": checks.fraction("prune_fraction", self.prune_fraction),
+            "layer_fractions": {
+                pattern: checks.fraction(f"layer_fractions[{pattern!r}]", fraction)
+                for pattern, fraction in self.layer_fractions.items()
+            },
+            "tolerance": checks.not_negative(
+                "tolerance", self.tolerance, "the allowed drop below the dense metric"
+            ),
+            "skip": tuple(self.skip),
+        }
+        if self.rounds is not None:
+            plain["rounds"] = checks.whole("rounds", self.rounds, at_least=1)
+        if self.seed is not None:
+            plain["seed"] = checks.whole("seed", self.seed, at_most=_MAX_SEED)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data, which `LotteryConfig(**data)` reads."""
+        """Returns plain data that `LotteryConfig(**data)` accepts."""
         return dataclasses.asdict(self) | {"skip": list(self.skip)}
 
 
+_NAME = checks.Kind(lambda v: isinstance(v, str), "a name")
+_METRIC = checks.Kind(lambda v: isinstance(v, str) and v, "the name of a metric")
+_PATTERNS = checks.Kind(
+    checks.list_of(_NAME).fits, 'a tuple of patterns, such as ("output",)'
+)
+_BY_PATTERN = checks.Kind(
+    lambda v: checks.is_dict(v, lambda _: True),
+    'a dict from patterns to fractions, such as {"output": 0.1}',
+)
+
+
 def check_criterion(criterion: Any) -> str:
-    """Returns the name of a criterion: a known name, or a function's own.
+    """Returns the name of a criterion, which is a known name or a function.
+
+    Raises:
+        ValueError: If it is neither.
 
     >>> check_criterion("random")
     'random'
     """
     if callable(criterion):
         return getattr(criterion, "__name__", type(criterion).__name__)
-    _check_choice("criterion", criterion, tuple(criteria.CRITERIA))
+    checks.choice("criterion", criterion, tuple(criteria.CRITERIA))
     return criterion
-
-
-def _count(name: str, value: Any, *, at_least: int) -> int:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < at_least:
-        raise ValueError(
-            f"`{name}` must be a whole number of at least {at_least}. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {name}={value!r}"
-        )

@@ -2,14 +2,13 @@
 
 import fnmatch
 import math
-import numbers
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tflottery.core import budgets
+from tflottery.core import budgets, checks
 from tflottery.core import masks as masks_lib
 from tflottery.core.criteria import Scores
 from tflottery.core.masks import Masks
@@ -83,13 +82,12 @@ def prune(
     >>> prune({"w": np.array([3.0, 1.0, 2.0])}, {"w": np.ones(3, bool)}, 1 / 3)
     {'w': array([ True, False,  True])}
     """
-    check_fraction("fraction", fraction)
-    if scope not in SCOPES:
-        raise ValueError(f"`scope` must be one of {SCOPES}. Received: scope={scope!r}")
+    checks.fraction("fraction", fraction)
+    checks.choice("scope", scope, SCOPES)
     layer_fractions = layer_fractions or {}
     check_patterns("layer_fractions", layer_fractions, masks)
     for pattern, value in layer_fractions.items():
-        check_fraction(f"layer_fractions[{pattern!r}]", value)
+        checks.fraction(f"layer_fractions[{pattern!r}]", value)
     scores = _checked(scores, masks)
 
     alone = {path: fraction_of(path, layer_fractions) for path in masks}
@@ -115,15 +113,6 @@ def prune(
         else:
             kept |= _keep_best(scores, group, keep)
     return {path: kept[path] for path in masks}
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raises ValueError unless the argument `name` lies strictly between 0 and 1."""
-    if not (isinstance(value, numbers.Real) and 0 < value < 1):
-        raise ValueError(
-            f"`{name}` must be in (0, 1), both ends excluded: the share of the "
-            f"remaining weights to prune. Received: {name}={value!r}"
-        )
 
 
 def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:

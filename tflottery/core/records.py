@@ -2,9 +2,9 @@
 
 import dataclasses
 import importlib.metadata
-import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+
+from tflottery.core import checks
 
 _LIBRARIES = ("keras", "tensorflow", "tf_keras", "tensorflow-model-optimization")
 _LIBRARIES += ("jax", "numpy")
@@ -40,22 +40,19 @@ class Round:
     failure: str | None = None
 
     def __post_init__(self):
-        fits = {
-            "round": is_whole(self.round),
-            "sparsity": is_number(self.sparsity) and 0 <= self.sparsity <= 1,
-            "density_per_layer": is_dict(self.density_per_layer, is_number),
-            "metrics": is_dict(self.metrics, is_number),
-            "history": is_dict(
-                self.history,
-                lambda logs: (
-                    isinstance(logs, list | tuple) and all(map(is_number, logs))
-                ),
-            ),
-            "steps": is_whole(self.steps),
-            "seconds": self.seconds is None or is_number(self.seconds),
-            "failure": self.failure is None or isinstance(self.failure, str),
-        }
-        check_kinds(self, fits)
+        checks.fields(
+            self,
+            {
+                "round": checks.WHOLE,
+                "sparsity": checks.SHARE,
+                "density_per_layer": checks.dict_of(checks.NUMBER),
+                "metrics": checks.dict_of(checks.NUMBER),
+                "history": checks.dict_of(checks.list_of(checks.NUMBER)),
+                "steps": checks.WHOLE,
+                "seconds": checks.or_none(checks.NUMBER),
+                "failure": checks.or_none(checks.TEXT),
+            },
+        )
 
 
 def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
@@ -71,16 +68,6 @@ def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def check_kinds(record: Any, fits: Mapping[str, bool]) -> None:
-    """Raises ValueError for the first attribute of `record` that does not fit."""
-    for name, fit in fits.items():
-        if not fit:
-            raise ValueError(
-                f"`{name}` of a {type(record).__name__} is not of its kind. "
-                f"Received: {name}={getattr(record, name)!r}"
-            )
 
 
 def choose_monitor(metrics: Iterable[str]) -> str:
@@ -99,26 +86,3 @@ def choose_monitor(metrics: Iterable[str]) -> str:
         if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
             return name
     return prefix + "loss"
-
-
-def is_number(value: Any) -> bool:
-    """Returns whether `value` is a real number that a float can hold, and no bool."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
-
-
-def is_whole(value: Any) -> bool:
-    """Returns whether `value` is a whole number of at least 0."""
-    return is_number(value) and isinstance(value, numbers.Integral) and int(value) >= 0
-
-
-def is_dict(value: Any, fits: Callable[[Any], bool]) -> bool:
-    """Returns whether `value` is a dict from names to what `fits`."""
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and fits(item) for name, item in value.items()
-    )

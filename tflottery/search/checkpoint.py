@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.core.masks import Masks
-from tflottery.core.records import Round, check_kinds, is_dict, is_number, is_whole
+from tflottery.core.records import Round
 
 _NOT_IN_HEADER = ("masks", "began", "arrays")
 
@@ -62,16 +63,18 @@ class Checkpoint:
         at = cls(**header, arrays=arrays or {})
         if isinstance(at.record, Mapping):
             at.record = Round.read(at.record)
-        steps = at.steps_per_epoch
-        fits = {name: is_whole(getattr(at, name)) for name in ("round", "epoch", "step")}
-        fits |= {
-            "seconds": is_number(at.seconds),
-            "history": is_dict(at.history, lambda logs: isinstance(logs, list)),
-            "record": isinstance(at.record, Round | None),
-            "callbacks": isinstance(at.callbacks, list)
-            and all(isinstance(counts, dict) for counts in at.callbacks),
-            "rewound": isinstance(at.rewound, bool),
-            "steps_per_epoch": steps is None or is_whole(steps),
-        }
-        check_kinds(at, fits)
+        checks.fields(
+            at,
+            {
+                **dict.fromkeys(("round", "epoch", "step"), checks.WHOLE),
+                "seconds": checks.NUMBER,
+                "history": checks.dict_of(checks.list_of(checks.NUMBER)),
+                "callbacks": checks.list_of(checks.DICT),
+                "rewound": checks.BOOL,
+                "steps_per_epoch": checks.or_none(checks.WHOLE),
+                "record": checks.Kind(
+                    lambda record: isinstance(record, Round | None), "a record or None"
+                ),
+            },
+        )
         return at

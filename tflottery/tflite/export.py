@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any, Literal, get_args
 
-from tflottery.core.records import is_number
+from tflottery.core.checks import is_number
 from tflottery.tflite.file.destination import destination, replacing
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.report import ExportReport

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from tflottery import ticket as ticket_lib
 from tflottery.core import paths
+from tflottery.core.checks import is_whole
 from tflottery.core.masks import Weights
-from tflottery.core.records import is_whole
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.ticket import Ticket

@@ -5,9 +5,8 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from tflottery.core import plan
+from tflottery.core import checks, plan
 from tflottery.core.masks import Masks
-from tflottery.core.pruning import check_fraction
 from tflottery.engines.tfmot.imported import sparsity, tf, tf_keras
 
 
@@ -66,7 +65,7 @@ class LotterySchedule(sparsity.PruningSchedule):
         rewind_step: int = 0,
     ):
         if prune_fraction is not None:
-            check_fraction("prune_fraction", prune_fraction)
+            checks.fraction("prune_fraction", prune_fraction)
         if target_sparsity is not None and not 0 < target_sparsity < 1:
             raise ValueError(
                 "`target_sparsity` must be in (0, 1), both ends excluded: the share "

@@ -21,7 +21,8 @@ from typing import Any
 
 from tflottery import ticket as ticket_lib
 from tflottery.core import files, masks
-from tflottery.core.records import is_whole, library_versions
+from tflottery.core.checks import is_whole
+from tflottery.core.records import library_versions
 from tflottery.lab.data import datasets
 from tflottery.lab.experiment.designs import Design, Trial
 from tflottery.lab.experiment.designs import design as find_design

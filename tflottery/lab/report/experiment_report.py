@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflottery.core import files
-from tflottery.core.records import is_number
+from tflottery.core.checks import is_number
 from tflottery.lab.report import figures, page, tables
 from tflottery.lab.report import results as cells_lib
 from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline, share

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tflottery.core.records import is_dict, is_number, is_whole
+from tflottery.core.checks import is_dict, is_number, is_whole
 
 # Of several dense networks in one setting, the one that others are compared with.
 _STARTS = ("trained", "rewind", "initial")

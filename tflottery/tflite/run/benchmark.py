@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from tflottery.core.records import is_number
+from tflottery.core.checks import is_number
 from tflottery.tflite.run import runtimes, worker
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tflottery.core.records import is_whole
+from tflottery.core.checks import is_whole
 from tflottery.tflite.run import jobs, runtimes
 
 _LIMIT = 900  # seconds; a job that takes longer is ended

@@ -1,0 +1,158 @@
+"""Checks: the one place that says "`x` must be ... Received: x=...".
+
+A `Kind` is a test together with the words for what passes it. `check` and the
+functions after it check arguments; `fields` checks the fields of a record.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What a value must be.
+
+    Attributes:
+        fits: Returns whether a value is of this kind.
+        words: Completes the sentence "`x` must be ..."
+    """
+
+    fits: Callable[[Any], Any]
+    words: str
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether `value` is a real number that fits a float, and not a bool."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def is_whole(value: Any) -> bool:
+    """Returns whether `value` is a whole number of at least 0."""
+    return is_number(value) and isinstance(value, numbers.Integral) and int(value) >= 0
+
+
+def is_dict(value: Any, fits: Callable[[Any], Any]) -> bool:
+    """Returns whether `value` is a dict from strings to values that pass `fits`."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and fits(item) for name, item in value.items()
+    )
+
+
+NUMBER = Kind(is_number, "a number")
+WHOLE = Kind(is_whole, "a whole number of at least 0")
+SHARE = Kind(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
+POSITIVE = Kind(lambda v: is_number(v) and 0 < v < math.inf, "a finite number above 0")
+TEXT = Kind(lambda v: isinstance(v, str), "a string")
+BOOL = Kind(lambda v: isinstance(v, bool), "True or False")
+DICT = Kind(lambda v: isinstance(v, Mapping), "a dict")
+
+
+def or_none(kind: Kind) -> Kind:
+    """Returns the kind that admits `None` too."""
+    return Kind(lambda v: v is None or kind.fits(v), f"{kind.words}, or None")
+
+
+def list_of(kind: Kind) -> Kind:
+    """Returns the kind of a list or tuple whose items are each of `kind`."""
+    return Kind(
+        lambda v: isinstance(v, list | tuple) and all(map(kind.fits, v)),
+        f"a list in which each item is {kind.words}",
+    )
+
+
+def dict_of(kind: Kind) -> Kind:
+    """Returns the kind of a dict from strings to values of `kind`."""
+    return Kind(
+        lambda v: is_dict(v, kind.fits), f"a dict in which each value is {kind.words}"
+    )
+
+
+def check(name: str, value: Any, kind: Kind, meaning: str = "") -> None:
+    """Checks an argument.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        kind: What it must be.
+        meaning: What it stands for, to be added to the error.
+
+    Raises:
+        ValueError: If `value` is not of that kind.
+
+    >>> check("steps", -1, WHOLE)
+    Traceback (most recent call last):
+    ...
+    ValueError: `steps` must be a whole number of at least 0. Received: steps=-1
+    """
+    if not kind.fits(value):
+        words = f"{kind.words}: {meaning}" if meaning else kind.words
+        raise ValueError(f"`{name}` must be {words}. Received: {name}={value!r}")
+
+
+def fields(record: Any, kinds: Mapping[str, Kind]) -> None:
+    """Checks the attributes of `record` by name.
+
+    Raises:
+        ValueError: If one is not of its kind. Names the first such.
+    """
+    for name, kind in kinds.items():
+        value = getattr(record, name)
+        if not kind.fits(value):
+            raise ValueError(
+                f"`{name}` of a {type(record).__name__} must be {kind.words}. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def whole(name: str, value: Any, at_least: int = 0, at_most: float = math.inf) -> int:
+    """Returns an argument as an int.
+
+    Raises:
+        ValueError: If it is not a whole number from `at_least` to `at_most`.
+    """
+    words = f"a whole number from {at_least} to {at_most}"
+    if at_most == math.inf:
+        words = f"a whole number of at least {at_least}"
+    check(name, value, Kind(lambda v: is_whole(v) and at_least <= v <= at_most, words))
+    return int(value)
+
+
+def fraction(
+    name: str, value: Any, meaning: str = "the share of the remaining weights to prune"
+) -> float:
+    """Returns an argument as a float.
+
+    Raises:
+        ValueError: If it is not strictly between 0 and 1.
+    """
+    kind = Kind(lambda v: is_number(v) and 0 < v < 1, "in (0, 1), both ends excluded")
+    check(name, value, kind, meaning)
+    return float(value)
+
+
+def not_negative(name: str, value: Any, meaning: str = "") -> float:
+    """Returns an argument as a float.
+
+    Raises:
+        ValueError: If it is not a finite number of at least 0.
+    """
+    kind = Kind(lambda v: is_number(v) and 0 <= v < math.inf, "a number of at least 0")
+    check(name, value, kind, meaning)
+    return float(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Checks an argument that must be one of a few strings.
+
+    Raises:
+        ValueError: If it is not one of `choices`.
+    """
+    words = f"one of {', '.join(map(repr, choices))}"
+    check(name, value, Kind(lambda v: isinstance(v, str) and v in choices, words))
