@@ -12,7 +12,7 @@ from tflottery.core import masks as masks_lib
 from tflottery.core.config import LotteryConfig
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round, choose_monitor
-from tflottery.engines import compiling, fitting, network, py_datasets, shuffling
+from tflottery.engines import compiling, fitting, network, shuffling
 from tflottery.engines import data as data_lib
 from tflottery.search import arguments, run_dir
 from tflottery.search import callback_state as callbacks_lib
@@ -69,8 +69,8 @@ class Trainer:
             keras = network.keras_of(engine.model)
             if isinstance(ds, tuple | list) and shuffling.in_numpy(ds):
                 self._batches = shuffling.batches(ds, seed=config.seed, keras=keras)
-            elif py_datasets.is_py_dataset(ds, keras):
-                self._batches = py_datasets.reordered(ds, seed=config.seed, keras=keras)
+            elif shuffling.is_py_dataset(ds, keras):
+                self._batches = shuffling.reordered(ds, seed=config.seed, keras=keras)
         self._run = run_dir.Run(None, {})
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
