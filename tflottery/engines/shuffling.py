@@ -1,7 +1,7 @@
-"""Ordered: arrays as shuffled batches whose order the seed and the epoch alone decide.
+"""Shuffling: batches in an order that depends on the seed and the epoch alone.
 
-Keras shuffles arrays by what its global generators have drawn so far, which a search
-that is taken up again in another process cannot know.
+Keras shuffles with global random generators. A search that resumes in another process
+cannot know what they had drawn, so it could not train on the same batches again.
 """
 
 import importlib
@@ -14,9 +14,9 @@ Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the examples in an epoch: [num_examples] int64.
+    """Returns the order of the examples in an epoch: int64, shape [num_examples].
 
-    It depends on the arguments alone: not on the backend, nor on earlier epochs.
+    It depends only on the arguments, not on the backend or on earlier epochs.
 
     >>> order(5, seed=0, epoch=3)
     array([3, 0, 2, 1, 4])
@@ -32,22 +32,21 @@ def batches(
     batch_size: int = 32,
     augment: Augment | None = None,
 ) -> Any:
-    """Returns arrays in memory as shuffled batches, for `fit`.
+    """Returns in-memory arrays as shuffled batches for `fit`.
 
     Args:
-        arrays: `(x, y)` or `(x, y, sample_weight)`: NumPy arrays of one length, or
+        arrays: `(x, y)` or `(x, y, sample_weight)`: NumPy arrays of equal length, or
             dicts, lists and tuples of them.
-        seed: what the orders depend on, at least 0.
-        keras: the module of the model to train, `keras` or `tf_keras`.
-        batch_size: examples in a batch; the last batch has what is left.
+        seed: Random seed, at least 0.
+        keras: The module of the model to train, `keras` or `tf_keras`.
+        batch_size: Number of examples per batch; the last batch may be smaller.
         augment: `(x, rng) -> x`, float32 NumPy in and out, called on every batch with
-            a generator that depends on the seed, the epoch and the batch alone.
+            a generator that depends only on the seed, the epoch and the batch.
 
     Returns:
-        A `tf.data.Dataset` for Keras on TensorFlow and for tf_keras,
-        else a `keras.utils.PyDataset`. Its attribute `epoch`, at first 0, is the epoch
-        whose order the next pass takes. A pass that has handed out its last batch
-        adds 1; one that stopped before leaves it.
+        A `tf.data.Dataset` for tf_keras and for Keras on TensorFlow, otherwise a
+        `keras.utils.PyDataset`. Its attribute `epoch` starts at 0 and says whose order
+        the next pass uses. Handing out the last batch of a pass adds 1.
     """
     floats = keras.backend.floatx()
     arrays = _map(
@@ -59,12 +58,22 @@ def batches(
 
 
 def in_numpy(data: Any) -> bool:
-    """Returns whether `data` holds NumPy arrays alone, as `batches` takes them."""
+    """Returns whether `data` consists of NumPy arrays only, as `batches` needs."""
     return all(isinstance(array, np.ndarray) for array in arrays_in(data))
 
 
+def is_ordered(data: Any) -> bool:
+    """Returns whether `data` came from `batches` or `reordered`."""
+    return getattr(type(data), "_of_tflottery", False) is True
+
+
+def is_py_dataset(data: Any, keras: Any) -> bool:
+    """Returns whether `data` is the user's own PyDataset or Sequence of `keras`."""
+    return isinstance(data, keras.utils.Sequence) and not is_ordered(data)
+
+
 def arrays_in(tree: Any) -> list[Any]:
-    """Returns the arrays in tuples, lists and dicts of them, in order."""
+    """Returns the arrays in nested tuples, lists and dicts, in order."""
     if tree is None:
         return []
     if isinstance(tree, dict):
@@ -87,25 +96,20 @@ def _map(function: Any, tree: Any) -> Any:
 def _augmented(
     augment: Augment, x: np.ndarray, seed: int, epoch: int, index: int
 ) -> np.ndarray:
-    # The 1 keeps these draws apart from those of `order`: NumPy reads (seed, epoch)
-    # as (seed, epoch, 0, 0).
+    # NumPy reads the seed (seed, epoch) of `order` as (seed, epoch, 0, 0): the 1 makes
+    # this generator a different one.
     rng = np.random.default_rng((seed, int(epoch), 1, int(index)))
     return np.asarray(augment(x, rng), dtype=np.float32)
 
 
-def is_ordered(data: Any) -> bool:
-    """Returns whether `data` is what `batches` returned."""
-    return getattr(type(data), "_of_tflottery", False) is True
-
-
 class _Passes:
-    """Counts the passes of a `tf.data.Dataset`, of which iterators know nothing."""
+    """Counts the passes over a `tf.data.Dataset`; its iterators cannot."""
 
     epoch = 0
 
 
 def _resident(tf: Any, arrays: Any) -> Any:
-    # On the host: a gather on the device would bring each batch back to tf.data.
+    # On the CPU: tf.data would copy each batch back from a gather on the GPU.
     with tf.device("/cpu:0"):
         return _map(tf.constant, tuple(part for part in arrays if part is not None))
 
@@ -118,8 +122,8 @@ def _tf_dataset(
     steps = -(-count // batch_size)
     last = (steps - 1) * batch_size
 
-    # Python runs when a pass starts and with its last batch, not in between.
-    # TensorFlow keeps these functions for ever, so they must not hold the data.
+    # Python runs at the start of a pass and for its last batch, not in between.
+    # TensorFlow never frees these functions, so they must not refer to the data.
     passes = _Passes()
 
     def start():
@@ -154,8 +158,8 @@ def _tf_dataset(
             deterministic=True,
         ).prefetch(4)
 
-        # Behind the prefetch, so that it runs only when the last batch is asked for:
-        # whoever looks at a first batch, as Keras does to build, ends no pass.
+        # After the prefetch, so that it runs only when the last batch is requested:
+        # Keras reads a first batch to build the model, which must not end the pass.
         def end(indices):
             done = tf.ensure_shape(tf.numpy_function(finish, [epoch], tf.int64), [])
             with tf.control_dependencies([done]):
@@ -167,7 +171,7 @@ def _tf_dataset(
     dataset = tf.data.Dataset.from_tensors(0).map(begin).flat_map(one_pass)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     options = tf.data.Options()
-    # Its thread costs more than it can tune here: a tenth of LeNet's epoch on 2 cores.
+    # The autotuning thread costs a tenth of LeNet's epoch on 2 cores and gains nothing.
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
@@ -191,10 +195,10 @@ def _py_dataset(
     count = len(arrays_in(arrays)[0])
 
     class Ordered(keras.utils.PyDataset):
-        """Batches by number; inside an epoch of Keras, in the order of the pass.
+        """Batches by index; within an epoch of `fit`, in the order of the requests.
 
-        `fit` asks for the batches in a random order of its own. As that would depend
-        on more than seed and epoch, what it asks for first is the first batch.
+        `fit` requests the batches in a random order of its own, which depends on more
+        than the seed and the epoch. So its n-th request gets the n-th batch.
         """
 
         _of_tflottery = True
@@ -220,9 +224,9 @@ def _py_dataset(
             self._asked = 0
 
         def on_epoch_end(self) -> None:
-            # Keras looks at one batch to build, which ends no epoch. More than one
-            # are an epoch that `steps_per_epoch` cut short: the next one shuffles
-            # anew, or it would see the same batches again.
+            # Keras reads one batch to build the model; that is no epoch. If it read
+            # several, `steps_per_epoch` cut the epoch short, and the next one must be
+            # shuffled again, or it would train on the same batches.
             if self._asked is not None and 1 < self._asked < len(self):
                 self._epoch += 1
             self._asked = None
@@ -255,3 +259,59 @@ def _py_dataset(
             return x, *others
 
     return Ordered()
+
+
+def reordered(data: Any, *, seed: int, keras: Any) -> Any:
+    """Returns the user's PyDataset with its batches in a reproducible order.
+
+    `fit` itself shuffles a PyDataset with Python's global generator, in other threads.
+
+    Args:
+        data: A PyDataset or Sequence of `keras`.
+        seed: Random seed, at least 0.
+        keras: The module of the model to train, `keras` or `tf_keras`.
+
+    Returns:
+        A PyDataset to train on with `shuffle=False`. Its attribute `epoch` starts at 0
+        and decides the order; the caller sets it before each epoch.
+    """
+
+    class Ordered(keras.utils.Sequence):
+        _of_tflottery = True
+
+        def __init__(self):
+            if keras.__name__ != "tf_keras":
+                super().__init__(
+                    workers=data.workers,
+                    use_multiprocessing=data.use_multiprocessing,
+                    max_queue_size=data.max_queue_size,
+                )
+            self.epoch = 0
+            self._last: tuple[Any, np.ndarray] = (None, np.arange(0))
+
+        def __len__(self) -> int:
+            return len(data) if hasattr(data, "__len__") else data.num_batches
+
+        def __getitem__(self, index: int) -> Any:
+            wanted, (known, indices) = (len(self), seed, self.epoch), self._last
+            if wanted != known:
+                indices = order(*wanted)
+                self._last = wanted, indices
+            return data[int(indices[index])]
+
+        def on_epoch_begin(self) -> None:
+            data.on_epoch_begin()
+
+        def on_epoch_end(self) -> None:
+            data.on_epoch_end()
+
+        def __reduce__(self) -> Any:  # For worker processes.
+            return _reordered_at, (data, seed, keras.__name__, self.epoch)
+
+    return Ordered()
+
+
+def _reordered_at(data: Any, seed: int, keras: str, epoch: int) -> Any:
+    view = reordered(data, seed=seed, keras=importlib.import_module(keras))
+    view.epoch = epoch
+    return view

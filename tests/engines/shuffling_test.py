@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tflottery
-from tflottery.engines import py_datasets
+from tflottery.engines import shuffling
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 RNG = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_every_epoch_has_all_batches_in_an_order_of_its_own(tmp_path):
 
 def test_the_view_keeps_the_users_settings_and_can_be_sent_to_a_process():
     given = Batches(workers=3, use_multiprocessing=True, max_queue_size=4)
-    view = py_datasets.reordered(given, seed=5, keras=keras)
+    view = shuffling.reordered(given, seed=5, keras=keras)
     assert (view.workers, view.use_multiprocessing, view.max_queue_size) == (3, True, 4)
     view.epoch = 2
     there = pickle.loads(pickle.dumps(view))
@@ -126,7 +126,7 @@ def test_the_view_keeps_the_users_settings_and_can_be_sent_to_a_process():
 
 
 def test_only_a_users_own_py_dataset_is_one():
-    assert py_datasets.is_py_dataset(Batches(), keras)
-    view = py_datasets.reordered(Batches(), seed=1, keras=keras)
-    assert not py_datasets.is_py_dataset(view, keras)
-    assert not py_datasets.is_py_dataset((X, Y), keras)
+    assert shuffling.is_py_dataset(Batches(), keras)
+    view = shuffling.reordered(Batches(), seed=1, keras=keras)
+    assert not shuffling.is_py_dataset(view, keras)
+    assert not shuffling.is_py_dataset((X, Y), keras)
