@@ -127,8 +127,8 @@ def test_ctrl_c_says_how_to_go_on_and_puts_the_model_back(
     with pytest.raises(KeyboardInterrupt):
         find(model, run_dir=tmp_path, stop=epoch)
     assert capsys.readouterr().err == (
-        f"\nThe search was interrupted. Every finished epoch is in {str(tmp_path)!r}: "
-        "the same call with this `run_dir` goes on from there.\n"
+        "\nThe search was interrupted. Every finished epoch is saved in "
+        f"{str(tmp_path)!r}. To resume, repeat the call with this `run_dir`.\n"
     )
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)

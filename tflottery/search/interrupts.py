@@ -1,6 +1,6 @@
-"""Stops: a search that is told to end says how to go on, and loses nothing.
+"""Interrupts: a search that is told to stop says how to go on.
 
-All finished epochs are in the run directory already, so there is nothing to save.
+Every finished epoch is already in the run directory, so there is nothing left to save.
 """
 
 import contextlib
@@ -9,57 +9,49 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
-
-_EXIT = 128 + signal.SIGTERM
-_AGAIN = 2.0
+from typing import Any
 
 
 @contextlib.contextmanager
 def explained(folder: Callable[[], Any]) -> Iterator[None]:
-    """Has Ctrl-C and SIGTERM say how to go on; SIGTERM then exits with 143.
+    """Prints how to resume when Ctrl-C or SIGTERM stops the search.
 
-    A handler of SIGTERM that somebody else has set stays.
+    Nothing can stop SIGTERM from ending the process then, except a handler that was
+    set before: it stays in place.
 
     Args:
-        folder: returns where the search is kept; `None` where it is not.
+        folder: Returns the run directory, or `None` if there is none.
     """
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    again = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGTERM))
-    again.daemon = True
+    searching = os.getpid()
 
-    def leave(number: int, frame: Any) -> NoReturn:
-        # What is raised in a destructor or a collector's callback is lost.
-        if not again.ident:
-            again.start()
-        raise SystemExit(_EXIT)
+    def end(number: int, frame: Any) -> None:
+        # An exception could be caught, and in a destructor it would be lost.
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            if os.getpid() == searching:  # Not in a worker process forked from it.
+                _say(folder(), "stopped by SIGTERM")
+        finally:
+            os.kill(os.getpid(), number)
+            os._exit(128 + number)  # Process 1 of a container ignores the signal.
 
-    if ours:
-        signal.signal(signal.SIGTERM, leave)
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
     try:
         yield
     except KeyboardInterrupt:
         _say(folder(), "interrupted")
         raise
-    except SystemExit as stop:
-        if stop.code == _EXIT:
-            _say(folder(), "stopped by SIGTERM")
-        raise
     finally:
-        again.cancel()
-        if ours:
+        if signal.getsignal(signal.SIGTERM) is end:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _say(folder: Any, how: str) -> None:
-    if folder is None:
-        text = "Nothing was kept; give a `run_dir` and the next search can go on."
-    else:
-        text = (
-            f"Every finished epoch is in {str(folder)!r}: the same call with this "
-            "`run_dir` goes on from there."
+    hint = "Nothing was saved; with a `run_dir` the next search could resume."
+    if folder is not None:
+        hint = (
+            f"Every finished epoch is saved in {str(folder)!r}. To resume, repeat the "
+            "call with this `run_dir`."
         )
-    print(f"\nThe search was {how}. {text}", file=sys.stderr, flush=True)
+    print(f"\nThe search was {how}. {hint}", file=sys.stderr, flush=True)
