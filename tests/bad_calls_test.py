@@ -208,7 +208,8 @@ ARGUMENTS = {
         "'val_loss'. Received: monitor='val_acc'"
     ),
     "skip='output'": (
-        "`skip` must be a tuple of patterns, such as (\"output\",). Received: skip='output'"
+        '`skip` must be a tuple of patterns, such as ("output",). '
+        "Received: skip='output'"
     ),
     "skip=('input',)": (
         "`skip` has the pattern 'input', which matches no prunable weight. "

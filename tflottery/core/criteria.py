@@ -5,8 +5,11 @@ prunable weights by path: as the round left them, and as the next round will
 start. A user's own criterion is such a function.
 """
 
+import functools
+import inspect
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,3 +75,58 @@ CRITERIA: Mapping[str, Criterion] = {
     "random": random,
 }
 """The criteria that can be asked for by name."""
+
+
+def find(criterion: str | Criterion, seed: int | None = None) -> Criterion:
+    """Returns the function that scores weights.
+
+    Args:
+        criterion: A name in `CRITERIA`, or a user's own function, whose arguments and
+            scores are checked.
+        seed: Random seed of the criterion `"random"`.
+
+    Raises:
+        TypeError: If a function does not take `(trained, rewind)`.
+    """
+    if criterion == "random":
+        return functools.partial(random, seed=seed or 0)
+    if isinstance(criterion, str):
+        return CRITERIA[criterion]
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    try:
+        inspect.signature(criterion).bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            "`criterion` must take two dicts of arrays, (trained, rewind), and return "
+            f"a dict of scores. Received: {name}, which does not: {error}"
+        ) from error
+    except ValueError:  # A function written in C without a signature.
+        pass
+
+    @functools.wraps(criterion)
+    def checked(trained: Weights, rewind: Weights) -> Scores:
+        scores = criterion(trained, rewind)
+        if isinstance(scores, Mapping):  # If not, `pruning.prune` says so.
+            for path, score in scores.items():
+                _check_score(path, score, trained)
+        return scores
+
+    return checked
+
+
+def _check_score(path: str, score: Any, trained: Weights) -> None:
+    if path not in trained:
+        raise ValueError(
+            "`criterion` must score the weights that it is given and no others. "
+            f"They are: {', '.join(trained)}. Received a score of {path!r}"
+        )
+    try:
+        kind = np.asarray(score).dtype.kind
+    except ValueError:  # Rows of different lengths.
+        kind = "O"
+    # To NumPy, bfloat16 and the like are of kind "void".
+    if kind not in "biufV":
+        raise ValueError(
+            "`criterion` must return arrays of real numbers, one per weight. Received "
+            f"for {path!r}: {getattr(score, 'dtype', type(score).__name__)}"
+        )

@@ -42,6 +42,23 @@ def check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> 
             )
 
 
+def choose(
+    prunable: Iterable[str], skip: Iterable[str], layer_fractions: Mapping[str, float]
+) -> list[str]:
+    """Returns the paths of the weights to prune: those that no pattern skips.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or nothing is left to prune.
+    """
+    prunable = list(prunable)
+    check_patterns("skip", skip, prunable)
+    paths = [p for p in prunable if not any(matches(p, pattern) for pattern in skip)]
+    if not paths:
+        raise ValueError(f"`skip` leaves nothing to prune. Received: skip={skip!r}")
+    check_patterns("layer_fractions", layer_fractions, paths)
+    return paths
+
+
 def prune(
     scores: Scores,
     masks: Masks,

@@ -49,17 +49,19 @@ class Hooks:
 def hooked(keras: Any, hooks: Hooks) -> Any:
     """Returns a callback of `keras` that calls the hooks."""
 
+    on_begin, on_step = hooks.on_begin, hooks.on_step
+
     class Hooked(keras.callbacks.Callback):
         def _step(self):
             # On JAX, `self.model` first brings the model's variables up to date.
             return int(network.value_of(self.model.optimizer.iterations))
 
-        if hooks.on_begin is not None:
+        if on_begin is not None:
 
             def on_train_begin(self, logs=None):
-                hooks.on_begin()
+                on_begin()
 
-        if hooks.on_step is not None:
+        if on_step is not None:
 
             def on_epoch_begin(self, epoch, logs=None):
                 self._before = self._step()
@@ -68,7 +70,7 @@ def hooked(keras: Any, hooks: Hooks) -> Any:
                 # `batch` is too high if the epoch ended within an execution.
                 near = self._before < hooks.at_step <= self._before + batch + 1
                 if near and self._step() == hooks.at_step:
-                    hooks.on_step()
+                    on_step()
 
         def on_epoch_end(self, epoch, logs=None):
             self._step()

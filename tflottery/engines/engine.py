@@ -205,7 +205,7 @@ class Engine(abc.ABC):
         return steps
 
     def keep_learning_rate(self, step: int) -> None:
-        """Trains on at the learning rate that the optimizer's schedule has at `step`."""
+        """Keeps the learning rate at what its schedule says at `step`."""
         optimizer = holding.optimizer_of(self.model)
         # A legacy optimizer of tf_keras keeps it among its hyperparameters.
         hyper = getattr(optimizer, "_hyper", {})

@@ -55,8 +55,10 @@ def variables(model: Any) -> dict[str, Any]:
     """
     if not model.built or not model.weights:
         # `build` may mark a subclassed model as built, but none of its layers.
-        if model.built and len(all_layers(model)) > 1 and all(
-            layer.built for layer in all_layers(model)
+        if (
+            model.built
+            and len(all_layers(model)) > 1
+            and all(layer.built for layer in all_layers(model))
         ):
             raise ValueError(
                 f"`model` {model.name!r} has no weights, so there is nothing to prune."
@@ -181,7 +183,7 @@ def all_layers(model: Any) -> list[Any]:
 
 
 def is_chief(model: Any) -> bool:
-    """Returns whether this process writes files: among several workers only one does."""
+    """Returns whether this process writes files; among several workers one does."""
     strategy = getattr(model, "distribute_strategy", None)
     return bool(getattr(getattr(strategy, "extended", None), "should_checkpoint", True))
 

@@ -57,19 +57,23 @@ def batches(
     return _py_dataset(keras, arrays, batch_size, seed, augment)
 
 
-def in_numpy(data: Any) -> bool:
-    """Returns whether `data` consists of NumPy arrays only, as `batches` needs."""
-    return all(isinstance(array, np.ndarray) for array in arrays_in(data))
+def seeded(data: Any, *, seed: int, keras: Any) -> Any:
+    """Returns data in an order that `seed` decides, where that can be done.
+
+    These are NumPy arrays and the user's own PyDataset; anything else comes back as
+    it is.
+    """
+    if isinstance(data, tuple | list):
+        in_numpy = all(isinstance(array, np.ndarray) for array in arrays_in(data))
+        return batches(data, seed=seed, keras=keras) if in_numpy else data
+    if isinstance(data, keras.utils.Sequence) and not is_ordered(data):
+        return reordered(data, seed=seed, keras=keras)
+    return data
 
 
 def is_ordered(data: Any) -> bool:
     """Returns whether `data` came from `batches` or `reordered`."""
     return getattr(type(data), "_of_tflottery", False) is True
-
-
-def is_py_dataset(data: Any, keras: Any) -> bool:
-    """Returns whether `data` is the user's own PyDataset or Sequence of `keras`."""
-    return isinstance(data, keras.utils.Sequence) and not is_ordered(data)
 
 
 def arrays_in(tree: Any) -> list[Any]:

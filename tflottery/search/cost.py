@@ -1,38 +1,35 @@
-"""Cost: what a search will take, told from two measured steps before it starts."""
+"""Cost: what a search will take, from two measured steps before it starts."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks, criteria
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
-from tflottery.core.records import Round
 from tflottery.engines import data as data_lib
-from tflottery.engines import network
 from tflottery.engines.shuffling import is_ordered
-from tflottery.search import arguments as arguments_lib
-from tflottery.search import loop
+from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress, duration
 from tflottery.search.trainer import Trainer
 
-_HEADER = 4096  # Bytes of the names and checksums in one file, roughly.
+_FILE = 4096  # Bytes of the names, records and checksums in one file, roughly.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a search takes at most; callbacks that stop a round early make it less.
+    """What a search takes at most; callbacks that stop rounds early make it less.
 
     Attributes:
-        rounds: rounds of training, the dense round 0 included.
-        steps: optimizer steps of all rounds.
-        seconds: time for the steps and the validation on this machine; the first
-            step's tracing, the writing of files and what callbacks do are not in it.
-        disk_bytes: size of the run directory in the end.
+        rounds: Rounds of training, including the dense round 0.
+        steps: Optimizer steps of all rounds.
+        seconds: Time for the steps and the validation on this machine, without tracing
+            the first step, writing files and whatever callbacks do.
+        disk_bytes: Size of the arrays in the run directory at the end.
     """
 
     rounds: int
@@ -50,8 +47,8 @@ class Cost:
 def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
     """Returns what `find_ticket(model, ds, **arguments)` would take.
 
-    Three steps are trained and the last two timed, then everything is put back: the
-    model's weights, optimizer and settings are what they were.
+    Trains three steps and times the last two, then puts everything back: the model's
+    weights, optimizer and settings are what they were.
 
     Example:
 
@@ -60,43 +57,60 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
     ```
 
     Args:
-        model: the model to search, as for `find_ticket`.
-        ds: the data to train on, likewise; it must know its number of batches, and
-            `validation_data` too.
-        **arguments: the arguments of `find_ticket`.
+        model: The model to search, as for `find_ticket`.
+        ds: The training data, as for `find_ticket`. It must know its number of batches,
+            and so must `validation_data`.
+        **arguments: The arguments of `find_ticket`.
 
     Returns:
         The `Cost`.
 
     Raises:
-        TypeError: for an argument that `find_ticket` does not have.
-        ValueError: as `find_ticket`, and where data does not know how many batches it
-            has.
+        TypeError: If `find_ticket` has no such argument.
+        ValueError: If `find_ticket` would raise it, or if data does not know its
+            number of batches.
     """
-    config, validation_data = _read(arguments)
-    trainer = loop.trainer_for(
-        model, ds, config, validation_data, arguments.get("callbacks", ())
+    settings = _read(arguments)
+    validation_data = arguments.get("validation_data")
+    trainer = Trainer(
+        model, ds, settings, validation_data, arguments.get("callbacks", ())
     )
     steps, batches = _batches("ds", ds), 0
     if validation_data is not None:
         batches = _batches("validation_data", validation_data)
-    engine, masks = trainer.engine, trainer.dense()
-    plan = plan_lib.plan(masks, config)
-    step_seconds, batch_seconds, state, logs = _measured(trainer)
+    engine = trainer.engine
+    masks = masks_lib.ones({path: engine.prunable[path] for path in trainer.paths})
+    plan = plan_lib.plan(masks, settings)
+    step_seconds, batch_seconds, state = _measured(trainer)
     skipped = 0
-    if config.retrain == "rewind":
-        skipped = engine.batches(config.rewind_step) // steps
-    later = config.epochs - skipped
-    epochs = config.epochs + (len(plan) - 1) * later
-    looks = epochs + len(plan)  # After every epoch, and after every round.
-    disk = _arrays(engine.weights(), masks, plan, state, config)
-    disk += _records(len(plan), config.epochs, later, logs, masks)
+    if settings.retrain == "rewind":
+        skipped = engine.batches(settings.rewind_step) // steps
+    epochs = settings.epochs + (len(plan) - 1) * (settings.epochs - skipped)
+    evaluations = epochs + len(plan)  # After every epoch, and after every round.
     return Cost(
         rounds=len(plan),
         steps=epochs * steps // engine.batches(1),
-        seconds=epochs * steps * step_seconds + looks * batches * batch_seconds,
-        disk_bytes=disk,
+        seconds=epochs * steps * step_seconds + evaluations * batches * batch_seconds,
+        disk_bytes=_disk(engine.weights(), masks, plan, state, settings),
     )
+
+
+def _read(arguments: dict[str, Any]) -> LotteryConfig:
+    known = {field.name for field in dataclasses.fields(LotteryConfig)}
+    others = {"validation_data", "run_dir", "resume", "callbacks", "verbose"}
+    for name in arguments:
+        if name not in known | others:
+            raise TypeError(f"`find_ticket` has no argument {name!r}.")
+    settings: dict[str, Any] = {n: v for n, v in arguments.items() if n in known}
+    criterion = arguments.get("criterion", "magnitude")
+    settings["criterion"] = check_criterion(criterion)
+    config = LotteryConfig(**settings)
+    criteria.find(criterion)
+    checks.choice("resume", arguments.get("resume", "auto"), run_dir_lib.RESUME)
+    if arguments.get("run_dir") is not None:
+        run_dir_lib.check_path(arguments["run_dir"])
+    Progress(arguments.get("verbose", "auto"))
+    return config
 
 
 def _batches(name: str, data: Any) -> int:
@@ -104,52 +118,26 @@ def _batches(name: str, data: Any) -> int:
     batches = data_lib.steps_per_epoch(data)
     if batches is None:
         raise ValueError(
-            f"`{name}` does not know how many batches it has, so its cost cannot be "
-            f"told. Use `{name}.apply(tf.data.experimental.assert_cardinality("
-            "batches))`."
+            f"`{name}` does not know how many batches it has, so its cost is unknown. "
+            f"Use `{name}.apply(tf.data.experimental.assert_cardinality(batches))`."
         )
     return batches
 
 
-def _read(arguments: dict[str, Any]) -> tuple[LotteryConfig, Any]:
-    known = {field.name for field in dataclasses.fields(LotteryConfig)}
-    settings = {n: v for n, v in arguments.items() if n in known}
-    if "criterion" in settings:
-        settings["criterion"] = check_criterion(settings["criterion"])
-    others = {"validation_data", "run_dir", "resume", "callbacks", "verbose"}
-    for name in arguments:
-        if name not in known | others:
-            raise TypeError(f"`find_ticket` has no argument {name!r}.")
-    arguments_lib.check(
-        arguments.get("criterion", "magnitude"),
-        arguments.get("run_dir"),
-        arguments.get("resume", "auto"),
-    )
-    Progress(arguments.get("verbose", "auto"))
-    return LotteryConfig(**settings), arguments.get("validation_data")
-
-
-def _measured(
-    trainer: Trainer,
-) -> tuple[float, float, dict[str, np.ndarray], list[str]]:
-    """Returns the seconds of a step and of a validation batch, the state, the logs."""
+def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
+    """Returns the seconds of a step and of a validation batch, and the state."""
     engine, ds, validation_data = trainer.engine, trainer.ds, trainer.validation_data
-    model, keras = engine.model, network.keras_of(engine.model)
-    times: list[float] = []
-    names: list[str] = []
+    model, times = engine.model, []
 
-    class Probe(keras.callbacks.Callback):
+    class Probe(engine.keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             times.append(time.perf_counter())
             if len(times) == 3:
-                engine.stop()
+                model.stop_training = True
 
-        def on_epoch_end(self, epoch, logs=None):
-            names[:] = logs or {}
-
-    given = getattr(model, "optimizer", None)
+    compiled = getattr(model, "optimizer", None) is not None
     epoch = ds.epoch if is_ordered(ds) else None
-    trainer.callbacks = [Probe()]  # It asks for every batch, so executions are single.
+    trainer.callbacks = [Probe()]  # It asks for every batch: one step per execution.
     state: dict[str, np.ndarray] = {}
     batch_seconds = 0.0
     try:
@@ -165,24 +153,18 @@ def _measured(
         )
         if validation_data is not None:
             batch_seconds = _of_validation(model, validation_data)
-            names += [f"val_{name}" for name in names]
     finally:
         if state:
-            engine.restore(state, parts=("weights", "optimizer", "seeds"))
+            engine.restore(state)
         engine.leave()
         if epoch is not None:
             ds.epoch = epoch
-        if given is None:
-            _uncompile(model)
-    step_seconds = (times[-1] - times[0]) / (len(times) - 1 or 1)
-    return step_seconds, batch_seconds, state, names
-
-
-def _uncompile(model: Any) -> None:
-    for name in ("compiled", "_is_compiled"):  # Of Keras 3, and of tf_keras.
-        if name in vars(model):
-            setattr(model, name, False)
-    model.optimizer = None
+        if not compiled:
+            for name in ("compiled", "_is_compiled"):  # Of Keras 3, and of tf_keras.
+                if name in vars(model):
+                    setattr(model, name, False)
+            model.optimizer = None
+    return (times[-1] - times[0]) / (len(times) - 1 or 1), batch_seconds, state
 
 
 def _of_validation(model: Any, data: Any) -> float:
@@ -198,53 +180,21 @@ def _of_validation(model: Any, data: Any) -> float:
     return seconds
 
 
-def _arrays(
+def _disk(
     weights: dict[str, np.ndarray],
     masks: masks_lib.Masks,
     plan: Sequence[float],
     state: dict[str, np.ndarray],
     config: LotteryConfig,
 ) -> int:
-    """Returns the bytes of the arrays in a run directory."""
+    """Returns the bytes of the files in a run directory."""
     bits = masks_lib.size(masks) / 8
     masked = sum(weights[path].nbytes for path in masks)
     whole = sum(w.nbytes for w in weights.values()) - masked
 
     def ticket(density: float) -> float:
-        return bits + 3 * (density * masked + whole) + _HEADER
+        return bits + 3 * (density * masked + whole) + _FILE
 
     states = 3 if config.rewind_step > 0 else 2
-    states *= sum(a.nbytes for a in state.values()) + _HEADER
+    states *= sum(a.nbytes for a in state.values()) + _FILE
     return int(sum(map(ticket, plan)) + ticket(plan[-1]) + states + bits)
-
-
-def _records(
-    rounds: int, first: int, later: int, logs: Sequence[str], masks: masks_lib.Masks
-) -> int:
-    """Returns the bytes of the rounds' records; each is in all tickets from its own on.
-
-    Args:
-        rounds: rounds of training.
-        first: epochs of the dense round.
-        later: epochs of each other round.
-        logs: the names of what an epoch logs.
-        masks: the paths of the densities.
-    """
-    number = 2 / 3  # As long as most numbers are.
-
-    def size(epochs: int) -> int:
-        record = Round(
-            round=0,
-            sparsity=number,
-            density_per_layer=dict.fromkeys(masks, number),
-            metrics=dict.fromkeys(logs, number),
-            history={name: [number] * epochs for name in logs},
-            steps=0,
-        )
-        return len(json.dumps(dataclasses.asdict(record)))
-
-    # In its own file, in the tickets of its round and the later ones, in the chosen
-    # one; and the last one, its history twice, in the state.
-    pairs = rounds * (rounds - 1) // 2
-    times_first, times_later = rounds + 2, pairs + 2 * (rounds - 1) + 2
-    return times_first * size(first) + times_later * size(later)

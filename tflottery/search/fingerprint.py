@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import paths
+from tflottery.core import paths, pruning
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.engines.shuffling import arrays_in
@@ -30,6 +30,29 @@ _LEFT_OUT = ("seed", "build_config", "build_input_shape")
 _LEFT_OUT += ("module", "registered_name", "shared_object_id")
 _LIBRARIES = ("keras", "tf_keras", "tensorflow", "tflottery", "numpy", "jax")
 _AT_ONCE = 1 << 24
+
+
+def of_search(trainer: Any, score: Callable) -> dict[str, Any]:
+    """Returns everything that must be equal for a search to be resumed."""
+    config, model = trainer.config, trainer.engine.model
+    weights = trainer.engine.weights()
+    return {
+        "config": config.to_dict(),
+        "criterion": of_function(score),
+        "architecture": paths.architecture(weights),
+        "training": of_training(model),
+        "callbacks": [type(each).__name__ for each in trainer.callbacks],
+        "ds": of_data(trainer.ds),
+        "validation_data": of_data(trainer.validation_data),
+        "network": of_network(model),
+        "paths": list(weights),
+        # What a pattern matches may depend on the numbers in Keras' names.
+        "pruned": {
+            name: pruning.fraction_of(path, config.layer_fractions) or "as the others"
+            for name, path in zip(paths.canonical(weights), weights, strict=True)
+            if path in trainer.paths
+        },
+    }
 
 
 def of_network(model: Any) -> dict[str, str]:

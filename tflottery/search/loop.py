@@ -7,27 +7,24 @@ and Fine-tuning in Neural Network Pruning".
 """
 
 import contextlib
-import math
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tflottery import engines
+from tflottery.core import checks, criteria, pruning
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
-from tflottery.core import pruning
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.core.masks import Masks, Weights
-from tflottery.core.paths import canonical
-from tflottery.core.records import choose_monitor, library_versions
-from tflottery.engines import data as data_lib
+from tflottery.core.records import Round, library_versions
 from tflottery.engines import network
-from tflottery.search import arguments, fingerprint, interrupts
+from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress
-from tflottery.search.selection import Selection
 from tflottery.search.trainer import Trained, Trainer
-from tflottery.ticket import Ticket, architecture
+from tflottery.ticket import Ticket
 
 
 def find_ticket(
@@ -54,11 +51,11 @@ def find_ticket(
     callbacks: Sequence[Any] = (),
     verbose: str | int = "auto",
 ) -> Any:
-    """Finds a winning ticket in `model`: trains, prunes, rewinds, round after round.
+    """Finds a winning ticket in `model`: trains, prunes and rewinds, round by round.
 
     Round 0 trains the dense network. After every round the weights with the lowest
-    scores are pruned for good, the others go back to where they were at step
-    `rewind_step`, and the sparser network is trained anew.
+    scores are pruned for good, the others go back to their values at step
+    `rewind_step`, and the sparser network is trained again.
 
     Example:
 
@@ -68,58 +65,59 @@ def find_ticket(
     ```
 
     Args:
-        model: a built Keras 3 or tf_keras model. A compiled one keeps its optimizer,
-            loss, metrics and learning-rate schedule; another gets Adam(1.2e-3) and
-            the cross-entropy that fits its output and the labels.
-        ds: what `fit` takes: a finite `tf.data.Dataset`, `(x, y)` or `(x, y,
-            sample_weight)` arrays (in batches of 32) or a `keras.utils.PyDataset`.
-        validation_data: likewise; what tickets are judged on. Without it they are
-            judged by the training metrics, which a warning says.
-        epochs: epochs of each round, at least 1. After a rewind to step k a round
-            trains the epochs that step k left, whole ones.
-        target_sparsity: the share of the prunable weights to prune in the end, in
-            (0, 1). It is met exactly.
-        prune_fraction: the share of the weights left to prune after each round, in
+        model: A built Keras 3 or tf_keras model. If it is compiled, it keeps its
+            optimizer, loss, metrics and learning-rate schedule. If not, it gets
+            Adam(1.2e-3) and the cross-entropy that fits its output and the labels.
+        ds: The training data, as for `fit`: a finite `tf.data.Dataset`, `(x, y)` or
+            `(x, y, sample_weight)` arrays (in batches of 32) or a
+            `keras.utils.PyDataset`.
+        validation_data: The data that tickets are judged on, in the same forms.
+            Without it they are judged by the training metrics, and a warning says so.
+        epochs: Number of epochs per round, at least 1. After a rewind to step k a
+            round trains the whole epochs that follow step k.
+        target_sparsity: Share of the prunable weights to prune in the end, in (0, 1).
+            It is met exactly.
+        prune_fraction: Share of the remaining weights to prune after each round, in
             (0, 1).
-        rounds: how many times to prune; `prune_fraction` then follows from it and
+        rounds: Number of prunings; `prune_fraction` then follows from it and
             `target_sparsity`. 1 is one-shot pruning.
-        scope: `"global"`, `"layer"` or `"erk"`; see `pruning.prune`.
+        scope: `"global"`, `"layer"` or `"erk"`; see `LotteryConfig`.
         criterion: `"magnitude"`, `"magnitude_increase"`, `"large_init"`, `"random"`,
             or a function `(trained, rewind) -> scores` on dicts of arrays by path.
-        layer_fractions: prune fractions of their own for layers, as
-            `{"output": 0.1}`. A key is a shell-style pattern of a path or of a layer
-            on it.
-        skip: patterns of layers that are not pruned.
-        rewind_step: the optimizer step k to rewind to, at least 0.
+        layer_fractions: Separate prune fractions for some layers, for example
+            `{"output": 0.1}`. A key is a shell-style pattern that matches a path or a
+            layer in it.
+        skip: Patterns of layers that are never pruned.
+        rewind_step: The optimizer step k to rewind to, at least 0.
         retrain: `"rewind"` (weights and optimizer go back to step k),
-            `"learning_rate"` (weights stay, the optimizer and its schedule go back)
-            or `"fine_tune"` (all stay, at the last learning rate).
-        monitor: the name of the metric that tells a winning ticket, such as
-            `"val_loss"`. By default the validation accuracy, else the loss.
-        tolerance: how much worse than round 0 a winning ticket may be, in the
-            metric's own unit, at least 0.
-        select: `"sparsest_winning"` returns the sparsest network that reaches round
-            0's metric (where none does, the best, with a warning); `"last"` that of
-            the last round.
-        seed: makes two searches on one machine alike: sets the global seeds of
-            Python, NumPy and the backend.
-        run_dir: a folder to keep every round in, or a URL such as `gs://bucket/run`.
-            Called again with the same arguments the search goes on after the last
-            finished epoch, and a finished one returns at once.
-        resume: `"auto"` goes on with the search in `run_dir`, `"never"` starts anew,
-            beside it where there is one, in `run_dir-2`, `run_dir-3`, ...
-        callbacks: Keras callbacks; each round is one training to them.
-        verbose: 0 is silent, `"auto"` prints a line per round (and Keras' bar inside
-            a round where someone watches), 1 adds the bar, 2 a line per epoch.
+            `"learning_rate"` (only the optimizer and its schedule go back) or
+            `"fine_tune"` (nothing does; training goes on at the last learning rate).
+        monitor: The name of the metric that decides whether a ticket wins, such as
+            `"val_loss"`. By default the validation accuracy, or else the loss.
+        tolerance: Allowed drop below the dense metric, in the metric's own unit, at
+            least 0.
+        select: `"sparsest_winning"` returns the sparsest network that reaches the
+            dense metric (if none does, the best one, with a warning); `"last"`
+            returns that of the last round.
+        seed: Random seed. Sets the global seeds of Python, NumPy and the backend, so
+            that two searches on one machine are alike.
+        run_dir: A folder to keep every round in, or a URL such as `gs://bucket/run`.
+            The same call resumes after the last finished epoch; if the search is
+            finished, it returns at once.
+        resume: `"auto"` resumes the search in `run_dir`. `"never"` starts a new one,
+            in `run_dir-2`, `run_dir-3`, ... if there is one already.
+        callbacks: Keras callbacks. To them, each round is one training.
+        verbose: 0 prints nothing, `"auto"` one line per round (and Keras' progress
+            bar if someone is watching), 1 adds the bar, 2 one line per epoch.
 
     Returns:
-        `model`, trained, sparse, its masks held in whatever training follows;
-        `model.ticket` is the `Ticket`.
+        The same `model`, trained and sparse; pruned weights stay zero in later
+        training. `model.ticket` is the `Ticket`.
 
     Raises:
-        TypeError: where `model` is not a Keras model.
-        ValueError: for an argument out of range, and for a model or a dataset that
-            cannot be searched; it says which and what to do.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If an argument is out of range, or the model or the data cannot be
+            searched. It says why and what to do.
     """
     config = LotteryConfig(
         epochs=epochs,
@@ -137,237 +135,226 @@ def find_ticket(
         select=select,
         seed=seed,
     )
-    arguments.check(criterion, run_dir, resume)
+    score = criteria.find(criterion, seed)
+    checks.choice("resume", resume, run_dir_lib.RESUME)
+    if run_dir is not None:
+        run_dir_lib.check_path(run_dir)
     progress = Progress(verbose)
-    trainer = trainer_for(model, ds, config, validation_data, callbacks)
+    trainer = Trainer(model, ds, config, validation_data, callbacks)
+    trainer.verbose = progress.inside_round
+    plan = plan_lib.plan(_dense(trainer), config)
     if seed is not None:
-        network.keras_of(model).utils.set_random_seed(seed)
-    search = _Search(trainer, arguments.criterion_of(criterion, config), progress)
-    return search.run(run_dir, resume)
+        trainer.engine.keras.utils.set_random_seed(seed)
+    kept: list[Any] = [None]
+    with interrupts.explained(lambda: kept[0]):
+        try:
+            for line in trainer.prepare():
+                progress.say(line)
+            if validation_data is None:
+                warnings.warn(
+                    "Without `validation_data` a ticket is judged by its training "
+                    "metrics, which a network that memorizes passes too.",
+                    stacklevel=2,
+                )
+            if run_dir is None:
+                return _search(trainer, score, plan, progress)
+            manifest = fingerprint.of_search(trainer, score)
+            writes = network.is_chief(trainer.engine.model)
+            with run_dir_lib.opened(
+                run_dir, manifest, resume=resume, writes=writes
+            ) as run:
+                kept[0] = run.path
+                if resume == "never" and run.path is not None:
+                    progress.say(f"This search is kept in {str(run.path)!r}.")
+                kept_in = run if run.path is not None else None
+                return _search(trainer, score, plan, progress, kept_in)
+        except BaseException:
+            with contextlib.suppress(Exception):  # The first error is what counts.
+                trainer.put_back()
+            raise
 
 
-def trainer_for(
-    model: Any,
-    ds: Any,
-    config: LotteryConfig,
-    validation_data: Any = None,
-    callbacks: Sequence[Any] = (),
-) -> Trainer:
-    """Returns what trains the rounds of a search, once the arguments are checked."""
-    if getattr(model, "ticket", None) is not None:
-        raise ValueError(
-            f"`model` {model.name!r} already carries a ticket, whose masks are held. "
-            "Call `tflottery.release(model)` first, or start from a new model."
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """Where a search stands after a round.
+
+    Attributes:
+        records: The records of the rounds so far.
+        last: The last round, or `None` before the first.
+        best: Among the rounds that pruned, the one with the best metric.
+        winning: The sparsest round that reaches the dense network's metric.
+    """
+
+    records: tuple[Round, ...] = ()
+    last: Trained | None = None
+    best: Trained | None = None
+    winning: Trained | None = None
+
+    def after(self, trained: Trained, trainer: Trainer) -> "State":
+        """Returns the state after one more round."""
+        record, monitor = trained.record, trainer.monitor
+        records = (*self.records, record)
+        state = dataclasses.replace(self, records=records, last=trained)
+        if record.round == 0 or record.failure is not None:
+            return state
+        better, metric = trainer.engine.better(monitor), record.metrics[monitor]
+        # The worst metric that still wins.
+        drop, bound = trainer.config.tolerance, records[0].metrics[monitor]
+        bound += -drop if better(1.0, 0.0) else drop
+        if not better(bound, metric):
+            state = dataclasses.replace(state, winning=trained)
+        if self.best is None or better(metric, self.best.record.metrics[monitor]):
+            state = dataclasses.replace(state, best=trained)
+        return state
+
+    def chosen(self, config: LotteryConfig, monitor: str) -> Trained:
+        """Returns the round whose network to return, and warns if no ticket wins."""
+        assert self.last is not None
+        if config.select == "last" and self.last.record.failure is None:
+            return self.last
+        if self.winning is not None:
+            return self.winning
+        assert self.best is not None
+        best, dense = self.best.record, self.records[0]
+        warnings.warn(
+            f"No ticket reaches the dense network's {monitor} of "
+            f"{dense.metrics[monitor]:.4f} within `tolerance` {config.tolerance}. The "
+            f"best one is returned: round {best.round}, {best.metrics[monitor]:.4f}. "
+            "Train longer (`epochs`), rewind later (`rewind_step`) or allow a larger "
+            "drop (`tolerance`).",
+            stacklevel=4,
         )
-    engine = engines.engine_for(model)
-    checked = arguments.checked_callbacks(callbacks, network.keras_of(model))
-    data_lib.check("ds", ds)
-    if validation_data is not None:
-        data_lib.check("validation_data", validation_data)
-    trainer = Trainer(engine, config, ds, validation_data, checked)
-    trainer.check()
-    return trainer
+        return self.best
 
 
-class _Search:
-    """One search under way: what it remembers from round to round."""
+def _search(
+    trainer: Trainer,
+    score: criteria.Criterion,
+    plan: Sequence[float],
+    progress: Progress,
+    run: Any = None,
+) -> Any:
+    """Runs the search, or what is left of it, and returns the model."""
+    config, engine = trainer.config, trainer.engine
+    records, checkpoint = trainer.open(run)
+    progress.start(plan)
+    state = State()
 
-    def __init__(self, trainer: Trainer, criterion: Callable, progress: Progress):
-        self.trainer = trainer
-        self.engine = trainer.engine
-        self.config = trainer.config
-        self.criterion = criterion
-        self.progress = progress
-        trainer.verbose = progress.inside_round
-        self.paths = trainer.paths
-        self.plan = plan_lib.plan(trainer.dense(), self.config)
-        self.rounds = Selection(trainer.config)
+    def keep(trained: Trained, *, resumed: bool = False) -> State:
+        if run and not resumed:
+            run.save_round(_ticket(trainer, trained, (*state.records, trained.record)))
+        progress.add(trained.record, trainer.monitor, resumed=resumed)
+        if trained.record.failure is not None:
+            _say_diverged(trained.record, state)
+        return state.after(trained, trainer)
 
-    def run(self, run_dir: Any, resume: str) -> Any:
-        """Runs the search, or what is left of it, and returns the model.
-
-        Where it breaks off, the model is put back to where it was.
-        """
-        kept: list[Any] = [None]
-        with interrupts.explained(lambda: kept[0]):
-            try:
-                for line in self.trainer.prepare():
-                    self.progress.say(line)
-                if self.trainer.validation_data is None:
-                    warnings.warn(
-                        "Without `validation_data` a ticket is judged by its training "
-                        "metrics, which a network that memorizes passes too.",
-                        stacklevel=3,
-                    )
-                with run_dir_lib.opened(
-                    run_dir,
-                    {} if run_dir is None else self._manifest(),
-                    resume=resume,
-                    writes=self.engine.is_chief(),
-                ) as run:
-                    kept[0] = run.path
-                    if resume == "never" and run.path is not None:
-                        self.progress.say(f"This search is kept in {str(run.path)!r}.")
-                    return self._run(run)
-            except SystemExit:
-                raise  # The process ends, and has little time to.
-            except BaseException:
-                with contextlib.suppress(Exception):  # The first error is what counts.
-                    self.trainer.put_back()
-                raise
-
-    def _run(self, run: run_dir_lib.Run) -> Any:
-        engine, trainer = self.engine, self.trainer
-        trainer.open(run)
-        self.progress.start(self.plan)
-        self._take_up(run)
-        while not self._done():
-            last = self.rounds.last
-            masks = trainer.dense() if last is None else self._prune(last)
-            if last is not None and masks_lib.kept(masks) == masks_lib.kept(last.masks):
-                self._warn(
+    if records:
+        # Keras knows the direction of a metric only once it has been computed.
+        judged = trainer.validation_data
+        engine.evaluate(trainer.ds if judged is None else judged)
+    for record in records:
+        ticket = run.load_round(record.round)
+        state = keep(Trained(record, ticket.masks, ticket.trained), resumed=True)
+    if checkpoint and (trained := trainer.resume(checkpoint, records)):
+        state = keep(trained)
+    while not _done(state, config):
+        if state.last is None:
+            masks = _dense(trainer)
+        else:
+            masks = _prune(trainer, state.last, score)
+            if masks_lib.kept(masks) == masks_lib.kept(state.last.masks):
+                warnings.warn(
                     "Nothing more can be pruned: every layer keeps at least one "
-                    f"weight. The search ends at "
-                    f"{100 * masks_lib.sparsity(masks):.2f} % sparsity."
+                    "weight. The search ends at "
+                    f"{100 * masks_lib.sparsity(masks):.2f} % sparsity.",
+                    stacklevel=3,
                 )
                 break
-            self._keep(run, trainer.train(masks))
-        ticket = self._ticket(self.rounds.chosen(self._dense, trainer.monitor))
-        engine.hold(ticket.masks)
-        engine.restore(
-            {f"weights/{path}": w for path, w in ticket.trained.items()},
-            parts=("weights",),
-        )
+        state = keep(trainer.train(masks, state.records))
+
+    ticket = _ticket(trainer, state.chosen(config, trainer.monitor), state.records)
+    if run:
         run.finish(ticket)
-        self.progress.end(ticket)
-        model = engine.finish()
-        model.ticket = ticket
-        return model
+    model = engine.model
+    engine.leave()
+    weights = {f"weights/{path}": w for path, w in ticket.trained.items()}
+    engine.restore(weights, parts=("weights",))
+    engines.hold(model, ticket.masks)
+    progress.end(ticket)
+    model.ticket = ticket
+    return model
 
-    def _take_up(self, run: run_dir_lib.Run) -> None:
-        """Takes up what `run` holds of an earlier try, the round under way included."""
-        trainer = self.trainer
-        if trainer.records:
-            # Keras knows the direction of a metric only once it has been computed.
-            judged = trainer.validation_data
-            self.engine.evaluate(trainer.ds if judged is None else judged)
-        for record in list(trainer.records):
-            ticket = run.load_round(record.round)
-            self._consider(Trained(record, ticket.masks, ticket.trained), resumed=True)
-        trained = trainer.resume()
-        if trained is not None:
-            self._keep(run, trained)
 
-    def _keep(self, run: run_dir_lib.Run, trained: Trained) -> None:
-        run.save_round(self._ticket(trained))
-        self._consider(trained)
+def _dense(trainer: Trainer) -> Masks:
+    """Returns the masks of round 0, which keep every weight."""
+    return masks_lib.ones(
+        {path: trainer.engine.prunable[path] for path in trainer.paths}
+    )
 
-    def _consider(self, trained: Trained, *, resumed: bool = False) -> None:
-        """Remembers a finished round where it is the best so far for some reason."""
-        trainer, record = self.trainer, trained.record
-        if not trainer.monitor:
-            trainer.monitor = choose_monitor(record.metrics)
-        if record.round >= len(trainer.records):
-            trainer.records.append(record)
-        self.progress.add(record, trainer.monitor, resumed=resumed)
-        self.rounds.last = trained
-        if record.failure is not None:
-            loss = record.metrics["loss"]
-            why = (
-                "weights hold NaN or infinity"
-                if math.isfinite(loss)
-                else (f"loss is {loss}")
-            )
-            if self.rounds.best is None:
-                raise ValueError(
-                    f"Training diverged in round {record.round}, before there was any "
-                    f"ticket: the {why}. Lower the learning rate of `model`'s "
-                    "optimizer, or look for NaN in `ds`."
-                )
-            self._warn(
-                f"Training diverged in round {record.round}: the {why}. The search "
-                "stops with the best ticket so far. A later `rewind_step` or a lower "
-                "learning rate may carry it further."
-            )
-            return
-        if record.round == 0:
-            return
-        self.rounds.add(
-            trained, self._dense, trainer.monitor, self.engine.better(trainer.monitor)
+
+def _done(state: State, config: LotteryConfig) -> bool:
+    last = state.last
+    if last is None:
+        return False
+    if last.record.failure is not None or last.record.round == config.rounds:
+        return True
+    target = (1 - config.target_sparsity) * masks_lib.size(last.masks)
+    return masks_lib.kept(last.masks) <= target + 0.5
+
+
+def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Masks:
+    """Returns the masks of the round after `trained`."""
+    config, rewind = trainer.config, trainer.weights_at("rewind")
+    scores = score(
+        {path: trained.weights[path] for path in trainer.paths},
+        {path: rewind[path] for path in trainer.paths},
+    )
+    target = 1 - config.target_sparsity
+    masks = pruning.prune(
+        scores,
+        trained.masks,
+        plan_lib.fraction(trained.masks, config, done=trained.record.round),
+        scope=config.scope,
+        layer_fractions=config.layer_fractions,
+        target_density=target,
+    )
+    left = masks_lib.kept(trained.masks)
+    if masks_lib.kept(masks) < left or left == 1:
+        return masks
+    # In a small network the share may round to no weight at all: prune one.
+    return pruning.prune(scores, masks, 1 / left, target_density=target)
+
+
+def _say_diverged(record: Round, state: State) -> None:
+    """Warns that a round diverged; raises if there is no ticket to return.
+
+    Raises:
+        ValueError: If no earlier round pruned.
+    """
+    why = "the loss or a weight is NaN or infinite"
+    if state.best is None:
+        raise ValueError(
+            f"Training diverged in round {record.round}, before there was any ticket: "
+            f"{why}. Lower the learning rate of `model`'s optimizer, or look for NaN "
+            "in `ds`."
         )
+    warnings.warn(
+        f"Training diverged in round {record.round}: {why}. The search stops with the "
+        "best ticket so far. A later `rewind_step` or a lower learning rate may take "
+        "it further.",
+        stacklevel=5,
+    )
 
-    @property
-    def _dense(self) -> Any:
-        return self.trainer.records[0]
 
-    def _done(self) -> bool:
-        if self.rounds.last is None:
-            return False
-        config, masks = self.config, self.rounds.last.masks
-        if self.rounds.last.record.failure is not None:
-            return True
-        if config.rounds is not None and self.rounds.last.record.round >= config.rounds:
-            return True
-        target = (1 - config.target_sparsity) * masks_lib.size(masks)
-        return masks_lib.kept(masks) <= target + 0.5
-
-    def _prune(self, trained: Trained) -> Masks:
-        rewind = self.trainer.weights_at("rewind")
-        scores = self.criterion(
-            {path: trained.weights[path] for path in self.paths},
-            {path: rewind[path] for path in self.paths},
-        )
-        target = 1 - self.config.target_sparsity
-        masks = pruning.prune(
-            scores,
-            trained.masks,
-            plan_lib.fraction(trained.masks, self.config, done=trained.record.round),
-            scope=self.config.scope,
-            layer_fractions=self.config.layer_fractions,
-            target_density=target,
-        )
-        left = masks_lib.kept(trained.masks)
-        if masks_lib.kept(masks) < left or left == 1:
-            return masks
-        # The share of a small network rounds to no weight at all: it loses one.
-        return pruning.prune(scores, masks, 1 / left, target_density=target)
-
-    def _warn(self, text: str) -> None:
-        warnings.warn(text, stacklevel=5)
-
-    def _ticket(self, trained: Trained) -> Ticket:
-        trainer = self.trainer
-        records = {r.round: r for r in [*trainer.records, trained.record]}
-        return Ticket(
-            masks=trained.masks,
-            initial=trainer.weights_at("initial"),
-            rewind=trainer.weights_at("rewind"),
-            trained=trained.weights,
-            config=self.config,
-            monitor=trainer.monitor or choose_monitor(trained.record.metrics),
-            rounds=tuple(records.values()),
-            round=trained.record.round,
-            versions=library_versions(),
-        )
-
-    def _manifest(self) -> dict[str, Any]:
-        trainer, model = self.trainer, self.engine.model
-        weights = self.engine.weights()
-        fractions = self.config.layer_fractions
-        return {
-            "config": self.config.to_dict(),
-            "criterion": fingerprint.of_function(self.criterion),
-            "architecture": architecture(weights),
-            "training": fingerprint.of_training(model),
-            "callbacks": [type(each).__name__ for each in trainer.callbacks],
-            "ds": fingerprint.of_data(trainer.ds),
-            "validation_data": fingerprint.of_data(trainer.validation_data),
-            "network": fingerprint.of_network(model),
-            "paths": list(weights),
-            # What a pattern matches may hang on the numbers in Keras' names.
-            "pruned": {
-                name: pruning.fraction_of(path, fractions) or "as the others"
-                for name, path in zip(canonical(weights), weights, strict=True)
-                if path in trainer.paths
-            },
-        }
+def _ticket(trainer: Trainer, trained: Trained, records: Sequence[Round]) -> Ticket:
+    return Ticket(
+        masks=trained.masks,
+        initial=trainer.weights_at("initial"),
+        rewind=trainer.weights_at("rewind"),
+        trained=trained.weights,
+        config=trainer.config,
+        monitor=trainer.monitor,
+        rounds=tuple(records),
+        round=trained.record.round,
+        versions=library_versions(),
+    )

@@ -9,9 +9,9 @@ import numpy as np
 
 from tflottery.core import masks as masks_lib
 from tflottery.core import pruning
-from tflottery.core.config import LotteryConfig, choose_monitor
+from tflottery.core.config import LotteryConfig
 from tflottery.core.masks import Masks, Weights
-from tflottery.core.records import Round
+from tflottery.core.records import Round, choose_monitor
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines import shuffling
@@ -77,7 +77,9 @@ class Trainer:
         for name, data in zip(("ds", "validation_data"), (ds, *judged), strict=False):
             data_lib.check(name, data)
         self.config = config
-        self.paths = pruning.choose(engine.prunable, config)
+        self.paths = pruning.choose(
+            engine.prunable, config.skip, config.layer_fractions
+        )
         self.monitor = config.monitor or ""
         self.verbose = 0
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
@@ -135,6 +137,8 @@ class Trainer:
         if run and not start:
             run.save("start", self._start, {})
         self._rewind = rewind if self.config.rewind_step > 0 else self._start
+        if records:
+            self.monitor = self.monitor or choose_monitor(records[0].metrics)
         engine.restore(self._start)
         self._first_step = engine.step()
         return records, at
@@ -238,6 +242,7 @@ class Trainer:
                 else "diverged",
             )
             self._save(at)
+        self.monitor = self.monitor or choose_monitor(at.record.metrics)
         return Trained(at.record, at.masks, engine.weights())
 
     def _fit(self, at: Checkpoint) -> None:

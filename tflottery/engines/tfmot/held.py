@@ -54,7 +54,7 @@ def release(model: Any) -> None:
 
 
 def mask_variable(variable: Any) -> Any:
-    """Returns a mask of ones for a variable, of its dtype, as tfmot's wrapper has it."""
+    """Returns a mask of ones of the variable's dtype, as in tfmot's wrapper."""
     dtype = getattr(variable, "true_dtype", variable.dtype)
     return tf.Variable(tf.ones(variable.shape, dtype), trainable=False, name="mask")
 
