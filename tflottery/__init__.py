@@ -62,7 +62,9 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("tflottery.transfer.controls")
     if name not in _HOME:
         raise AttributeError(f"module 'tflottery' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tflottery.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"tflottery.{_HOME[name]}"), name)
+    globals()[name] = value  # So that this function is asked once a name.
+    return value
 
 
 def __dir__() -> list[str]:

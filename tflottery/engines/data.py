@@ -1,6 +1,6 @@
-"""Data: what `fit` takes, checked before a long search starts.
+"""Data: what `fit` takes, checked before a long search starts, and a loss that fits.
 
-Serves Keras 3 and tf_keras.
+Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs to.
 """
 
 import math
@@ -75,17 +75,15 @@ def check(name: str, data: Any) -> None:
 
 def _check_arrays(name: str, part: str, value: Any) -> None:
     """Checks that x, y or the sample weights are arrays with a row per example."""
-
-    def has_rows(leaf: Any) -> bool:
-        if len(getattr(leaf, "shape", ())) == 0:
-            return False
-        if getattr(leaf, "dtype", None) != np.dtype(object):
-            return True
-        first = np.asarray(leaf[:1]).reshape(-1)[:1]
-        return all(isinstance(item, str | bytes) for item in first)
-
     leaves = arrays_in(value)
-    if all(has_rows(leaf) for leaf in leaves) and (leaves or part != "x"):
+    if (leaves or part != "x") and all(
+        len(getattr(leaf, "shape", ())) > 0
+        and (
+            getattr(leaf, "dtype", None) != np.dtype(object)
+            or isinstance(next(iter(np.ravel(leaf[:1])), ""), str | bytes)
+        )
+        for leaf in leaves
+    ):
         return
     listed = isinstance(value, list | tuple)
     received = f"a list of {len(value)}" if listed else reprlib.repr(value)
@@ -207,7 +205,7 @@ def _fits(shape: tuple, wanted: tuple) -> bool:
     )
 
 
-def check_labels(model: Any, data: Any, name: str = "ds") -> None:
+def check_labels(model: Any, data: Any, name: str) -> None:
     """Checks that class labels fit the model's output; `name` is the argument's.
 
     Raises:
@@ -215,7 +213,7 @@ def check_labels(model: Any, data: Any, name: str = "ds") -> None:
     """
     loss = model.loss
     loss_name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    units = output_units(model)
+    units = _output_units(model)
     if loss_name != "sparse_categorical_crossentropy" or units is None:
         return
     labels = np.asarray(first_batch(data, name)[1])
@@ -237,7 +235,7 @@ def check_labels(model: Any, data: Any, name: str = "ds") -> None:
         )
 
 
-def output_units(model: Any) -> int | None:
+def _output_units(model: Any) -> int | None:
     """Returns the units of a model's only output, or `None` if they are not known."""
     try:
         shape = model.output_shape
@@ -246,3 +244,70 @@ def output_units(model: Any) -> int | None:
     if not isinstance(shape, tuple) or not shape or not isinstance(shape[-1], int):
         return None
     return shape[-1]
+
+
+def compile_default(model: Any, keras: Any, data: Any) -> str:
+    """Compiles a model with Adam(1.2e-3) and the cross-entropy that fits it.
+
+    Returns:
+        One line for the user that names what was chosen.
+
+    Raises:
+        ValueError: If it is not clear which loss fits. It says what to compile.
+    """
+    y = first_batch(data)[1]
+    units = _output_units(model)
+    activation = _output_activation(model, keras)
+    loss = None
+    if units is not None and activation is not None and not isinstance(y, dict):
+        loss = _cross_entropy(keras, np.asarray(y), units, activation)
+    if loss is None:
+        raise ValueError(
+            f"`model` {model.name!r} is not compiled, and it is not clear which loss "
+            f"fits its output (units: {units}, activation: {activation}) and its "
+            "labels. Compile it first, for example `model.compile(optimizer, loss, "
+            'metrics=["accuracy"])`.'
+        )
+    arguments: dict[str, Any] = {}
+    # XLA is slow on CPUs; JAX always compiles.
+    if keras.__name__ == "tf_keras" or keras.backend.backend() != "jax":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            arguments["jit_compile"] = False
+    model.compile(
+        keras.optimizers.Adam(1.2e-3), loss, metrics=["accuracy"], **arguments
+    )
+    logits = ", from logits" if loss.get_config().get("from_logits") else ""
+    return f"Not compiled: using Adam(1.2e-3) and {loss.name}{logits}, with accuracy."
+
+
+def _cross_entropy(keras: Any, y: np.ndarray, units: int, activation: str) -> Any:
+    logits = activation == "linear"
+    whole = np.issubdtype(y.dtype, np.integer) or (
+        y.dtype.kind == "f" and y.size and np.all(y == np.floor(y))
+    )
+    column = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
+    if units == 1:
+        fits = whole and column and y.min() >= 0 and y.max() <= 1
+        if fits and activation in ("linear", "sigmoid"):
+            return keras.losses.BinaryCrossentropy(from_logits=logits)
+    elif activation in ("linear", "softmax") and whole:
+        if column and np.issubdtype(y.dtype, np.integer):
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+        if y.ndim == 2 and y.shape[1] == units and np.all(y.sum(1) == 1):
+            return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    return None
+
+
+def _output_activation(model: Any, keras: Any) -> str | None:
+    """Returns the name of the activation that makes the model's output, if known."""
+    try:
+        history = model.outputs[0]._keras_history
+        layer = getattr(history, "operation", None) or history.layer
+    except (AttributeError, TypeError, IndexError):
+        return None
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", None)

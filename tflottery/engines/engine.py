@@ -1,21 +1,25 @@
 """Engine: what a search needs of a model, and what both generations of Keras share."""
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tflottery.core.masks import Masks
-from tflottery.engines import callbacks as callbacks_lib
-from tflottery.engines import compiling, holding, network, shuffling
 from tflottery.engines import data as data_lib
+from tflottery.engines import holding, network, shuffling
 
 State = Mapping[str, np.ndarray]
 """All state of a training by name: `weights/...`, `optimizer/...`, `seeds/...`."""
 
 PARTS = ("weights", "optimizer", "seeds")
 _STEPS_PER_EXECUTION = 20
+
+# The ends of metrics' names that tell their direction where Keras cannot.
+_MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "iou")
+_LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
 
 
 def engine_for(model: Any) -> "Engine":
@@ -44,6 +48,7 @@ class Engine(abc.ABC):
         model: The model that trains.
         keras: The module that it belongs to, `keras` or `tf_keras`.
         prunable: The variables that can be pruned, by path.
+        distributed: Whether several replicas train.
 
     Raises:
         ValueError: If the model is not built, or nothing in it can be pruned.
@@ -53,16 +58,14 @@ class Engine(abc.ABC):
         self.model = model
         self.keras = network.keras_of(model)
         self.prunable: Mapping[str, Any] = network.prunable(model, self.keras)
+        strategy = getattr(model, "distribute_strategy", None)
+        self.distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
         self._variables = network.variables(model)
         self._masks: dict[str, Any] = {}
-        # Steps per execution: as the user left it, and once step k lies behind.
+        # Steps per execution: as the user set them, and from step k on.
         self._given_execution: int | None = None
         self._later_execution = 1
         self._given_schedule: Any = None
-
-    @abc.abstractmethod
-    def _build_optimizer(self) -> None:
-        """Makes the optimizer's variables."""
 
     @abc.abstractmethod
     def _parts(self) -> dict[str, dict[str, Any]]:
@@ -70,7 +73,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def _make_masks(self, masks: Masks) -> dict[str, Any]:
-        """Makes mask variables of ones and the constraints that obey them."""
+        """Makes mask variables of ones, and constraints that obey them."""
 
     @abc.abstractmethod
     def _averages(self) -> dict[int, Any]:
@@ -81,46 +84,47 @@ class Engine(abc.ABC):
         """Removes the masks from the model; weights stay as they are."""
 
     def prepare(
-        self, data: Any, *, rewind_step: int, callbacks: Iterable[Any]
+        self,
+        data: Any,
+        *,
+        rewind_step: int,
+        callbacks: Iterable[Any],
+        validation_data: Any = None,
     ) -> list[str]:
         """Prepares the model for training; returns lines to tell the user."""
         model, told = self.model, []
         if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
-            told.append(compiling.compile_default(model, self.keras, data))
-        data_lib.check_labels(model, data)
-        self._build_optimizer()
-        strategy = getattr(model, "distribute_strategy", None)
+            told.append(data_lib.compile_default(model, self.keras, data))
+        data_lib.check_labels(model, data, "ds")
+        if validation_data is not None:
+            data_lib.check_labels(model, validation_data, "validation_data")
+        holding.build_optimizer(model)
+        steps = data_lib.steps_per_epoch(data)
         given = later = int(network.value_of(model.steps_per_execution))
         if (
             given == 1
             and not model.run_eagerly
             and not getattr(model, "autotune_steps_per_execution", False)
-            and not holding.wants_batches(callbacks, self.keras)
-            # TensorFlow cannot merge replicas inside a loop.
-            and getattr(strategy, "num_replicas_in_sync", 1) == 1
+            and not any(holding.wants_batches(c, self.keras) for c in callbacks)
+            and not self.distributed  # TensorFlow cannot merge replicas in a loop.
             # tf_keras loses batches if it cannot tell an epoch's last execution.
-            and (
-                self.keras.__name__ != "tf_keras"
-                or data_lib.steps_per_epoch(data) is not None
-            )
+            and (self.keras.__name__ != "tf_keras" or steps is not None)
         ):
             later = _STEPS_PER_EXECUTION
-        self._given_execution, self._later_execution = given, later
-        # Step k can be seen only if an execution ends at it.
-        self._execute(self._execution_that_ends_at(rewind_step, data))
+        self._given_execution = self._later_execution = given
+        if later != given:
+            self._later_execution = later
+        # Step k can be seen only if an execution ends at it, as with an epoch, and
+        # only if every batch is a step.
+        if rewind_step:
+            plain = not hasattr(model.optimizer, "inner_optimizer")
+            if steps is None or not plain or self.batches(1) > 1:
+                later = 1
+            else:
+                inside = rewind_step % steps
+                later = max(n for n in range(1, later + 1) if inside % n == 0)
+        self._execute(later)
         return told
-
-    def _execution_that_ends_at(self, step: int, data: Any) -> int:
-        """Returns the most steps per execution of which one ends at `step`."""
-        if step == 0:
-            return self._later_execution
-        steps = data_lib.steps_per_epoch(data)
-        skips_steps = hasattr(self.model.optimizer, "inner_optimizer")
-        # An execution ends with each epoch too, whose length must be known for that.
-        if steps is None or skips_steps or self.batches(1) > 1:
-            return 1
-        inside = step % steps
-        return max(n for n in range(1, self._later_execution + 1) if inside % n == 0)
 
     def _execute(self, steps: int) -> None:
         """Makes the model take so many steps per call from Python."""
@@ -129,17 +133,8 @@ class Engine(abc.ABC):
             self.model.test_function = None
             holding.forget_traces(self.model)
 
-    def fit(
-        self,
-        data: Any,
-        *,
-        callbacks: list,
-        hooks: "callbacks_lib.Hooks | None" = None,
-        **arguments: Any,
-    ) -> None:
-        """Trains as `fit` does, and calls `hooks` as the training goes on."""
-        if hooks is not None:
-            callbacks = [*callbacks, callbacks_lib.hooked(self.keras, hooks)]
+    def fit(self, data: Any, **arguments: Any) -> None:
+        """Trains as `fit` does."""
         if isinstance(data, (tuple, list)):
             parts = dict(zip(("x", "y", "sample_weight"), data, strict=False))
         else:
@@ -147,7 +142,8 @@ class Engine(abc.ABC):
             # Keras warns if it is asked to shuffle a tf.data.Dataset.
             if hasattr(data, "element_spec") or shuffling.is_ordered(data):
                 parts["shuffle"] = False
-        self.model.fit(**parts, callbacks=callbacks, **arguments)
+        self.model.fit(**parts, **arguments)
+        self._averages()
         self._execute(self._later_execution)
 
     def evaluate(self, data: Any) -> dict[str, float]:
@@ -158,7 +154,7 @@ class Engine(abc.ABC):
             return_dict=True,
             verbose=0,
         )
-        return callbacks_lib.as_numbers(logs)
+        return as_numbers(logs)
 
     def weights(self) -> dict[str, np.ndarray]:
         """Returns copies of all weights by path."""
@@ -195,6 +191,8 @@ class Engine(abc.ABC):
 
     def step(self) -> int:
         """Returns how many steps the optimizer has taken."""
+        # Inside `fit` on JAX, the model's variables have to be brought up to date.
+        getattr(self.model, "jax_state_sync", bool)()
         return int(network.value_of(self.model.optimizer.iterations))
 
     def batches(self, steps: int) -> int:
@@ -232,5 +230,46 @@ class Engine(abc.ABC):
         holding.forget_traces(self.model)
 
     def better(self, monitor: str) -> Callable[[float, float], bool]:
-        """Returns the function `(a, b) -> bool` that tells if metric `a` beats `b`."""
-        return callbacks_lib.better(self.model, self.keras, monitor)
+        """Returns the function `(a, b) -> bool` that tells if metric `a` beats `b`.
+
+        It decides as EarlyStopping does. Keras 3 cannot tell the direction of metrics
+        of several outputs, of a custom `train_step` and of plain functions; then the
+        name decides.
+
+        Raises:
+            ValueError: If the name does not tell either.
+        """
+        probe = self.keras.callbacks.EarlyStopping(monitor=monitor)
+        probe.set_model(self.model)
+        if probe.monitor_op is None:  # Keras 3 asks the model's metrics, later.
+            with contextlib.suppress(ValueError):
+                probe._set_monitor_op()
+        if probe.monitor_op is not None:
+            return lambda a, b: bool(probe.monitor_op(a, b))
+        name = monitor.lower()
+        if name.endswith(_MORE_IS_BETTER):
+            return lambda a, b: a > b
+        if name.endswith(_LESS_IS_BETTER):
+            return lambda a, b: a < b
+        raise ValueError(
+            f"It is not clear whether more or less of `monitor` {monitor!r} is better. "
+            "Choose another metric, or give yours a name that ends in 'accuracy' or "
+            "'loss'."
+        )
+
+
+def as_numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what `fit` or `evaluate` logged, by name, as plain numbers.
+
+    Raises:
+        ValueError: If a metric is not one number. It names the metric.
+    """
+    for name, value in logs.items():
+        shape = tuple(getattr(value, "shape", ()))
+        if shape:
+            raise ValueError(
+                f"The metric {name!r} is not one number, but an array of shape "
+                f"{shape}, so tickets cannot be judged by it. Give it an average, as "
+                'in F1Score(average="macro"), or leave it out of `compile`.'
+            )
+    return {name: float(value) for name, value in logs.items()}

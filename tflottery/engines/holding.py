@@ -6,7 +6,7 @@ differs is in `engines.keras3` and `engines.tfmot.held`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,21 +88,27 @@ def scope(model: Any) -> Any:
     return strategy.scope() if strategy is not None else contextlib.nullcontext()
 
 
-def wants_batches(callbacks: Iterable[Any], keras: Any) -> bool:
+def build_optimizer(model: Any) -> None:
+    """Makes the optimizer's variables, which Keras makes at the first step."""
+    optimizer = model.optimizer
+    with scope(model):
+        if hasattr(optimizer, "_create_all_weights"):  # A legacy one of tf_keras.
+            optimizer._create_all_weights(model.trainable_variables)
+        elif not getattr(optimizer, "built", False):
+            optimizer.build(model.trainable_variables)
+
+
+def wants_batches(callback: Any, keras: Any) -> bool:
     """Returns whether a callback has to be called after every single batch."""
+    asks = getattr(callback, "_implements_train_batch_hooks", None)  # tf_keras
+    if asks is not None:
+        return bool(asks())
     plain = keras.callbacks.Callback
     names = ("on_batch_begin", "on_batch_end")
     names += ("on_train_batch_begin", "on_train_batch_end")
-    for callback in callbacks:
-        asks = getattr(callback, "_implements_train_batch_hooks", None)  # tf_keras
-        if asks is not None:
-            if asks():
-                return True
+    return any(
         # A LambdaCallback keeps its functions in attributes of the instance.
-        elif any(
-            name in vars(callback)
-            or getattr(type(callback), name, None) is not getattr(plain, name)
-            for name in names
-        ):
-            return True
-    return False
+        name in vars(callback)
+        or getattr(type(callback), name, None) is not getattr(plain, name)
+        for name in names
+    )

@@ -18,11 +18,6 @@ class Keras3Engine(Engine):
     then, so that new masks take effect without a new trace.
     """
 
-    def _build_optimizer(self) -> None:
-        if not self.model.optimizer.built:
-            with holding.scope(self.model):
-                self.model.optimizer.build(self.model.trainable_variables)
-
     def _parts(self) -> dict[str, dict[str, Any]]:
         masks = {id(mask) for mask in self._masks.values()}
         optimizer = [v for v in self.model.optimizer.variables if id(v) not in masks]
@@ -33,10 +28,6 @@ class Keras3Engine(Engine):
             "optimizer": {f"{i:05d}": v for i, v in enumerate(optimizer)},
             "seeds": {f"{i:05d}": v for i, v in enumerate(seeds)},
         }
-
-    def fit(self, *args: Any, **kwargs: Any) -> None:
-        super().fit(*args, **kwargs)
-        self._averages()  # `evaluate` needs them to have memory of their own.
 
     def _make_masks(self, masks: Masks) -> dict[str, Any]:
         optimizer = optimizer_of(self.model)

@@ -4,7 +4,7 @@ Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ def variables(model: Any) -> dict[str, Any]:
     Raises:
         ValueError: If the model is not built, or two sibling layers have one name.
     """
+    return _variables_and_layers(model)[0]
+
+
+def _variables_and_layers(model: Any) -> tuple[dict[str, Any], list[Any]]:
     if not model.built or not model.weights:
         # `build` may mark a subclassed model as built, but none of its layers.
         if (
@@ -68,8 +72,8 @@ def variables(model: Any) -> dict[str, Any]:
             "Give it an `Input`, call `model.build(input_shape)`, or call it once on "
             "a batch."
         )
-    found: dict[str, Any] = {}
-    _walk(model, "", found, set(), set())
+    found, layers = {}, {}
+    _walk(model, "", found, layers)
     known = {id(variable) for variable in found.values()}
     for variable in model.trainable_weights:
         if id(variable) not in known:
@@ -78,16 +82,19 @@ def variables(model: Any) -> dict[str, Any]:
                 "that Keras does not track, so it cannot be rewound. Make that layer "
                 "an attribute of the layer that calls it."
             )
-    return found
+    return found, list(layers.values())
 
 
-def _walk(layer: Any, prefix: str, found: dict, seen: set, layers: set) -> None:
-    layers.add(id(layer))
+def _walk(
+    layer: Any, prefix: str, found: dict[str, Any], layers: dict[int, Any]
+) -> None:
+    """Adds the variables in `layer` to `found`, and its layers to `layers`."""
+    layers[id(layer)] = layer
+    seen = {id(variable) for variable in found.values()}
     for variable in own_variables(layer):
         if id(variable) in seen:
             continue
-        seen.add(id(variable))
-        name = path = prefix + _name(variable)
+        name = path = prefix + variable.name.split("/")[-1].split(":")[0]
         number = 1
         while path in found:  # A layer may give several variables one name.
             path = f"{name}_{number}"
@@ -103,11 +110,7 @@ def _walk(layer: Any, prefix: str, found: dict, seen: set, layers: set) -> None:
                 "a weight would be ambiguous. Give them different names."
             )
         names.add(child.name)
-        _walk(child, f"{prefix}{child.name}/", found, seen, layers)
-
-
-def _name(variable: Any) -> str:
-    return variable.name.split("/")[-1].split(":")[0]
+        _walk(child, f"{prefix}{child.name}/", found, layers)
 
 
 def children(layer: Any) -> list[Any]:
@@ -143,10 +146,11 @@ def prunable(model: Any, keras: Any) -> dict[str, Any]:
         ValueError: If there is none.
     """
     trainable = {id(v) for v in model.trainable_variables}
-    wanted = {id(v) for layer in all_layers(model) for v in prunable_of(layer, keras)}
+    weights, layers = _variables_and_layers(model)
+    wanted = {id(v) for layer in layers for v in prunable_of(layer, keras)}
     found = {
         path: variable
-        for path, variable in variables(model).items()
+        for path, variable in weights.items()
         if id(variable) in wanted & trainable
     }
     if not found:
@@ -166,7 +170,11 @@ def prunable_of(layer: Any, keras: Any) -> list[Any]:
         return list(layer.get_prunable_weights())
     for name, variable_name in _PRUNABLE.items():
         if isinstance(layer, getattr(keras.layers, name, ())):
-            return [v for v in own_variables(layer) if _name(v) == variable_name]
+            return [
+                v
+                for v in own_variables(layer)
+                if v.name.split("/")[-1].split(":")[0] == variable_name
+            ]
     return []
 
 
@@ -188,14 +196,15 @@ def is_chief(model: Any) -> bool:
     return bool(getattr(getattr(strategy, "extended", None), "should_checkpoint", True))
 
 
-def read(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+def read(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns copies of the variables' values by path."""
     return {path: np.array(value_of(v)) for path, v in variables.items()}
 
 
 def value_of(variable: Any) -> np.ndarray:
     """Returns the value of a Keras 3 or TensorFlow variable, or of a tensor."""
-    raw = _raw(variable)
+    raw = getattr(variable, "value", variable)
+    raw = variable if callable(raw) else raw  # `value` of a tf.Variable is a method.
     return raw.numpy() if hasattr(raw, "numpy") else np.asarray(raw)
 
 
@@ -206,12 +215,7 @@ def sync_replicas(variables: Iterable[Any]) -> None:
     as the first replica's. A training that was interrupted resumes from that value.
     """
     for variable in variables:
-        raw = _raw(variable)
+        raw = getattr(variable, "value", variable)
+        raw = variable if callable(raw) else raw
         if hasattr(raw, "values") and not variable.trainable:
             raw.assign(raw.numpy())
-
-
-def _raw(variable: Any) -> Any:
-    """Returns the backend's own variable or value of a Keras or TensorFlow variable."""
-    value = getattr(variable, "value", variable)
-    return variable if callable(value) else value

@@ -43,9 +43,6 @@ class TfKerasEngine(Engine):
             )
         return told
 
-    def _build_optimizer(self) -> None:
-        state_lib.build_optimizer(self.model)
-
     def _parts(self) -> dict[str, dict[str, Any]]:
         return state_lib.parts(self.model)
 

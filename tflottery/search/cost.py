@@ -79,7 +79,7 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
     if validation_data is not None:
         batches = _batches("validation_data", validation_data)
     engine = trainer.engine
-    masks = masks_lib.ones({path: engine.prunable[path] for path in trainer.paths})
+    masks = trainer.dense
     plan = plan_lib.plan(masks, settings)
     step_seconds, batch_seconds, state = _measured(trainer)
     skipped = 0
@@ -141,7 +141,12 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
     state: dict[str, np.ndarray] = {}
     batch_seconds = 0.0
     try:
-        trainer.prepare()
+        engine.prepare(
+            ds,
+            validation_data=validation_data,
+            rewind_step=trainer.config.rewind_step,
+            callbacks=trainer.callbacks,
+        )
         state = engine.state()
         engine.fit(
             ds,

@@ -8,19 +8,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 
 @contextlib.contextmanager
-def explained(folder: Callable[[], Any]) -> Iterator[None]:
+def explained(folder: Any) -> Iterator[None]:
     """Prints how to resume when Ctrl-C or SIGTERM stops the search.
 
     Nothing can stop SIGTERM from ending the process then, except a handler that was
     set before: it stays in place.
 
     Args:
-        folder: Returns the run directory, or `None` if there is none.
+        folder: The run directory, or `None` if there is none.
     """
     searching = os.getpid()
 
@@ -29,7 +29,7 @@ def explained(folder: Callable[[], Any]) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         try:
             if os.getpid() == searching:  # Not in a worker process forked from it.
-                _say(folder(), "stopped by SIGTERM")
+                say_how_to_resume(folder, "stopped by SIGTERM")
         finally:
             os.kill(os.getpid(), number)
             os._exit(128 + number)  # Process 1 of a container ignores the signal.
@@ -40,14 +40,15 @@ def explained(folder: Callable[[], Any]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _say(folder(), "interrupted")
+        say_how_to_resume(folder, "interrupted")
         raise
     finally:
         if signal.getsignal(signal.SIGTERM) is end:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _say(folder: Any, how: str) -> None:
+def say_how_to_resume(folder: Any, how: str) -> None:
+    """Prints that the search was stopped, and how to resume it."""
     hint = "Nothing was saved; with a `run_dir` the next search could resume."
     if folder is not None:
         hint = (

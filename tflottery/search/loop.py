@@ -23,6 +23,7 @@ from tflottery.engines import network
 from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress
+from tflottery.search.selection import Selection
 from tflottery.search.trainer import Trained, Trainer
 from tflottery.ticket import Ticket
 
@@ -139,39 +140,46 @@ def find_ticket(
     checks.choice("resume", resume, run_dir_lib.RESUME)
     if run_dir is not None:
         run_dir_lib.check_path(run_dir)
-    progress = Progress(verbose)
+    silent = isinstance(verbose, int) and verbose == 0
+    progress = None if silent else Progress(verbose)
     trainer = Trainer(model, ds, config, validation_data, callbacks)
-    trainer.verbose = progress.inside_round
-    plan = plan_lib.plan(_dense(trainer), config)
+    trainer.verbose = progress.inside_round if progress else 0
+    plan = plan_lib.plan(trainer.dense, config)
+    engine = trainer.engine
     if seed is not None:
-        trainer.engine.keras.utils.set_random_seed(seed)
-    kept: list[Any] = [None]
-    with interrupts.explained(lambda: kept[0]):
-        try:
-            for line in trainer.prepare():
-                progress.say(line)
-            if validation_data is None:
-                warnings.warn(
-                    "Without `validation_data` a ticket is judged by its training "
-                    "metrics, which a network that memorizes passes too.",
-                    stacklevel=2,
-                )
-            if run_dir is None:
-                return _search(trainer, score, plan, progress)
-            manifest = fingerprint.of_search(trainer, score)
-            writes = network.is_chief(trainer.engine.model)
-            with run_dir_lib.opened(
-                run_dir, manifest, resume=resume, writes=writes
-            ) as run:
-                kept[0] = run.path
-                if resume == "never" and run.path is not None:
-                    progress.say(f"This search is kept in {str(run.path)!r}.")
-                kept_in = run if run.path is not None else None
-                return _search(trainer, score, plan, progress, kept_in)
-        except BaseException:
-            with contextlib.suppress(Exception):  # The first error is what counts.
-                trainer.put_back()
-            raise
+        engine.keras.utils.set_random_seed(seed)
+    try:
+        told = engine.prepare(
+            ds,
+            validation_data=validation_data,
+            rewind_step=rewind_step,
+            callbacks=trainer.callbacks,
+        )
+        if progress:
+            progress.say(*told)
+        if validation_data is None:
+            warnings.warn(
+                "Without `validation_data` a ticket is judged by its training "
+                "metrics, which a network that memorizes passes too.",
+                stacklevel=2,
+            )
+        if run_dir is None:
+            return _search(trainer, score, plan, progress)
+        manifest = fingerprint.of_search(trainer, score)
+        writes = network.is_chief(engine.model)
+        with (
+            run_dir_lib.opened(run_dir, manifest, resume=resume, writes=writes) as run,
+            interrupts.explained(run.path),
+        ):
+            if progress and resume == "never" and run.path is not None:
+                progress.say(f"This search is kept in {str(run.path)!r}.")
+            return _search(trainer, score, plan, progress, run if run.path else None)
+    except BaseException as error:
+        if run_dir is None and isinstance(error, KeyboardInterrupt):
+            interrupts.say_how_to_resume(None, "interrupted")
+        with contextlib.suppress(Exception):  # The first error is what counts.
+            trainer.put_back()
+        raise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,85 +189,56 @@ class State:
     Attributes:
         records: The records of the rounds so far.
         last: The last round, or `None` before the first.
-        best: Among the rounds that pruned, the one with the best metric.
-        winning: The sparsest round that reaches the dense network's metric.
+        selection: The rounds whose networks may be returned.
     """
 
     records: tuple[Round, ...] = ()
     last: Trained | None = None
-    best: Trained | None = None
-    winning: Trained | None = None
-
-    def after(self, trained: Trained, trainer: Trainer) -> "State":
-        """Returns the state after one more round."""
-        record, monitor = trained.record, trainer.monitor
-        records = (*self.records, record)
-        state = dataclasses.replace(self, records=records, last=trained)
-        if record.round == 0 or record.failure is not None:
-            return state
-        better, metric = trainer.engine.better(monitor), record.metrics[monitor]
-        # The worst metric that still wins.
-        drop, bound = trainer.config.tolerance, records[0].metrics[monitor]
-        bound += -drop if better(1.0, 0.0) else drop
-        if not better(bound, metric):
-            state = dataclasses.replace(state, winning=trained)
-        if self.best is None or better(metric, self.best.record.metrics[monitor]):
-            state = dataclasses.replace(state, best=trained)
-        return state
-
-    def chosen(self, config: LotteryConfig, monitor: str) -> Trained:
-        """Returns the round whose network to return, and warns if no ticket wins."""
-        assert self.last is not None
-        if config.select == "last" and self.last.record.failure is None:
-            return self.last
-        if self.winning is not None:
-            return self.winning
-        assert self.best is not None
-        best, dense = self.best.record, self.records[0]
-        warnings.warn(
-            f"No ticket reaches the dense network's {monitor} of "
-            f"{dense.metrics[monitor]:.4f} within `tolerance` {config.tolerance}. The "
-            f"best one is returned: round {best.round}, {best.metrics[monitor]:.4f}. "
-            "Train longer (`epochs`), rewind later (`rewind_step`) or allow a larger "
-            "drop (`tolerance`).",
-            stacklevel=4,
-        )
-        return self.best
+    selection: Selection = Selection()  # noqa: RUF009
 
 
 def _search(
     trainer: Trainer,
     score: criteria.Criterion,
     plan: Sequence[float],
-    progress: Progress,
+    progress: Progress | None,
     run: Any = None,
 ) -> Any:
     """Runs the search, or what is left of it, and returns the model."""
     config, engine = trainer.config, trainer.engine
-    records, checkpoint = trainer.open(run)
-    progress.start(plan)
+    finished, checkpoint = trainer.open(run)
+    if progress:
+        progress.start(plan)
     state = State()
 
     def keep(trained: Trained, *, resumed: bool = False) -> State:
+        record, selection = trained.record, state.selection
+        records = (*state.records, record)
         if run and not resumed:
-            run.save_round(_ticket(trainer, trained, (*state.records, trained.record)))
-        progress.add(trained.record, trainer.monitor, resumed=resumed)
-        if trained.record.failure is not None:
-            _say_diverged(trained.record, state)
-        return state.after(trained, trainer)
+            run.save_round(_ticket(trainer, trained, records))
+        if progress:
+            progress.add(record, trainer.monitor, resumed=resumed)
+        if record.failure is not None:
+            _say_diverged(record, selection)
+        elif record.round > 0:
+            better = engine.better(trainer.monitor)
+            selection = selection.after(
+                trained, records[0], config, trainer.monitor, better
+            )
+        return State(records=records, last=trained, selection=selection)
 
-    if records:
+    if finished:
         # Keras knows the direction of a metric only once it has been computed.
         judged = trainer.validation_data
         engine.evaluate(trainer.ds if judged is None else judged)
-    for record in records:
+    for record in finished:
         ticket = run.load_round(record.round)
         state = keep(Trained(record, ticket.masks, ticket.trained), resumed=True)
-    if checkpoint and (trained := trainer.resume(checkpoint, records)):
+    if checkpoint and (trained := trainer.resume(checkpoint, finished)):
         state = keep(trained)
-    while not _done(state, config):
+    while not _done(state.last, config):
         if state.last is None:
-            masks = _dense(trainer)
+            masks = trainer.dense
         else:
             masks = _prune(trainer, state.last, score)
             if masks_lib.kept(masks) == masks_lib.kept(state.last.masks):
@@ -272,7 +251,11 @@ def _search(
                 break
         state = keep(trainer.train(masks, state.records))
 
-    ticket = _ticket(trainer, state.chosen(config, trainer.monitor), state.records)
+    assert state.last is not None
+    chosen = state.selection.chosen(
+        state.last, state.records[0], config, trainer.monitor
+    )
+    ticket = _ticket(trainer, chosen, state.records)
     if run:
         run.finish(ticket)
     model = engine.model
@@ -280,20 +263,14 @@ def _search(
     weights = {f"weights/{path}": w for path, w in ticket.trained.items()}
     engine.restore(weights, parts=("weights",))
     engines.hold(model, ticket.masks)
-    progress.end(ticket)
+    if progress:
+        progress.end(ticket)
     model.ticket = ticket
     return model
 
 
-def _dense(trainer: Trainer) -> Masks:
-    """Returns the masks of round 0, which keep every weight."""
-    return masks_lib.ones(
-        {path: trainer.engine.prunable[path] for path in trainer.paths}
-    )
-
-
-def _done(state: State, config: LotteryConfig) -> bool:
-    last = state.last
+def _done(last: Trained | None, config: LotteryConfig) -> bool:
+    """Returns whether `last` is the last round."""
     if last is None:
         return False
     if last.record.failure is not None or last.record.round == config.rounds:
@@ -325,14 +302,14 @@ def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Mas
     return pruning.prune(scores, masks, 1 / left, target_density=target)
 
 
-def _say_diverged(record: Round, state: State) -> None:
+def _say_diverged(record: Round, selection: Selection) -> None:
     """Warns that a round diverged; raises if there is no ticket to return.
 
     Raises:
         ValueError: If no earlier round pruned.
     """
     why = "the loss or a weight is NaN or infinite"
-    if state.best is None:
+    if selection.best is None:
         raise ValueError(
             f"Training diverged in round {record.round}, before there was any ticket: "
             f"{why}. Lower the learning rate of `model`'s optimizer, or look for NaN "

@@ -143,7 +143,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
             if id(variable) in masks
         }
         pruning.check_patterns("layer_fractions", self.layer_fractions, self._masks)
-        state.build_optimizer(model)
+        holding.build_optimizer(model)
         for wrapper in wrappers_in(model):
             if int(network.value_of(wrapper.pruning_step)) < 0:
                 wrapper.pruning_step.assign(0)

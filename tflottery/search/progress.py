@@ -32,9 +32,9 @@ class Progress:
         self._records: list[Round] = []
         self._monitor = ""
 
-    def say(self, line: str) -> None:
-        """Prints one line."""
-        if not self._silent:
+    def say(self, *lines: str) -> None:
+        """Prints lines."""
+        for line in () if self._silent else lines:
             print(line, flush=True)
 
     def start(self, plan: Sequence[float]) -> None:

@@ -15,7 +15,7 @@ from tflottery.core.records import Round, choose_monitor
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines import shuffling
-from tflottery.engines.engine import engine_for
+from tflottery.engines.engine import as_numbers, engine_for
 from tflottery.search import callback_state
 from tflottery.search.checkpoint import Checkpoint
 
@@ -48,6 +48,7 @@ class Trainer:
     Attributes:
         engine: Trains the model.
         paths: The paths of the weights to prune.
+        dense: The masks of round 0, which keep every weight.
         monitor: The metric that tells a winning ticket; empty until it is known.
         verbose: What `fit` prints inside a round.
 
@@ -71,26 +72,39 @@ class Trainer:
                 "model."
             )
         self.engine = engine = engine_for(model)
-        self.callbacks = callbacks_lib.checked(callbacks, engine.keras)
+        kind = engine.keras.callbacks.Callback
+        if not isinstance(callbacks, list | tuple) or not all(
+            isinstance(callback, kind) for callback in callbacks
+        ):
+            raise TypeError(
+                f"`callbacks` must be a list of {engine.keras.__name__}.callbacks."
+                f"Callback. Received: callbacks={callbacks!r}"
+            )
+        self.callbacks = list(callbacks)
         self.ds, self.validation_data = ds, validation_data
-        judged = [] if validation_data is None else [validation_data]
-        for name, data in zip(("ds", "validation_data"), (ds, *judged), strict=False):
+        given = {"ds": ds}
+        if validation_data is not None:
+            given["validation_data"] = validation_data
+        for name, data in given.items():
             data_lib.check(name, data)
         self.config = config
         self.paths = pruning.choose(
             engine.prunable, config.skip, config.layer_fractions
         )
+        self.dense = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
         self.monitor = config.monitor or ""
         self.verbose = 0
+        self._numbers = self._settings = []
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
         self._uncounted = self._steps_per_epoch is None
         self._check_rewind_step()
-        for name, data in zip(("ds", "validation_data"), (ds, *judged), strict=False):
+        for name, data in given.items():
             data_lib.check_examples(name, data, engine.model)
         self._batches = ds
         if config.seed is not None:
             self._batches = shuffling.seeded(ds, seed=config.seed, keras=engine.keras)
-        self._numbers = self._settings = callback_state.numbers_in(self.callbacks)
+        if self.callbacks:
+            self._numbers = self._settings = callback_state.numbers_in(self.callbacks)
         self._run: Any = None
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
@@ -107,16 +121,6 @@ class Trainer:
                 f"{batches // self.engine.batches(1)} steps ({epochs} epochs of "
                 f"{self._steps_per_epoch}). Received: rewind_step={k}"
             )
-
-    def prepare(self) -> list[str]:
-        """Prepares the model for training; returns lines to tell the user."""
-        told = self.engine.prepare(
-            self.ds, rewind_step=self.config.rewind_step, callbacks=self.callbacks
-        )
-        if self.validation_data is not None:
-            model = self.engine.model
-            data_lib.check_labels(model, self.validation_data, "validation_data")
-        return told
 
     def open(self, run: Any = None) -> tuple[list[Round], Checkpoint | None]:
         """Goes to where the search starts, and loads what `run` holds of it.
@@ -241,33 +245,41 @@ class Trainer:
                 if np.all(np.isfinite([metrics["loss"], *sums]))
                 else "diverged",
             )
-            self._save(at)
+            if self._run:
+                self._save(at)
         self.monitor = self.monitor or choose_monitor(at.record.metrics)
         return Trained(at.record, at.masks, engine.weights())
 
     def _fit(self, at: Checkpoint) -> None:
         """Trains the epochs of the round that are left, and saves after each."""
-        engine, config = self.engine, self.config
+        engine, config, keras = self.engine, self.config, self.engine.keras
         remembered, midway = at.callbacks, bool(at.history)
-        counter = None
-        if self._uncounted and config.rewind_step > 0 and at.round == 0:
-            counter = callbacks_lib.batch_counter(engine.keras)
+        ordered = shuffling.is_ordered(self._batches)
+        first_epoch = at.round * config.epochs
 
-        def on_begin() -> None:
+        def on_train_begin(logs: Any = None) -> None:
             self._settings = callback_state.unchanged(self.callbacks, self._settings)
             if midway:  # Callbacks forget when a training begins.
                 callback_state.remind(self.callbacks, remembered, at.arrays)
 
-        def on_step() -> None:
+        def at_step_k() -> None:
             self._rewind = light(engine.state())
             if self._run:
                 self._run.save("rewind", self._rewind, {"step": config.rewind_step})
 
-        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+        def on_epoch_end(epoch: int, logs: Any = None) -> None:
+            engine.step()  # On JAX, brings the model's variables up to date.
+            logs = as_numbers(logs or {})
             if not at.history:
-                self._choose_monitor(logs)
-                if counter and not engine.model.stop_training:
-                    self._steps_per_epoch = counter.batches
+                self.monitor = self.monitor or choose_monitor(logs)
+                if self.monitor not in logs:
+                    raise ValueError(
+                        f"`monitor` must be one of {', '.join(map(repr, logs))}. "
+                        f"Received: monitor={self.monitor!r}"
+                    )
+                engine.better(self.monitor)  # Raises if its direction is not known.
+                if counters and not engine.model.stop_training:
+                    self._steps_per_epoch = counters[0].batches
                     self._check_rewind_step()
             for name, value in logs.items():
                 at.history.setdefault(name, []).append(value)
@@ -276,30 +288,32 @@ class Trainer:
             stopped = engine.model.stop_training
             at.epoch = config.epochs if stopped else epoch + 1
             at.seconds = time.monotonic() - at.began
-            self._save(at)
-            # A saved state has one value of each variable, so a search that was not
-            # interrupted must go on from that value too.
-            engine.sync_replicas()
-            set_epoch(at.round * config.epochs + epoch + 1)
+            if self._run:
+                self._save(at)
+            if engine.distributed:
+                # A saved state has one value of each variable, so a search that was
+                # not interrupted must go on from that value too.
+                engine.sync_replicas()
+            if ordered:
+                self._batches.epoch = first_epoch + epoch + 1
 
-        def set_epoch(epoch: int) -> None:
-            if shuffling.is_ordered(self._batches):
-                self._batches.epoch = epoch
-
-        set_epoch(at.round * config.epochs + at.epoch)
+        counters, watchers = [], []
+        if self._uncounted and config.rewind_step > 0 and at.round == 0:
+            counters = [callbacks_lib.batch_counter(keras)]
+        if not self._rewind:
+            k = at.step + config.rewind_step
+            watchers = [callbacks_lib.at_step(keras, k, at_step_k)]
+        if ordered:
+            self._batches.epoch = first_epoch + at.epoch
+        begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
+        ours = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end, **begin)
         engine.fit(
             self._batches,
             validation_data=self.validation_data,
             epochs=config.epochs,
             initial_epoch=at.epoch,
-            callbacks=[*self.callbacks, *([counter] if counter else [])],
+            callbacks=[*self.callbacks, *counters, *watchers, ours],
             verbose=self.verbose,
-            hooks=callbacks_lib.Hooks(
-                on_epoch=on_epoch,
-                on_begin=on_begin if self.callbacks else None,
-                on_step=None if self._rewind else on_step,
-                at_step=at.step + config.rewind_step,
-            ),
         )
         if not self._rewind:
             raise ValueError(
@@ -308,18 +322,7 @@ class Trainer:
                 f"rewind_step={config.rewind_step}"
             )
 
-    def _choose_monitor(self, logs: Mapping[str, float]) -> None:
-        self.monitor = self.monitor or choose_monitor(logs)
-        if self.monitor not in logs:
-            raise ValueError(
-                f"`monitor` must be one of {', '.join(map(repr, logs))}. "
-                f"Received: monitor={self.monitor!r}"
-            )
-        self.engine.better(self.monitor)  # Raises if its direction is not known.
-
     def _save(self, at: Checkpoint) -> None:
-        if self._run is None:
-            return
         at.callbacks, arrays = callback_state.remembered(self.callbacks, self._settings)
         at.rewound, at.steps_per_epoch = bool(self._rewind), self._steps_per_epoch
         arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}

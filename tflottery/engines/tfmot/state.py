@@ -6,20 +6,9 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import network
-from tflottery.engines.holding import scope
 from tflottery.engines.tfmot.imported import tf
 
 _OWNERS = (tf.Module, tf.__internal__.tracking.Trackable)
-
-
-def build_optimizer(model: Any) -> None:
-    """Makes the optimizer's variables, which tf_keras makes at the first step."""
-    optimizer = model.optimizer
-    with scope(model):
-        if hasattr(optimizer, "_create_all_weights"):  # A legacy one.
-            optimizer._create_all_weights(model.trainable_variables)
-        else:
-            optimizer.build(model.trainable_variables)
 
 
 def parts(model: Any) -> dict[str, dict[str, Any]]:
