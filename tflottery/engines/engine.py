@@ -66,6 +66,7 @@ class Engine(abc.ABC):
         self._given_execution: int | None = None
         self._later_execution = 1
         self._given_schedule: Any = None
+        self._averaging = False
 
     @abc.abstractmethod
     def _parts(self) -> dict[str, dict[str, Any]]:
@@ -77,7 +78,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def _averages(self) -> dict[int, Any]:
-        """Returns the optimizer's moving averages by the id of their variable."""
+        """Returns the moving averages (`use_ema`) by the id of their variable."""
 
     @abc.abstractmethod
     def _release(self) -> None:
@@ -99,6 +100,7 @@ class Engine(abc.ABC):
         if validation_data is not None:
             data_lib.check_labels(model, validation_data, "validation_data")
         holding.build_optimizer(model)
+        self._averaging = getattr(holding.optimizer_of(model), "use_ema", False)
         steps = data_lib.steps_per_epoch(data)
         given = later = int(network.value_of(model.steps_per_execution))
         if (
@@ -143,7 +145,8 @@ class Engine(abc.ABC):
             if hasattr(data, "element_spec") or shuffling.is_ordered(data):
                 parts["shuffle"] = False
         self.model.fit(**parts, **arguments)
-        self._averages()
+        if self._averaging:
+            self._averages()  # On JAX, `evaluate` needs them to have their own memory.
         self._execute(self._later_execution)
 
     def evaluate(self, data: Any) -> dict[str, float]:
@@ -183,7 +186,8 @@ class Engine(abc.ABC):
         for path, mask in masks.items():
             dtype = self._masks[path].dtype
             self._masks[path].assign(mask.astype(getattr(dtype, "name", dtype)))
-        holding.cut_now(self._variables, masks, self._averages())
+        averages = self._averages() if self._averaging else {}
+        holding.cut_now(self._variables, masks, averages)
 
     def sync_replicas(self) -> None:
         """Syncs per-replica variables (BatchNorm statistics)."""

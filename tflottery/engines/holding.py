@@ -6,6 +6,7 @@ differs is in `engines.keras3` and `engines.tfmot.held`.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,19 +16,19 @@ from tflottery.core.masks import Masks
 from tflottery.engines import network
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Held:
     """A constraint that keeps a variable's pruned weights at exactly zero.
 
-    Args:
+    Attributes:
         mask: A variable of the weight's shape: 0 where the weight is pruned, else 1.
         inner: The constraint that the variable already had, or `None`. Both apply.
         cut: A function `(weight, mask) -> weight` that zeroes the pruned weights.
     """
 
-    def __init__(self, mask: Any, inner: Callable | None, cut: Callable):
-        self.mask = mask
-        self.inner = inner
-        self.cut = cut
+    mask: Any
+    inner: Callable | None
+    cut: Callable
 
     def __call__(self, weight: Any) -> Any:
         if self.inner is not None:
@@ -60,7 +61,8 @@ def hold_through_compile(model: Any, hold_averages: Callable[[Any], None]) -> No
 
     def compile_and_hold(*args: Any, **kwargs: Any) -> None:
         compile_model(model, *args, **kwargs)
-        hold_averages(optimizer_of(model))
+        if getattr(optimizer_of(model), "use_ema", False):
+            hold_averages(optimizer_of(model))
 
     # Not through Keras' own __setattr__, which would save it with the model.
     vars(model)["compile"] = compile_and_hold

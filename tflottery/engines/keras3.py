@@ -48,7 +48,8 @@ class Keras3Engine(Engine):
                         shape, layout=layout, **arguments
                     )
                 _constrain(variable, made[path])
-        _hold_averages(optimizer)
+        if optimizer.use_ema:
+            _hold_averages(optimizer)
         return made
 
     def _averages(self) -> dict[int, Any]:
@@ -69,8 +70,11 @@ def hold(model: Any, masks: Masks) -> None:
             constant = keras.Variable(mask, dtype="bool", trainable=False, name="mask")
             _constrain(variables[path], constant)
     optimizer = optimizer_of(model)
-    holding.cut_now(variables, masks, _averages_of(optimizer))
-    _hold_averages(optimizer)
+    averages = {}
+    if getattr(optimizer, "use_ema", False):
+        averages = _averages_of(optimizer)
+        _hold_averages(optimizer)
+    holding.cut_now(variables, masks, averages)
     holding.forget_traces(model)
     holding.hold_through_compile(model, _hold_averages)
 
@@ -100,13 +104,13 @@ def _cut(weight: Any, mask: Any) -> Any:
 
 
 def _averages_of(optimizer: Any) -> dict[int, Any]:
-    """Returns an optimizer's moving averages by the id of their variable.
+    """Returns the moving averages (`use_ema`) by the id of their variable.
 
     `fit` ends by copying the averages into the weights. On JAX the two share memory
     from then on, which `evaluate` donates, and the next step of Keras 3.15 fails. So
     each average gets memory of its own again.
     """
-    if not getattr(optimizer, "use_ema", False) or not optimizer.built:
+    if not optimizer.built:
         return {}
     found = {}
     averages = optimizer._model_variables_moving_average
@@ -127,8 +131,6 @@ def _hold_averages(optimizer: Any) -> None:
     Keras averages the weights before it applies the constraints, and copies the
     averages into the weights when `fit` ends.
     """
-    if not getattr(optimizer, "use_ema", False):
-        return
     update = type(optimizer)._update_model_variables_moving_average
 
     def update_held(trainable_variables: Any) -> None:

@@ -53,10 +53,11 @@ def variables(model: Any) -> dict[str, Any]:
     Raises:
         ValueError: If the model is not built, or two sibling layers have one name.
     """
-    return _variables_and_layers(model)[0]
+    return walk(model)[0]
 
 
-def _variables_and_layers(model: Any) -> tuple[dict[str, Any], list[Any]]:
+def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
+    """Returns what `variables` returns, and all layers with weights."""
     if not model.built or not model.weights:
         # `build` may mark a subclassed model as built, but none of its layers.
         if (
@@ -146,7 +147,7 @@ def prunable(model: Any, keras: Any) -> dict[str, Any]:
         ValueError: If there is none.
     """
     trainable = {id(v) for v in model.trainable_variables}
-    weights, layers = _variables_and_layers(model)
+    weights, layers = walk(model)
     wanted = {id(v) for layer in layers for v in prunable_of(layer, keras)}
     found = {
         path: variable

@@ -80,7 +80,9 @@ class TfKerasEngine(Engine):
                 if path not in made:
                     made[path] = held.mask_variable(self._variables[path])
                     held.constrain(self._variables[path], made[path])
-        held.hold_averages(holding.optimizer_of(self.model))
+        optimizer = holding.optimizer_of(self.model)
+        if getattr(optimizer, "use_ema", False):
+            held.hold_averages(optimizer)
         return made
 
     def _averages(self) -> dict[int, Any]:

@@ -153,7 +153,8 @@ class RewindToInit(tf_keras.callbacks.Callback):
             in_step._pruning_vars = []
         for path, mask in self._masks.items():
             held.constrain(self._variables[path], mask)
-        held.hold_averages(holding.optimizer_of(model))
+        if getattr(holding.optimizer_of(model), "use_ema", False):
+            held.hold_averages(holding.optimizer_of(model))
         # `fit` has made its function before it called us; a traced one has no masks.
         model.make_train_function(force=True)
         self._hold(masks_lib.ones(self._weights()))
@@ -234,7 +235,9 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
     def _cut_now(self, masks: Masks) -> None:
         optimizer = holding.optimizer_of(self.model)
-        averages = held.averages_of(optimizer, self._variables)
+        averages = {}
+        if getattr(optimizer, "use_ema", False):
+            averages = held.averages_of(optimizer, self._variables)
         holding.cut_now(self._variables, masks, averages)
 
     def _weights(self) -> dict[str, np.ndarray]:

@@ -97,7 +97,8 @@ class Trainer:
         self._numbers = self._settings = []
         self._steps_per_epoch = data_lib.steps_per_epoch(ds)
         self._uncounted = self._steps_per_epoch is None
-        self._check_rewind_step()
+        if config.rewind_step:
+            self._check_rewind_step()
         for name, data in given.items():
             data_lib.check_examples(name, data, engine.model)
         self._batches = ds
@@ -207,7 +208,8 @@ class Trainer:
         engine, config, epoch = self.engine, self.config, 0
         if records:
             engine.restore(self._rewind, parts=_REWOUND[config.retrain])
-            if config.retrain == "rewind" and self._steps_per_epoch:
+            rewinds = config.retrain == "rewind" and config.rewind_step > 0
+            if rewinds and self._steps_per_epoch:
                 epoch = engine.batches(config.rewind_step) // self._steps_per_epoch
         at = Checkpoint(
             round=len(records), epoch=epoch, step=engine.step(), masks=masks

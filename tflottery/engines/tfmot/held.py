@@ -32,8 +32,11 @@ def hold(model: Any, masks: Masks) -> None:
     for path, mask in constants.items():
         constrain(variables[path], mask)
     optimizer = optimizer_of(model)
-    holding.cut_now(variables, masks, averages_of(optimizer, variables))
-    hold_averages(optimizer)
+    averages = {}
+    if getattr(optimizer, "use_ema", False):
+        averages = averages_of(optimizer, variables)
+        hold_averages(optimizer)
+    holding.cut_now(variables, masks, averages)
     holding.forget_traces(model)
     holding.hold_through_compile(model, hold_averages)
 
@@ -78,9 +81,9 @@ def _set_constraint(variable: Any, constraint: Callable | None) -> None:
 
 
 def averages_of(optimizer: Any, variables: Mapping[str, Any]) -> dict[int, Any]:
-    """Returns an optimizer's moving averages by the id of their variable."""
+    """Returns the moving averages (`use_ema`) by the id of their variable."""
     found = {}
-    if getattr(optimizer, "use_ema", False) and getattr(optimizer, "_built", False):
+    if getattr(optimizer, "_built", False):
         for variable in variables.values():
             index = optimizer._index_dict.get(optimizer._var_key(variable))
             if index is not None:
@@ -95,8 +98,6 @@ def hold_averages(optimizer: Any) -> None:
     tf_keras averages the weights before it applies the constraints, and copies the
     averages into the weights when `fit` ends.
     """
-    if not getattr(optimizer, "use_ema", False):
-        return
     update = type(optimizer)._update_model_variables_moving_average
 
     def update_held(variables: Any) -> None:
