@@ -249,7 +249,7 @@ def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
         **weights,
         config=LotteryConfig(**header["config"]),
         monitor=header["monitor"],
-        rounds=tuple(Round(**record) for record in header["rounds"]),
+        rounds=tuple(Round.read(record) for record in header["rounds"]),
         round=header["round"],
         versions=header["versions"],
         origin=header["origin"],

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tflottery.core import masks as masks_lib
-from tflottery.core import pruning
+from tflottery.core import plan, pruning
 
 FOUR = np.ones(4, bool)
 
@@ -239,13 +239,13 @@ def test_scores_that_do_not_fit_are_an_error():
     ],
 )
 def test_a_pattern_names_the_weight_or_a_layer_above(path, pattern, expected):
-    assert pruning.matches(path, pattern) is expected
+    assert plan.matches(path, pattern) is expected
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_paths():
     message = "has the pattern 'hed', which matches no prunable weight. .* a/k, head/k"
     with pytest.raises(ValueError, match=f"`skip` {message}"):
-        pruning.check_patterns("skip", ["a", "hed"], ["a/k", "head/k"])
+        plan.check_patterns("skip", ["a", "hed"], ["a/k", "head/k"])
     masks = {"a/k": FOUR, "head/k": FOUR}
     with pytest.raises(ValueError, match=f"`layer_fractions` {message}"):
         pruning.prune(

@@ -1,4 +1,4 @@
-"""Records: every field of a round is checked when it is made."""
+"""Records: every field of a round is checked when it is read."""
 
 import numpy as np
 import pytest
@@ -40,11 +40,11 @@ WORDS = {
 )
 def test_a_field_of_another_kind_is_an_error(name, value):
     with pytest.raises(ValueError, match=f"^`{name}` of a Round must be ") as caught:
-        Round(**(GOOD | {name: value}))
+        Round.read(GOOD | {name: value})
     words, received = str(caught.value).split(" must be ")[1].split(". Received: ")
     assert words == WORDS[name]
     assert received == f"{name}={value!r}"
 
 
 def test_numbers_may_be_numpys():
-    Round(**(GOOD | {"steps": np.int64(3), "metrics": {"loss": np.float32(0.5)}}))
+    Round.read(GOOD | {"steps": np.int64(3), "metrics": {"loss": np.float32(0.5)}})

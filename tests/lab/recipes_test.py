@@ -12,7 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tflottery.core import pruning
+from tflottery.core import plan
 from tflottery.lab import models, recipes
 from tflottery.lab.recipes import RECIPES
 from tflottery.lab.training import SGD, Adam
@@ -79,9 +79,9 @@ def test_patterns_match_weights_of_the_recipes_network(name):
     assert recipe.name == name
     shape = recipe.input_shape or SHAPES[recipe.dataset]
     paths = kernel_paths(recipe.model, shape)
-    pruning.check_patterns("skip", recipe.skip, paths)
-    pruning.check_patterns("layer_fractions", recipe.layer_fractions, paths)
-    skipped = [p for p in paths if any(pruning.matches(p, s) for s in recipe.skip)]
+    plan.check_patterns("skip", recipe.skip, paths)
+    plan.check_patterns("layer_fractions", recipe.layer_fractions, paths)
+    skipped = [p for p in paths if any(plan.matches(p, s) for s in recipe.skip)]
     assert ("output/kernel" in skipped) == (recipe.scope == "global")
     assert not any("conv" in path for path in skipped)
 

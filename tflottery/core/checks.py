@@ -74,6 +74,34 @@ def dict_of(kind: Kind) -> Kind:
     )
 
 
+def whole_from(low: int, high: float = math.inf) -> Kind:
+    """Returns the kind of a whole number from `low` to `high`."""
+    words = f"a whole number from {low} to {high}"
+    if high == math.inf:
+        words = f"a whole number of at least {low}"
+    return Kind(lambda v: is_whole(v) and low <= v <= high, words)
+
+
+def inside_0_1(meaning: str) -> Kind:
+    """Returns the kind of a number strictly between 0 and 1 that means `meaning`."""
+    return Kind(
+        lambda v: is_number(v) and 0 < v < 1,
+        f"in (0, 1), both ends excluded: {meaning}",
+    )
+
+
+_TO_PRUNE = "the share of the remaining weights to prune"
+TO_PRUNE = inside_0_1(_TO_PRUNE)
+
+
+def one_of(choices: Sequence[str]) -> Kind:
+    """Returns the kind of a string that is one of `choices`."""
+    return Kind(
+        lambda v: isinstance(v, str) and v in choices,
+        f"one of {', '.join(map(repr, choices))}",
+    )
+
+
 def check(name: str, value: Any, kind: Kind, meaning: str = "") -> None:
     """Checks an argument.
 
@@ -117,34 +145,17 @@ def whole(name: str, value: Any, at_least: int = 0, at_most: float = math.inf) -
     Raises:
         ValueError: If it is not a whole number from `at_least` to `at_most`.
     """
-    words = f"a whole number from {at_least} to {at_most}"
-    if at_most == math.inf:
-        words = f"a whole number of at least {at_least}"
-    check(name, value, Kind(lambda v: is_whole(v) and at_least <= v <= at_most, words))
+    check(name, value, whole_from(at_least, at_most))
     return int(value)
 
 
-def fraction(
-    name: str, value: Any, meaning: str = "the share of the remaining weights to prune"
-) -> float:
+def fraction(name: str, value: Any, meaning: str = _TO_PRUNE) -> float:
     """Returns an argument as a float.
 
     Raises:
         ValueError: If it is not strictly between 0 and 1.
     """
-    kind = Kind(lambda v: is_number(v) and 0 < v < 1, "in (0, 1), both ends excluded")
-    check(name, value, kind, meaning)
-    return float(value)
-
-
-def not_negative(name: str, value: Any, meaning: str = "") -> float:
-    """Returns an argument as a float.
-
-    Raises:
-        ValueError: If it is not a finite number of at least 0.
-    """
-    kind = Kind(lambda v: is_number(v) and 0 <= v < math.inf, "a number of at least 0")
-    check(name, value, kind, meaning)
+    check(name, value, inside_0_1(meaning))
     return float(value)
 
 
@@ -154,5 +165,4 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> None:
     Raises:
         ValueError: If it is not one of `choices`.
     """
-    words = f"one of {', '.join(map(repr, choices))}"
-    check(name, value, Kind(lambda v: isinstance(v, str) and v in choices, words))
+    check(name, value, one_of(choices))

@@ -1,14 +1,47 @@
 """Config: the frozen record of how to search for a ticket, checked when it is made."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tflottery.core import checks, criteria, pruning
+from tflottery.core import checks, criteria
 
+SCOPES = ("global", "layer", "erk")
 RETRAIN = ("rewind", "learning_rate", "fine_tune")
 SELECT = ("sparsest_winning", "last")
 _MAX_SEED = 2**32 - 1  # NumPy's limit.
+
+
+_CRITERION = checks.one_of(tuple(criteria.CRITERIA))
+_KINDS = {
+    "epochs": checks.whole_from(1),
+    "rewind_step": checks.WHOLE,
+    "rounds": checks.or_none(checks.whole_from(1)),
+    "seed": checks.or_none(checks.whole_from(0, _MAX_SEED)),
+    "target_sparsity": checks.inside_0_1(
+        "the share of the prunable weights that are zero in the end"
+    ),
+    "prune_fraction": checks.TO_PRUNE,
+    "tolerance": checks.Kind(
+        lambda v: checks.is_number(v) and 0 <= v < math.inf,
+        "a number of at least 0: the allowed drop below the dense metric",
+    ),
+    "scope": checks.one_of(SCOPES),
+    "retrain": checks.one_of(RETRAIN),
+    "select": checks.one_of(SELECT),
+    "criterion": checks.Kind(lambda v: isinstance(v, str), "a name"),
+    "monitor": checks.or_none(
+        checks.Kind(lambda v: isinstance(v, str) and v, "the name of a metric")
+    ),
+    "skip": checks.Kind(
+        checks.list_of(checks.TEXT).fits, 'a tuple of patterns, such as ("output",)'
+    ),
+    "layer_fractions": checks.Kind(
+        lambda v: isinstance(v, Mapping) and all(isinstance(p, str) for p in v),
+        'a dict from patterns to fractions, such as {"output": 0.1}',
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,53 +101,26 @@ the remaining weights to prune. Received: prune_fraction=0.0
     seed: int | None = None
 
     def __post_init__(self):
-        checks.check("layer_fractions", self.layer_fractions, _BY_PATTERN)
-        checks.check("skip", self.skip, _PATTERNS)
-        checks.check("monitor", self.monitor, checks.or_none(_METRIC))
-        checks.check("criterion", self.criterion, _NAME)
-        checks.choice("scope", self.scope, pruning.SCOPES)
-        checks.choice("retrain", self.retrain, RETRAIN)
-        checks.choice("select", self.select, SELECT)
+        for name, kind in _KINDS.items():
+            checks.check(name, getattr(self, name), kind)
+        for pattern, fraction in self.layer_fractions.items():
+            checks.check(f"layer_fractions[{pattern!r}]", fraction, checks.TO_PRUNE)
         # NumPy's numbers become Python's, which JSON can hold.
         plain = {
-            "epochs": checks.whole("epochs", self.epochs, at_least=1),
-            "rewind_step": checks.whole("rewind_step", self.rewind_step),
-            "target_sparsity": checks.fraction(
-                "target_sparsity",
-                self.target_sparsity,
-                "the share of the prunable weights that are zero in the end",
-            ),
-            "prune_fraction": checks.fraction("prune_fraction", self.prune_fraction),
-            "layer_fractions": {
-                pattern: checks.fraction(f"layer_fractions[{pattern!r}]", fraction)
-                for pattern, fraction in self.layer_fractions.items()
-            },
-            "tolerance": checks.not_negative(
-                "tolerance", self.tolerance, "the allowed drop below the dense metric"
-            ),
+            "layer_fractions": {p: float(f) for p, f in self.layer_fractions.items()},
             "skip": tuple(self.skip),
         }
-        if self.rounds is not None:
-            plain["rounds"] = checks.whole("rounds", self.rounds, at_least=1)
-        if self.seed is not None:
-            plain["seed"] = checks.whole("seed", self.seed, at_most=_MAX_SEED)
+        for name in ("epochs", "rewind_step", "rounds", "seed"):
+            if getattr(self, name) is not None:
+                plain[name] = int(getattr(self, name))
+        for name in ("target_sparsity", "prune_fraction", "tolerance"):
+            plain[name] = float(getattr(self, name))
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that `LotteryConfig(**data)` accepts."""
         return dataclasses.asdict(self) | {"skip": list(self.skip)}
-
-
-_NAME = checks.Kind(lambda v: isinstance(v, str), "a name")
-_METRIC = checks.Kind(lambda v: isinstance(v, str) and v, "the name of a metric")
-_PATTERNS = checks.Kind(
-    checks.list_of(_NAME).fits, 'a tuple of patterns, such as ("output",)'
-)
-_BY_PATTERN = checks.Kind(
-    lambda v: checks.is_dict(v, lambda _: True),
-    'a dict from patterns to fractions, such as {"output": 0.1}',
-)
 
 
 def check_criterion(criterion: Any) -> str:
@@ -128,5 +134,23 @@ def check_criterion(criterion: Any) -> str:
     """
     if callable(criterion):
         return getattr(criterion, "__name__", type(criterion).__name__)
-    checks.choice("criterion", criterion, tuple(criteria.CRITERIA))
+    checks.check("criterion", criterion, _CRITERION)
     return criterion
+
+
+def choose_monitor(metrics: Iterable[str]) -> str:
+    """Returns the metric to judge rounds by: an accuracy, or else the loss.
+
+    Args:
+        metrics: their names; those on validation data, where there are any, decide.
+
+    >>> choose_monitor(["accuracy", "loss", "val_loss", "val_accuracy"])
+    'val_accuracy'
+    """
+    names = list(metrics)
+    prefix = "val_" if any(name.startswith("val_") for name in names) else ""
+    for name in names:
+        metric = name.removeprefix(prefix)
+        if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
+            return name
+    return prefix + "loss"

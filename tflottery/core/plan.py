@@ -1,16 +1,61 @@
-"""Plans: the densities that rounds of pruning come to, and the fraction for them."""
+"""Plan: which weights are pruned, and how many each round and each layer keeps."""
 
+import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from tflottery.core import masks as masks_lib
-from tflottery.core import pruning
 from tflottery.core.config import LotteryConfig
 from tflottery.core.masks import Masks
 
 _MOST_ROUNDS = 10_000
+
+
+def plan(masks: Masks, config: LotteryConfig) -> list[float]:
+    """Returns the densities of a search's rounds, round 0 first.
+
+    Args:
+        masks: The masks of the dense network.
+        config: How to search.
+
+    Raises:
+        ValueError: If the target cannot be reached in this way. Names the largest
+            `target_sparsity` that can.
+    """
+    size, target = masks_lib.size(masks), 1 - config.target_sparsity
+    if math.floor(target * size + 0.5) >= size:
+        raise ValueError(
+            f"`target_sparsity` prunes none of the {size} weights. Received: "
+            f"target_sparsity={config.target_sparsity}"
+        )
+    if target * size + 0.5 < len(masks):
+        raise ValueError(
+            "`target_sparsity` must leave at least one weight per layer: of "
+            f"{size} prunable weights in {len(masks)} layers at most "
+            f"{math.floor(1e6 * (1 - len(masks) / size)) / 1e6} can be pruned. "
+            f"Received: target_sparsity={config.target_sparsity}"
+        )
+    return densities(
+        masks,
+        fraction(masks, config, done=0),
+        layer_fractions=config.layer_fractions,
+        target_density=target,
+        rounds=config.rounds,
+    )
+
+
+def fraction(masks: Masks, config: LotteryConfig, *, done: int) -> float:
+    """Returns the share to prune next, after `done` prunings."""
+    if config.rounds is None:
+        return config.prune_fraction
+    return fraction_for(
+        masks,
+        config.rounds - done,
+        layer_fractions=config.layer_fractions,
+        target_density=1 - config.target_sparsity,
+    )
 
 
 def densities(
@@ -34,9 +79,7 @@ def densities(
     layer_fractions = layer_fractions or {}
     left = {path: float(mask.size) for path, mask in masks.items()}
     rates = {
-        path: fraction
-        if (f := pruning.fraction_of(path, layer_fractions)) is None
-        else f
+        path: fraction if (f := fraction_of(path, layer_fractions)) is None else f
         for path in masks
     }
     total = sum(left.values())
@@ -75,79 +118,151 @@ def fraction_for(
     """Returns the prune fraction that reaches `target_density` in `rounds` prunings.
 
     Raises:
-        ValueError: where the layers of `layer_fractions` alone keep more than that.
+        ValueError: If the layers of `layer_fractions` alone keep more than that.
 
     >>> masks = {"w": np.ones(100, bool)}
     >>> round(fraction_for(masks, 2, target_density=0.25), 6)
     0.5
     """
-    layer_fractions = layer_fractions or {}
     left = {path: int(np.count_nonzero(mask)) for path, mask in masks.items()}
-    alone = {path: pruning.fraction_of(path, layer_fractions) for path in masks}
-    target = target_density * masks_lib.size(masks)
-
-    def kept(fraction: float) -> float:
-        rates = {p: fraction if f is None else f for p, f in alone.items()}
-        return sum(n * (1 - rates[path]) ** rounds for path, n in left.items())
-
-    low, high = 0.0, 1.0 - 1e-9
-    if kept(high) > target + 0.5:
+    own = {path: fraction_of(path, layer_fractions or {}) for path in masks}
+    target = target_density * sum(mask.size for mask in masks.values())
+    fixed = sum(
+        left[path] * (1 - f) ** rounds for path, f in own.items() if f is not None
+    )
+    if fixed > target + 0.5:
         raise ValueError(
             f"`layer_fractions` prunes its layers so little that {rounds} rounds do "
             f"not reach a sparsity of {1 - target_density:g}. Received: "
-            f"layer_fractions={dict(layer_fractions)!r}. Raise its fractions or "
+            f"layer_fractions={dict(layer_fractions or {})!r}. Raise its fractions or "
             "`rounds`, or lower `target_sparsity`."
         )
+    free = sum(n for path, n in left.items() if own[path] is None)
+    share = max(target - fixed, 0.0) / max(free, 1)
+    return float(np.clip(1 - share ** (1 / rounds), 2.0**-64, 1 - 1e-9))
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Returns whether a shell-style pattern names the weight or a layer above it.
+
+    >>> matches("block/conv1/kernel", "block"), matches("conv1/kernel", "conv*")
+    (True, True)
+    >>> matches("conv12/kernel", "conv1")
+    False
+    """
+    parts = path.split("/")
+    return any(
+        fnmatch.fnmatchcase("/".join(parts[:end]), pattern)
+        for end in range(1, len(parts) + 1)
+    )
+
+
+def check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> None:
+    """Raises ValueError where a pattern of the argument `name` matches no path."""
+    paths = list(paths)
+    for pattern in patterns:
+        if not any(matches(path, pattern) for path in paths):
+            raise ValueError(
+                f"`{name}` has the pattern {pattern!r}, which matches no prunable "
+                f"weight. The prunable weights are: {', '.join(paths)}."
+            )
+
+
+def choose(
+    prunable: Iterable[str], skip: Iterable[str], layer_fractions: Mapping[str, float]
+) -> list[str]:
+    """Returns the paths of the weights to prune: those that no pattern skips.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or nothing is left to prune.
+    """
+    prunable = list(prunable)
+    check_patterns("skip", skip, prunable)
+    paths = [p for p in prunable if not any(matches(p, pattern) for pattern in skip)]
+    if not paths:
+        raise ValueError(f"`skip` leaves nothing to prune. Received: skip={skip!r}")
+    check_patterns("layer_fractions", layer_fractions, paths)
+    return paths
+
+
+def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
+    """Returns the fraction of the first pattern that matches, or `None`."""
+    found = (float(f) for p, f in layer_fractions.items() if matches(path, p))
+    return next(found, None)
+
+
+def of_groups(
+    left: list[list[int]], fractions: list[float], at_least: int
+) -> list[int]:
+    """Returns how many weights to keep of groups whose layers have `left` weights.
+
+    Group i keeps `sum(left[i]) * (1 - fractions[i]) ** t`, with t = 1, or with the t
+    in [0, 1] that keeps `at_least` weights in all. A layer's last weight, which is
+    kept whatever its group's number, counts among them.
+
+    >>> of_groups([[10, 10], [4]], [0.5, 0.25], at_least=0)
+    [10, 3]
+    >>> of_groups([[1], [1], [1]], [0.9, 0.9, 0.9], at_least=2)
+    [0, 0, 0]
+    """
+    totals = [sum(layers) for layers in left]
+    floors = [sum(1 for n in layers if n) for layers in left]
+
+    def keep(t: float) -> list[int]:
+        exact = np.multiply(totals, np.subtract(1, fractions) ** t)
+        # Halves go up, and a hair first: 15 * (1 - 0.9) is 1.4999999999999996.
+        return [math.floor(n * (1 + 1e-14) + 0.5) for n in exact]
+
+    counts = keep(1.0)
+    if sum(np.maximum(counts, floors)) >= at_least:
+        return counts
+    if sum(totals) <= at_least:
+        return totals
+    low, high = 0.0, 1.0
     for _ in range(64):
         middle = (low + high) / 2
-        low, high = (middle, high) if kept(middle) > target else (low, middle)
-    return high
+        enough = sum(np.maximum(keep(middle), floors)) >= at_least
+        low, high = (middle, high) if enough else (low, middle)
+    # Several groups can step down between `low` and `high`: the last in order do.
+    counts, fewer = (np.maximum(keep(t), floors).tolist() for t in (low, high))
+    over = sum(counts) - at_least
+    for i in reversed(range(len(counts))):
+        step = min(over, counts[i] - fewer[i])
+        counts[i] -= step
+        over -= step
+    return counts
 
 
-def plan(masks: Masks, config: LotteryConfig) -> list[float]:
-    """Returns the densities of a search's rounds, from the dense network's masks.
+def of_layers(masks: Masks, left: Mapping[str, int], keep: int) -> dict[str, int]:
+    """Divides `keep` among layers in proportion to their Erdős-Rényi-kernel density.
 
-    Raises:
-        ValueError: where the target cannot be reached as it was asked for.
+    A layer of shape (k, k, in, out) gets a density in proportion to
+    (k + k + in + out) / (k * k * in * out), but never more weights than it has left,
+    nor fewer than one; what one layer cannot take, the others share (Evci et al.
+    2020, "Rigging the Lottery", section 3).
+
+    >>> import numpy as np
+    >>> masks = {"a": np.ones((2, 2), bool), "b": np.ones((6, 6), bool)}
+    >>> of_layers(masks, {"a": 4, "b": 36}, 8)
+    {'a': 2, 'b': 6}
     """
-    check_reachable(masks, config)
-    return densities(
-        masks,
-        fraction(masks, config, done=0),
-        layer_fractions=config.layer_fractions,
-        target_density=1 - config.target_sparsity,
-        rounds=config.rounds,
-    )
+    shares = {p: float(max(sum(m.shape), 1)) for p, m in masks.items() if left[p]}
 
+    def exact(scale: float) -> dict[str, float]:
+        return {p: min(max(s * scale, 1.0), left[p]) for p, s in shares.items()}
 
-def fraction(masks: Masks, config: LotteryConfig, *, done: int) -> float:
-    """Returns the share to prune next, where `done` prunings lie behind."""
-    if config.rounds is None:
-        return config.prune_fraction
-    return fraction_for(
-        masks,
-        config.rounds - done,
-        layer_fractions=config.layer_fractions,
-        target_density=1 - config.target_sparsity,
-    )
-
-
-def check_reachable(masks: Masks, config: LotteryConfig) -> None:
-    """Checks that the target prunes a weight, and leaves one of each layer.
-
-    Raises:
-        ValueError: naming the largest `target_sparsity` that does.
-    """
-    size, target = masks_lib.size(masks), 1 - config.target_sparsity
-    if math.floor(target * size + 0.5) >= size:
-        raise ValueError(
-            f"`target_sparsity` prunes not one of the {size} weights. Received: "
-            f"target_sparsity={config.target_sparsity}"
-        )
-    if target * size + 0.5 < len(masks):
-        raise ValueError(
-            f"`target_sparsity` must leave at least one weight of each layer: of "
-            f"{size} prunable weights in {len(masks)} layers at most "
-            f"{math.floor(1e6 * (1 - len(masks) / size)) / 1e6} can be pruned. "
-            f"Received: target_sparsity={config.target_sparsity}"
-        )
+    low, high = 0.0, max((left[p] / s for p, s in shares.items()), default=0.0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = sum(exact(middle).values()) >= keep
+        low, high = (low, middle) if enough else (middle, high)
+    wanted = exact(high)
+    # A hair up: a share of 2 may come to 1.9999999999999996.
+    counts = {p: math.floor(x * (1 + 1e-14)) for p, x in wanted.items()}
+    missing = keep - sum(counts.values())
+    # The largest remainders round up: a sum that is exact, ties by order.
+    for p in sorted(counts, key=lambda p: counts[p] - wanted[p]):
+        if missing > 0 and counts[p] < left[p]:
+            counts[p] += 1
+            missing -= 1
+    return {path: counts.get(path, 0) for path in masks}

@@ -1,62 +1,19 @@
 """Pruning: from scores to smaller masks, keeping an exact number of weights."""
 
-import fnmatch
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tflottery.core import budgets, checks
+from tflottery.core import checks, plan
 from tflottery.core import masks as masks_lib
+from tflottery.core.config import SCOPES
 from tflottery.core.criteria import Scores
 from tflottery.core.masks import Masks
 
-SCOPES = ("global", "layer", "erk")
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Returns whether a shell-style pattern names the weight or a layer above it.
-
-    >>> matches("block/conv1/kernel", "block"), matches("conv1/kernel", "conv*")
-    (True, True)
-    >>> matches("conv12/kernel", "conv1")
-    False
-    """
-    parts = path.split("/")
-    return any(
-        fnmatch.fnmatchcase("/".join(parts[:end]), pattern)
-        for end in range(1, len(parts) + 1)
-    )
-
-
-def check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> None:
-    """Raises ValueError where a pattern of the argument `name` matches no path."""
-    paths = list(paths)
-    for pattern in patterns:
-        if not any(matches(path, pattern) for path in paths):
-            raise ValueError(
-                f"`{name}` has the pattern {pattern!r}, which matches no prunable "
-                f"weight. The prunable weights are: {', '.join(paths)}."
-            )
-
-
-def choose(
-    prunable: Iterable[str], skip: Iterable[str], layer_fractions: Mapping[str, float]
-) -> list[str]:
-    """Returns the paths of the weights to prune: those that no pattern skips.
-
-    Raises:
-        ValueError: If a pattern matches nothing, or nothing is left to prune.
-    """
-    prunable = list(prunable)
-    check_patterns("skip", skip, prunable)
-    paths = [p for p in prunable if not any(matches(p, pattern) for pattern in skip)]
-    if not paths:
-        raise ValueError(f"`skip` leaves nothing to prune. Received: skip={skip!r}")
-    check_patterns("layer_fractions", layer_fractions, paths)
-    return paths
+_SCOPE = checks.one_of(SCOPES)
 
 
 def prune(
@@ -99,15 +56,15 @@ def prune(
     >>> prune({"w": np.array([3.0, 1.0, 2.0])}, {"w": np.ones(3, bool)}, 1 / 3)
     {'w': array([ True, False,  True])}
     """
-    checks.fraction("fraction", fraction)
-    checks.choice("scope", scope, SCOPES)
+    checks.check("fraction", fraction, checks.TO_PRUNE)
+    checks.check("scope", scope, _SCOPE)
     layer_fractions = layer_fractions or {}
-    check_patterns("layer_fractions", layer_fractions, masks)
+    plan.check_patterns("layer_fractions", layer_fractions, masks)
     for pattern, value in layer_fractions.items():
-        checks.fraction(f"layer_fractions[{pattern!r}]", value)
+        checks.check(f"layer_fractions[{pattern!r}]", value, checks.TO_PRUNE)
     scores = _checked(scores, masks)
 
-    alone = {path: fraction_of(path, layer_fractions) for path in masks}
+    alone = {path: plan.fraction_of(path, layer_fractions) for path in masks}
     together = [path for path in masks if alone[path] is None]
     groups = [([path], f) for path, f in alone.items() if f is not None]
     if scope == "layer":
@@ -116,7 +73,7 @@ def prune(
         groups += [(together, float(fraction))]
 
     left = {path: int(np.count_nonzero(mask)) for path, mask in masks.items()}
-    keeps = budgets.of_groups(
+    keeps = plan.of_groups(
         [[left[path] for path in paths] for paths, _ in groups],
         [f for _, f in groups],
         at_least=math.floor(target_density * masks_lib.size(masks) + 0.5),
@@ -125,17 +82,11 @@ def prune(
     for (paths, _), keep in zip(groups, keeps, strict=True):
         group = {path: masks[path] for path in paths}
         if scope == "erk" and paths == together:
-            for path, count in budgets.of_layers(group, left, keep).items():
+            for path, count in plan.of_layers(group, left, keep).items():
                 kept |= _keep_best(scores, {path: masks[path]}, count)
         else:
             kept |= _keep_best(scores, group, keep)
     return {path: kept[path] for path in masks}
-
-
-def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
-    """Returns the fraction of the first pattern that matches, or `None`."""
-    found = (float(f) for p, f in layer_fractions.items() if matches(path, p))
-    return next(found, None)
 
 
 def _checked(scores: Any, masks: Masks) -> dict[str, np.ndarray]:
@@ -179,38 +130,33 @@ def _checked(scores: Any, masks: Masks) -> dict[str, np.ndarray]:
 
 def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]:
     """Returns masks of the `keep` best-scored weights of all `masks` together."""
-    if keep >= masks_lib.kept(masks):
+    left = masks_lib.kept(masks)
+    if keep >= left:
         return {path: mask.copy() for path, mask in masks.items()}
+    kept = {path: np.zeros(mask.shape, bool) for path, mask in masks.items()}
     if keep:
-        threshold = _kth_largest(scores, masks, keep)
-        kept = {
+        pool = np.empty(left, np.result_type(*[scores[path].dtype for path in masks]))
+        start = 0
+        for path, mask in masks.items():
+            values = scores[path][mask]
+            pool[start : start + values.size] = values
+            start += values.size
+        pool.partition(left - keep)
+        threshold, ties = pool[left - keep], keep
+        del pool
+        for path in masks:
             # As an array: NumPy makes a scalar of what has no dimensions.
-            path: np.asarray(masks[path] & (scores[path] > threshold))
-            for path in masks
-        }
-        ties = keep - masks_lib.kept(kept)
+            kept[path] = np.asarray(masks[path] & (scores[path] > threshold))
+            ties -= int(np.count_nonzero(kept[path]))
         for path in masks:
             if ties <= 0:
                 break
             equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
             kept[path].reshape(-1)[equal] = True
             ties -= len(equal)
-    else:
-        kept = {path: np.zeros(mask.shape, bool) for path, mask in masks.items()}
+    if all(kept[path].any() or not masks[path].any() for path in masks):
+        return kept
     return _guard(scores, masks, kept)
-
-
-def _kth_largest(scores: Scores, masks: Masks, k: int) -> float:
-    dtype = np.result_type(*[scores[path].dtype for path in masks])
-    pool = np.empty(masks_lib.kept(masks), dtype)
-    start = 0
-    for path, mask in masks.items():
-        values = scores[path][mask]
-        pool[start : start + values.size] = values
-        start += values.size
-    index = pool.size - k
-    pool.partition(index)
-    return pool[index]
 
 
 def _guard(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tflottery.core import checks
 
@@ -25,9 +26,6 @@ class Round:
         seconds: time taken; `None` in a ticket read from a file, as equal searches
             write equal files.
         failure: why the round does not count, or `None`.
-
-    Raises:
-        ValueError: for a value that is not of its kind, as from a damaged file.
     """
 
     round: int
@@ -39,9 +37,17 @@ class Round:
     seconds: float | None = None
     failure: str | None = None
 
-    def __post_init__(self):
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Round":
+        """Returns the round whose attributes are `values`, as read from a file.
+
+        Raises:
+            TypeError: If an attribute is missing, or there are others.
+            ValueError: If an attribute is not of its kind.
+        """
+        record = cls(**values)
         checks.fields(
-            self,
+            record,
             {
                 "round": checks.WHOLE,
                 "sparsity": checks.SHARE,
@@ -53,6 +59,7 @@ class Round:
                 "failure": checks.or_none(checks.TEXT),
             },
         )
+        return record
 
 
 def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
@@ -68,21 +75,3 @@ def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def choose_monitor(metrics: Iterable[str]) -> str:
-    """Returns the metric to judge rounds by: an accuracy, or else the loss.
-
-    Args:
-        metrics: their names; those on validation data, where there are any, decide.
-
-    >>> choose_monitor(["accuracy", "loss", "val_loss", "val_accuracy"])
-    'val_accuracy'
-    """
-    names = list(metrics)
-    prefix = "val_" if any(name.startswith("val_") for name in names) else ""
-    for name in names:
-        metric = name.removeprefix(prefix)
-        if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
-            return name
-    return prefix + "loss"

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.engines.shuffling import arrays_in
-
 
 def check(name: str, data: Any) -> None:
     """Checks that `fit` can read a dataset again and again, and that it ends.
@@ -311,3 +309,14 @@ def _output_activation(model: Any, keras: Any) -> str | None:
         return "softmax"
     activation = getattr(layer, "activation", None)
     return getattr(activation, "__name__", None)
+
+
+def arrays_in(tree: Any) -> list[Any]:
+    """Returns the arrays in nested tuples, lists and dicts, in order."""
+    if tree is None:
+        return []
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in arrays_in(value)]
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in arrays_in(value)]
+    return [tree]

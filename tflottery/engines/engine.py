@@ -60,11 +60,11 @@ class Engine(abc.ABC):
         self.prunable: Mapping[str, Any] = network.prunable(model, self.keras)
         strategy = getattr(model, "distribute_strategy", None)
         self.distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
-        self._variables = network.variables(model)
+        self._variables, _ = network.walk(model)
         self._masks: dict[str, Any] = {}
-        # Steps per execution: as the user set them, and from step k on.
+        # Steps per execution: as the user set them, now, and from step k on.
         self._given_execution: int | None = None
-        self._later_execution = 1
+        self._execution = self._later_execution = 1
         self._given_schedule: Any = None
         self._averaging = False
 
@@ -101,7 +101,6 @@ class Engine(abc.ABC):
             data_lib.check_labels(model, validation_data, "validation_data")
         holding.build_optimizer(model)
         self._averaging = getattr(holding.optimizer_of(model), "use_ema", False)
-        steps = data_lib.steps_per_epoch(data)
         given = later = int(network.value_of(model.steps_per_execution))
         if (
             given == 1
@@ -110,15 +109,18 @@ class Engine(abc.ABC):
             and not any(holding.wants_batches(c, self.keras) for c in callbacks)
             and not self.distributed  # TensorFlow cannot merge replicas in a loop.
             # tf_keras loses batches if it cannot tell an epoch's last execution.
-            and (self.keras.__name__ != "tf_keras" or steps is not None)
+            and (
+                self.keras.__name__ != "tf_keras"
+                or data_lib.steps_per_epoch(data) is not None
+            )
         ):
             later = _STEPS_PER_EXECUTION
-        self._given_execution = self._later_execution = given
-        if later != given:
-            self._later_execution = later
+        self._given_execution = self._execution = given
+        self._later_execution = later
         # Step k can be seen only if an execution ends at it, as with an epoch, and
         # only if every batch is a step.
         if rewind_step:
+            steps = data_lib.steps_per_epoch(data)
             plain = not hasattr(model.optimizer, "inner_optimizer")
             if steps is None or not plain or self.batches(1) > 1:
                 later = 1
@@ -130,8 +132,8 @@ class Engine(abc.ABC):
 
     def _execute(self, steps: int) -> None:
         """Makes the model take so many steps per call from Python."""
-        if int(network.value_of(self.model.steps_per_execution)) != steps:
-            self.model.steps_per_execution = steps
+        if self._execution != steps:
+            self._execution = self.model.steps_per_execution = steps
             self.model.test_function = None
             holding.forget_traces(self.model)
 
@@ -195,8 +197,6 @@ class Engine(abc.ABC):
 
     def step(self) -> int:
         """Returns how many steps the optimizer has taken."""
-        # Inside `fit` on JAX, the model's variables have to be brought up to date.
-        getattr(self.model, "jax_state_sync", bool)()
         return int(network.value_of(self.model.optimizer.iterations))
 
     def batches(self, steps: int) -> int:

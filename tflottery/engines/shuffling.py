@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.engines.data import arrays_in
+
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -76,17 +78,6 @@ def is_ordered(data: Any) -> bool:
     return getattr(type(data), "_of_tflottery", False) is True
 
 
-def arrays_in(tree: Any) -> list[Any]:
-    """Returns the arrays in nested tuples, lists and dicts, in order."""
-    if tree is None:
-        return []
-    if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in arrays_in(value)]
-    if isinstance(tree, (tuple, list)):
-        return [leaf for value in tree for leaf in arrays_in(value)]
-    return [tree]
-
-
 def _map(function: Any, tree: Any) -> Any:
     if tree is None:
         return None
@@ -112,17 +103,14 @@ class _Passes:
     epoch = 0
 
 
-def _resident(tf: Any, arrays: Any) -> Any:
-    # On the CPU: tf.data would copy each batch back from a gather on the GPU.
-    with tf.device("/cpu:0"):
-        return _map(tf.constant, tuple(part for part in arrays if part is not None))
-
-
 def _tf_dataset(
     arrays: Any, batch_size: int, seed: int, augment: Augment | None
 ) -> Any:
     tf = importlib.import_module("tensorflow")
-    tensors, count = _resident(tf, arrays), len(arrays_in(arrays)[0])
+    # On the host: a gather on the device would bring each batch back to tf.data.
+    with tf.device("/cpu:0"):
+        tensors = _map(tf.constant, tuple(part for part in arrays if part is not None))
+    count = len(tf.nest.flatten(tensors)[0])
     steps = -(-count // batch_size)
     last = (steps - 1) * batch_size
 

@@ -62,7 +62,7 @@ class Checkpoint:
         """
         at = cls(**header, arrays=arrays or {})
         if isinstance(at.record, Mapping):
-            at.record = Round(**at.record)
+            at.record = Round.read(at.record)
         checks.fields(
             at,
             {

@@ -106,7 +106,7 @@ def _read(arguments: dict[str, Any]) -> LotteryConfig:
     settings["criterion"] = check_criterion(criterion)
     config = LotteryConfig(**settings)
     criteria.find(criterion)
-    checks.choice("resume", arguments.get("resume", "auto"), run_dir_lib.RESUME)
+    checks.check("resume", arguments.get("resume", "auto"), run_dir_lib.RESUME)
     if arguments.get("run_dir") is not None:
         run_dir_lib.check_path(arguments["run_dir"])
     Progress(arguments.get("verbose", "auto"))

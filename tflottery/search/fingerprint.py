@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import paths, pruning
+from tflottery.core import paths, plan
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
-from tflottery.engines.shuffling import arrays_in
+from tflottery.engines.data import arrays_in
 
 # Seeds may be drawn anew; how a layer was built follows from the batch it saw first;
 # and where a class was imported from, from which file is the program.
@@ -48,7 +48,7 @@ def of_search(trainer: Any, score: Callable) -> dict[str, Any]:
         "paths": list(weights),
         # What a pattern matches may depend on the numbers in Keras' names.
         "pruned": {
-            name: pruning.fraction_of(path, config.layer_fractions) or "as the others"
+            name: plan.fraction_of(path, config.layer_fractions) or "as the others"
             for name, path in zip(paths.canonical(weights), weights, strict=True)
             if path in trainer.paths
         },

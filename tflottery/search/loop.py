@@ -137,7 +137,7 @@ def find_ticket(
         seed=seed,
     )
     score = criteria.find(criterion, seed)
-    checks.choice("resume", resume, run_dir_lib.RESUME)
+    checks.check("resume", resume, run_dir_lib.RESUME)
     if run_dir is not None:
         run_dir_lib.check_path(run_dir)
     silent = isinstance(verbose, int) and verbose == 0

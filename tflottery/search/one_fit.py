@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import criteria, pruning
+from tflottery.core import criteria, plan, pruning
 from tflottery.core import masks as masks_lib
-from tflottery.core.config import LotteryConfig, check_criterion
+from tflottery.core.config import LotteryConfig, check_criterion, choose_monitor
 from tflottery.core.masks import Masks, Weights
-from tflottery.core.records import Round, choose_monitor, library_versions
+from tflottery.core.records import Round, library_versions
 from tflottery.engines import holding, network
 from tflottery.engines.tfmot import held, state
 from tflottery.engines.tfmot.imported import tf_keras
@@ -142,7 +142,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
             for path, variable in self._variables.items()
             if id(variable) in masks
         }
-        pruning.check_patterns("layer_fractions", self.layer_fractions, self._masks)
+        plan.check_patterns("layer_fractions", self.layer_fractions, self._masks)
         holding.build_optimizer(model)
         for wrapper in wrappers_in(model):
             if int(network.value_of(wrapper.pruning_step)) < 0:

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from tflottery import ticket as ticket_lib
-from tflottery.core import files
+from tflottery.core import checks, files
 from tflottery.search import locks
 from tflottery.ticket import Round, Ticket
 
-RESUME = ("auto", "never")
+RESUME = checks.one_of(("auto", "never"))
 _OF_PATHS = ("weights/", "masks/")  # Arrays of a state that bear a path.
 _STATES = r"run\.json|(start|rewind|current|ticket)\.safetensors"
 _ROUND = r"(\d{3,})\.(json|ticket)"
@@ -143,7 +143,7 @@ class Run:
                     break  # Its ticket, which comes first, is all that was written.
                 raise self.lacks(f"rounds/{path.name}", "how a finished round went")
             try:
-                record = _of_paths(Round(**files.read_json(path)), self._here)
+                record = _of_paths(Round.read(files.read_json(path)), self._here)
             except (TypeError, ValueError) as error:
                 raise files.FileError(
                     f"{path} is not the record of a round. {error}"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tflottery.core import masks as masks_lib
-from tflottery.core import pruning
-from tflottery.core.config import LotteryConfig
+from tflottery.core import plan
+from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.masks import Masks, Weights
-from tflottery.core.records import Round, choose_monitor
+from tflottery.core.records import Round
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines import shuffling
@@ -88,9 +88,7 @@ class Trainer:
         for name, data in given.items():
             data_lib.check(name, data)
         self.config = config
-        self.paths = pruning.choose(
-            engine.prunable, config.skip, config.layer_fractions
-        )
+        self.paths = plan.choose(engine.prunable, config.skip, config.layer_fractions)
         self.dense = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
         self.monitor = config.monitor or ""
         self.verbose = 0
@@ -145,7 +143,8 @@ class Trainer:
         if records:
             self.monitor = self.monitor or choose_monitor(records[0].metrics)
         engine.restore(self._start)
-        self._first_step = engine.step()
+        if self.config.retrain == "fine_tune":
+            self._first_step = engine.step()
         return records, at
 
     def _load(self, run: Any) -> tuple[list[Round], Checkpoint | None, dict, dict]:
@@ -237,7 +236,7 @@ class Trainer:
             at.seconds = time.monotonic() - at.began
             at.record = Round(
                 round=at.round,
-                sparsity=masks_lib.sparsity(at.masks),
+                sparsity=1 - masks_lib.density(at.masks),
                 density_per_layer=masks_lib.density_per_layer(at.masks),
                 metrics=metrics,
                 history=at.history,
@@ -270,7 +269,8 @@ class Trainer:
                 self._run.save("rewind", self._rewind, {"step": config.rewind_step})
 
         def on_epoch_end(epoch: int, logs: Any = None) -> None:
-            engine.step()  # On JAX, brings the model's variables up to date.
+            if hasattr(engine.model, "jax_state_sync"):
+                engine.model.jax_state_sync()  # JAX: brings variables up to date.
             logs = as_numbers(logs or {})
             if not at.history:
                 self.monitor = self.monitor or choose_monitor(logs)

@@ -6,8 +6,8 @@ from typing import Any
 
 from tflottery.core import files
 from tflottery.core.checks import is_dict
-from tflottery.core.config import LotteryConfig
-from tflottery.core.records import Round, choose_monitor
+from tflottery.core.config import LotteryConfig, choose_monitor
+from tflottery.core.records import Round
 from tflottery.lab.report import drawing, figures, page, tables
 from tflottery.lab.report.intervals import share
 from tflottery.lab.report.page import Html, element
