@@ -131,12 +131,12 @@ ARGUMENTS = {
         "target_sparsity='0.9'"
     ),
     "target_sparsity=0.99": (
-        "`target_sparsity` must leave at least one weight of each layer: of"
+        "`target_sparsity` must leave at least one weight per layer: of"
         " 72 prunable weights in 2 layers at most 0.972222 can be pruned. "
         "Received: target_sparsity=0.99"
     ),
     "target_sparsity=1e-4": (
-        "`target_sparsity` prunes not one of the 72 weights. Received: "
+        "`target_sparsity` prunes none of the 72 weights. Received: "
         "target_sparsity=0.0001"
     ),
     "epochs=0": ("`epochs` must be a whole number of at least 1. Received: epochs=0"),
@@ -146,7 +146,9 @@ ARGUMENTS = {
     "epochs=True": (
         "`epochs` must be a whole number of at least 1. Received: epochs=True"
     ),
-    "rounds=0": ("`rounds` must be a whole number of at least 1. Received: rounds=0"),
+    "rounds=0": (
+        "`rounds` must be a whole number of at least 1, or None. Received: rounds=0"
+    ),
     "rewind_step=-1": (
         "`rewind_step` must be a whole number of at least 0. Received: rewind_step=-1"
     ),
@@ -154,9 +156,11 @@ ARGUMENTS = {
         "`rewind_step` must lie within a round, which has 2 steps (1 epochs"
         " of 2). Received: rewind_step=2"
     ),
-    "seed=-1": "`seed` must be a whole number from 0 to 4294967295. Received: seed=-1",
+    "seed=-1": "`seed` must be a whole number from 0 to 4294967295, or None. "
+    "Received: seed=-1",
     "seed=0.5": (
-        "`seed` must be a whole number from 0 to 4294967295. Received: seed=0.5"
+        "`seed` must be a whole number from 0 to 4294967295, or None. "
+        "Received: seed=0.5"
     ),
     "tolerance=-0.1": (
         "`tolerance` must be a number of at least 0: the allowed drop below "
@@ -194,7 +198,7 @@ ARGUMENTS = {
         '`skip` must be a tuple of patterns, such as ("output",). Received: skip=5'
     ),
     "seed=2**40": (
-        "`seed` must be a whole number from 0 to 4294967295. "
+        "`seed` must be a whole number from 0 to 4294967295, or None. "
         "Received: seed=1099511627776"
     ),
     "verbose=np.array([1, 2])": (
@@ -248,8 +252,8 @@ ARGUMENTS = {
         "`resume` must be one of 'auto', 'never'. Received: resume='always'"
     ),
     "run_dir=3": (
-        '`run_dir` must be a path or a URL, as "runs/a" or "gs://bucket/a".'
-        " Received: run_dir=3"
+        '`run_dir` must be a path or a URL, such as "runs/a" or '
+        '"gs://bucket/a". Received: run_dir=3'
     ),
     "criterion=lambda trained, rewind: list(trained)": (
         "A criterion must return a dict from paths to arrays of scores. Received: list"
@@ -268,36 +272,36 @@ ARGUMENTS = {
         "criterion of your own made them, look for 0 / 0 in it."
     ),
     "criterion=lambda trained, rewind: {**trained, 'x': X}": (
-        "`criterion` must score the weights that it is given and no other. They "
-        "are: hidden/kernel, output/kernel. Received a score of 'x'"
+        "`criterion` must score the weights that it is given and no others."
+        " They are: hidden/kernel, output/kernel. Received a score of 'x'"
     ),
     "criterion=lambda trained, rewind: {p: w * 1j for p, w in trained.items()}": (
-        "`criterion` must return arrays of real numbers, one for each weight. "
+        "`criterion` must return arrays of real numbers, one per weight. "
         "Received for 'hidden/kernel': complex64"
     ),
     "criterion=lambda theirs, _: {p: w.astype(str) for p, w in theirs.items()}": (
-        "`criterion` must return arrays of real numbers, one for each weight. "
+        "`criterion` must return arrays of real numbers, one per weight. "
         "Received for 'hidden/kernel': <U32"
     ),
     "criterion=lambda trained, rewind: dict.fromkeys(trained)": (
-        "`criterion` must return arrays of real numbers, one for each weight. "
+        "`criterion` must return arrays of real numbers, one per weight. "
         "Received for 'hidden/kernel': NoneType"
     ),
     "criterion=lambda trained, rewind: dict.fromkeys(trained, [[1], [1, 2]])": (
-        "`criterion` must return arrays of real numbers, one for each weight. "
+        "`criterion` must return arrays of real numbers, one per weight. "
         "Received for 'hidden/kernel': list"
     ),
     "criterion=lambda trained: trained": (
         "`criterion` must take two dicts of arrays, (trained, rewind), and "
-        "return one of scores. Received: <lambda>, which does not: too many"
-        " positional arguments"
+        "return a dict of scores. Received: <lambda>, which does not: too "
+        "many positional arguments"
     ),
-    "ds=(X[:0], Y[:0])": ("`ds` is empty: its arrays have the length 0."),
+    "ds=(X[:0], Y[:0])": ("`ds` is empty: its arrays have length 0."),
     "ds=(X, Y[:9])": (
-        "The arrays in `ds` must have one length. Received the lengths: 64, 9."
+        "The arrays in `ds` must have the same length. Received the lengths: 64, 9."
     ),
     "ds=(X, Y, np.ones(9))": (
-        "The arrays in `ds` must have one length. Received the lengths: 64, 64, 9."
+        "The arrays in `ds` must have the same length. Received the lengths: 64, 64, 9."
     ),
     "ds=(X,)": (
         "`ds` must be (x, y) or (x, y, sample_weight) arrays, a dataset or "
@@ -313,38 +317,42 @@ ARGUMENTS = {
     ),
     "ds=iter([(X, Y)])": (
         "`ds` is a generator or iterator, which can be read only once, but "
-        "every round reads it anew. Make it a tf.data.Dataset, a "
+        "every round reads the data again. Use a tf.data.Dataset, a "
         "keras.utils.PyDataset or arrays. Received: <list_iterator object "
         "at 0x>"
     ),
     "ds=(5, 6)": (
-        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        "`ds` must hold arrays with one row per example. Convert lists and "
         'objects by `np.asarray(..., "float32")`. Received as x: 5'
     ),
     "ds=(X, np.float32(5))": (
-        "`ds` must hold arrays, with a row for each example. Convert lists and "
-        'objects by `np.asarray(..., "float32")`. Received as y: np.float32(5.0)'
+        "`ds` must hold arrays with one row per example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as y: '
+        "np.float32(5.0)"
     ),
     "ds=(X.tolist(), Y.tolist())": (
-        "`ds` must hold arrays, with a row for each example. Convert lists and "
-        'objects by `np.asarray(..., "float32")`. Received as x: a list of 64'
+        "`ds` must hold arrays with one row per example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as x: a list of '
+        "64"
     ),
     "ds=(None, Y)": (
-        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        "`ds` must hold arrays with one row per example. Convert lists and "
         'objects by `np.asarray(..., "float32")`. Received as x: None'
     ),
     "ds=(np.array([None] * 64), Y)": (
-        "`ds` must hold arrays, with a row for each example. Convert lists and "
+        "`ds` must hold arrays with one row per example. Convert lists and "
         'objects by `np.asarray(..., "float32")`. Received as x: '
         "array([None, ... dtype=object)"
     ),
     "ds=(X, Y, 5)": (
-        "`ds` must hold arrays, with a row for each example. Convert lists and "
-        'objects by `np.asarray(..., "float32")`. Received as sample_weight: 5'
+        "`ds` must hold arrays with one row per example. Convert lists and "
+        'objects by `np.asarray(..., "float32")`. Received as '
+        "sample_weight: 5"
     ),
     "validation_data=(X, 5)": (
-        "`validation_data` must hold arrays, with a row for each example. Convert "
-        'lists and objects by `np.asarray(..., "float32")`. Received as y: 5'
+        "`validation_data` must hold arrays with one row per example. "
+        'Convert lists and objects by `np.asarray(..., "float32")`. '
+        "Received as y: 5"
     ),
     "ds={'x': 1}": (
         "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
@@ -358,7 +366,7 @@ ARGUMENTS = {
         "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
         "keras.utils.PyDataset. Received: array(5) of type ndarray"
     ),
-    "ds=Batches([])": ("`ds` is empty: it has no batch."),
+    "ds=Batches([])": ("`ds` is empty: it has no batches."),
     "ds=Batches([X])": (
         "`ds` must yield (x, y) batches: a ticket is judged by how well the"
         " model learns y. It yields: ndarray"
@@ -378,8 +386,8 @@ ARGUMENTS = {
         "the labels."
     ),
     "model=compiled(), ds=(X, Y + 0.5)": (
-        "`ds` has labels that are no whole numbers, as 2.5, but the loss "
-        "sparse_categorical_crossentropy takes class numbers. Use "
+        "`ds` has labels that are not whole numbers, such as 2.5, but the "
+        "loss sparse_categorical_crossentropy takes class numbers. Use "
         '"categorical_crossentropy" for probabilities, or a regression '
         "loss."
     ),
@@ -393,11 +401,11 @@ ARGUMENTS = {
     ),
     "ds=(X * np.nan, Y)": (
         "Training diverged in round 0, before there was any ticket: the "
-        "weights hold NaN or infinity. Lower the learning rate of `model`'s"
-        " optimizer, or look for NaN in `ds`."
+        "loss or a weight is NaN or infinite. Lower the learning rate of "
+        "`model`'s optimizer, or look for NaN in `ds`."
     ),
     "validation_data=(X[:0], Y[:0])": (
-        "`validation_data` is empty: its arrays have the length 0."
+        "`validation_data` is empty: its arrays have length 0."
     ),
     "validation_data=(X, Y + 1)": (
         "`validation_data` has labels from 1 to 3, but the model's output "
@@ -410,7 +418,7 @@ ARGUMENTS = {
     ),
     "validation_data=iter([(X, Y)])": (
         "`validation_data` is a generator or iterator, which can be read "
-        "only once, but every round reads it anew. Make it a "
+        "only once, but every round reads the data again. Use a "
         "tf.data.Dataset, a keras.utils.PyDataset or arrays. Received: "
         "<list_iterator object at 0x>"
     ),
@@ -437,27 +445,27 @@ ARGUMENTS = {
         "`model` 'net' has no trainable weight that can be pruned: no "
         "kernel of a Dense, EinsumDense, convolution or separable "
         "convolution that is not frozen. Set `layer.trainable = True`, or "
-        "give a layer of your own the method `get_prunable_weights()`."
+        "give your custom layer the method `get_prunable_weights()`."
     ),
     "model=make_model(activation='tanh')": (
-        "`model` 'net' is not compiled, and which loss fits its output "
-        "(units: 3, activation: tanh) and its labels cannot be told. "
-        "Compile it first, as `model.compile(optimizer, loss, "
+        "`model` 'net' is not compiled, and it is not clear which loss fits"
+        " its output (units: 3, activation: tanh) and its labels. Compile "
+        "it first, for example `model.compile(optimizer, loss, "
         'metrics=["accuracy"])`.'
     ),
     "model=make_model(1, None), ds=(X, X[:, 0])": (
-        "`model` 'net' is not compiled, and which loss fits its output "
-        "(units: 1, activation: linear) and its labels cannot be told. "
-        "Compile it first, as `model.compile(optimizer, loss, "
+        "`model` 'net' is not compiled, and it is not clear which loss fits"
+        " its output (units: 1, activation: linear) and its labels. Compile"
+        " it first, for example `model.compile(optimizer, loss, "
         'metrics=["accuracy"])`.'
     ),
     "model=twins()": (
-        "`model` has two layers named 'same', so a weight's path would not "
-        "say which is meant. Give them different names."
+        "`model` has two layers named 'same', so the path of a weight would"
+        " be ambiguous. Give them different names."
     ),
     "model=with_a_ticket()": (
-        "`model` 'net' already carries a ticket, whose masks are held. Call"
-        " `tflottery.release(model)` first, or start from a new model."
+        "`model` 'net' already carries a ticket, and its masks are held. "
+        "Call `tflottery.release(model)` first, or start from a new model."
     ),
 }
 ON_TF = {
@@ -466,15 +474,15 @@ ON_TF = {
         " `.batch(batch_size)` on it."
     ),
     "rounds=None, target_sparsity=0.99": (
-        "`target_sparsity` must leave at least one weight of each layer: of"
+        "`target_sparsity` must leave at least one weight per layer: of"
         " 72 prunable weights in 2 layers at most 0.972222 can be pruned. "
         "Received: target_sparsity=0.99"
     ),
     "ds=tf_data(X, Y).batch(8).repeat()": (
-        "`ds` is endless, so an epoch never ends. Drop its `.repeat()`, or "
-        "end it with `.take(steps_per_epoch)`."
+        "`ds` is endless, so an epoch never ends. Remove its `.repeat()`, "
+        "or end it with `.take(steps_per_epoch)`."
     ),
-    "ds=tf_data(X, Y).batch(8).take(0)": ("`ds` is empty: it has no batch."),
+    "ds=tf_data(X, Y).batch(8).take(0)": ("`ds` is empty: it has no batches."),
     "ds=tf_data(X).batch(8)": (
         "`ds` must yield (x, y) batches: a ticket is judged by how well the"
         " model learns y. It yields: tuple of 1"
@@ -645,11 +653,11 @@ class Diverges(keras.callbacks.Callback):
 
 def test_a_round_that_diverges_is_kept_as_failed_and_the_best_ticket_returned(tmp_path):
     options = {"rounds": 5, "tolerance": 1.0, "run_dir": tmp_path}
-    with pytest.warns(UserWarning, match="Training diverged in round 3: the .*NaN"):
+    with pytest.warns(UserWarning, match="Training diverged in round 3: .*NaN"):
         ticket = find(callbacks=[Diverges(3)], **options).ticket
     assert ticket.round == 2
     assert [r.failure for r in ticket.rounds] == [None, None, None, "diverged"]
-    with pytest.warns(UserWarning, match="Training diverged in round 3: the .*NaN"):
+    with pytest.warns(UserWarning, match="Training diverged in round 3: .*NaN"):
         again = find(callbacks=[Diverges(3)], **options).ticket
     assert again.round == 2
     for path, mask in ticket.masks.items():

@@ -6,13 +6,14 @@ import pytest
 
 import tflottery
 from tflottery.engines import data
+from tflottery.engines.engine import as_numbers
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
 Y = np.eye(3, dtype="float32")[RNG.integers(0, 3, 64)]
 MESSAGE = (
-    r"^The metric 'f1_score' is not one number, but an array of shape \(3,\), by which "
-    r'no ticket can be judged\. Give it an average, as F1Score\(average="macro"\), or '
+    r"^The metric 'f1_score' is not one number, but an array of shape \(3,\), so tickets "
+    r'cannot be judged by it\. Give it an average, as in F1Score\(average="macro"\), or '
     r"leave it out of `compile`\.$"
 )
 
@@ -39,10 +40,10 @@ def test_a_metric_of_several_numbers_is_an_error_that_names_it():
 
 def test_a_metric_of_several_numbers_is_an_error_in_an_evaluation_too():
     with pytest.raises(ValueError, match=MESSAGE):
-        data.as_numbers({"loss": 0.5, "f1_score": np.ones(3)})
+        as_numbers({"loss": 0.5, "f1_score": np.ones(3)})
 
 
 def test_logs_are_plain_numbers():
-    logs = data.as_numbers({"loss": np.float32(0.5), "accuracy": np.array(1), "n": 2})
+    logs = as_numbers({"loss": np.float32(0.5), "accuracy": np.array(1), "n": 2})
     assert logs == {"loss": 0.5, "accuracy": 1.0, "n": 2.0}
     assert {type(value) for value in logs.values()} == {float}

@@ -155,7 +155,7 @@ def find_ticket(
             rewind_step=rewind_step,
             callbacks=trainer.callbacks,
         )
-        if progress:
+        if progress and told:
             progress.say(*told)
         if validation_data is None:
             warnings.warn(
@@ -194,7 +194,7 @@ class State:
 
     records: tuple[Round, ...] = ()
     last: Trained | None = None
-    selection: Selection = Selection()  # noqa: RUF009
+    selection: Selection = dataclasses.field(default_factory=Selection)
 
 
 def _search(

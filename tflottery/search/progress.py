@@ -1,22 +1,25 @@
-"""Progress: what a long search tells whoever watches, a line per round."""
+"""Progress: what a long search prints, one line per round."""
 
 import numbers
 import sys
-import time
 from collections.abc import Sequence
 
 from tflottery.ticket import Round, Ticket
 
 
 class Progress:
-    """Prints a search as it goes on; works in a terminal, a notebook and a log.
+    """Prints how a search goes on; works in a terminal, a notebook and a log.
 
     Args:
-        verbose: 0 prints nothing; `"auto"` a line per round, and Keras' bar where
-            someone watches; 1 always the bar; 2 a line per epoch.
+        verbose: `"auto"` prints one line per round, and Keras' progress bar
+            if someone is watching; 1 always the bar; 2 one line per epoch. For 0, do
+            not call the methods.
+
+    Attributes:
+        inside_round: The `verbose` of `fit` inside a round.
 
     Raises:
-        ValueError: for any other `verbose`.
+        ValueError: For any other `verbose`.
     """
 
     def __init__(self, verbose: str | int):
@@ -26,21 +29,17 @@ class Progress:
                 f'`verbose` must be "auto", 0, 1 or 2. Received: verbose={verbose!r}'
             )
         watched = sys.stdout.isatty() or "ipykernel" in sys.modules
-        self._silent = verbose == 0
         self.inside_round: int = int(watched) if verbose == "auto" else int(verbose)
         self._plan: Sequence[float] = ()
         self._records: list[Round] = []
-        self._monitor = ""
 
     def say(self, *lines: str) -> None:
         """Prints lines."""
-        for line in () if self._silent else lines:
-            print(line, flush=True)
+        print(*lines, sep="\n", flush=True)
 
     def start(self, plan: Sequence[float]) -> None:
-        """Says what is ahead: `plan` holds the density of every round."""
+        """Prints what is ahead: `plan` holds the density of every round."""
         self._plan = plan
-        self._began = time.monotonic()
         self.say(
             f"{len(plan)} rounds: the dense network, then down to "
             f"{100 * plan[-1]:.2f} % of the weights."
@@ -70,7 +69,7 @@ class Progress:
         return duration(ahead * sum(seconds) / len(seconds))
 
     def end(self, ticket: Ticket) -> None:
-        """Says which ticket the search came to."""
+        """Prints which ticket the search found."""
         found = ticket.rounds[ticket.round]
         metric = found.metrics[ticket.monitor]
         dense = ticket.rounds[0].metrics[ticket.monitor]
@@ -82,7 +81,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Returns a time as one reads it.
+    """Returns a time in words.
 
     >>> duration(42), duration(754), duration(7500)
     ('42 s', '12 min 34 s', '2 h 05 min')
