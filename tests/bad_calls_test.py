@@ -490,8 +490,8 @@ ON_TF = {
 }
 ON_TF |= {
     f"{name}=tf_data(X, Y).filter(lambda x, y: False).batch(8)": (
-        f"`{name}` yields no batch. Is everything filtered away, or is there no "
-        "file where it reads?"
+        f"`{name}` yields no batch. Is everything filtered out, or are the "
+        "files missing that it reads?"
     )
     for name in ("ds", "validation_data")
 }

@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 
 import tflottery
-from tflottery.engines import data
 from tflottery.engines.engine import as_numbers
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
 Y = np.eye(3, dtype="float32")[RNG.integers(0, 3, 64)]
 MESSAGE = (
-    r"^The metric 'f1_score' is not one number, but an array of shape \(3,\), so tickets "
-    r'cannot be judged by it\. Give it an average, as in F1Score\(average="macro"\), or '
-    r"leave it out of `compile`\.$"
+    r"^The metric 'f1_score' is not one number, but an array of shape \(3,\), so "
+    r"tickets cannot be judged by it\. Give it an average, as in "
+    r'F1Score\(average="macro"\), or leave it out of `compile`\.$'
 )
 
 
