@@ -357,8 +357,8 @@ def told(*more):
 
 def test_layers_whose_draws_cannot_be_kept_are_told_with_the_remedy():
     assert told(layers.Dropout(0.1), layers.GaussianNoise(0.1)) == (
-        "What Dropout, GaussianNoise will draw is in no `run_dir`, so a search that "
-        "goes on there will differ, unless the model is built after "
+        "A `run_dir` does not keep the random state of Dropout, GaussianNoise, so a "
+        "resumed search will differ, unless the model is built after "
         "tf_keras.backend.experimental.enable_tf_random_generator()."
     )
     assert told(layers.Dropout(0.0), layers.BatchNormalization()) == ""

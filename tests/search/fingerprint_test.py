@@ -189,7 +189,7 @@ model = keras.Sequential([
     keras.layers.Dense(3, activation=twice, kernel_initializer="he_normal"),
 ])
 model.compile("adam", lambda y, p: {{"a", "b"}} and (p - y) ** 2, ["mse"])
-print(fingerprint.of_network(model), signatures.of_training(model))
+print(fingerprint.of_network(model), fingerprint.of_training(model))
 """
 
 

@@ -29,7 +29,7 @@ def wait():
         except BaseException:
             print("caught", flush=True)
 
-with interrupts.explained(lambda: "runs/a"):
+with interrupts.explained("runs/a"):
     {work}
 """
 
@@ -98,7 +98,7 @@ def _default():
 
 @pytest.mark.usefixtures("_default")
 def test_the_default_handler_is_there_again_after_the_search():
-    with interrupts.explained(lambda: None):
+    with interrupts.explained(None):
         assert callable(signal.getsignal(signal.SIGTERM))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -109,10 +109,10 @@ def test_a_handler_that_somebody_else_has_set_stays():
         pass
 
     signal.signal(signal.SIGTERM, mine)
-    with interrupts.explained(lambda: None):
+    with interrupts.explained(None):
         assert signal.getsignal(signal.SIGTERM) is mine
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with interrupts.explained(lambda: None):
+    with interrupts.explained(None):
         signal.signal(signal.SIGTERM, mine)
     assert signal.getsignal(signal.SIGTERM) is mine
 
@@ -122,7 +122,7 @@ def test_a_search_in_another_thread_sets_no_handler():
     seen = []
 
     def search():
-        with interrupts.explained(lambda: None):
+        with interrupts.explained(None):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=search)
@@ -139,12 +139,12 @@ def test_a_search_in_another_thread_sets_no_handler():
     ],
 )
 def test_ctrl_c_prints_the_hint_and_goes_on_up(capsys, folder, hint):
-    with pytest.raises(KeyboardInterrupt), interrupts.explained(lambda: folder):
+    with pytest.raises(KeyboardInterrupt), interrupts.explained(folder):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == f"\nThe search was interrupted. {hint}"
 
 
 def test_other_exceptions_pass_in_silence(capsys):
-    with pytest.raises(SystemExit), interrupts.explained(lambda: "runs/a"):
+    with pytest.raises(SystemExit), interrupts.explained("runs/a"):
         raise SystemExit(143)
     assert capsys.readouterr().err == ""
