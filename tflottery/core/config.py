@@ -153,4 +153,6 @@ def choose_monitor(metrics: Iterable[str]) -> str:
         metric = name.removeprefix(prefix)
         if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
             return name
-    return prefix + "loss"
+    if prefix + "loss" in names or not names:
+        return prefix + "loss"
+    return next(name for name in names if name.startswith(prefix))

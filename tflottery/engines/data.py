@@ -3,6 +3,7 @@
 Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs to.
 """
 
+import dataclasses
 import math
 import reprlib
 from collections.abc import Mapping
@@ -11,27 +12,60 @@ from typing import Any
 import numpy as np
 
 
-def check(name: str, data: Any) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """What `fit` takes besides the data, with its meaning and its defaults.
+
+    Attributes:
+        batch_size: Examples per batch of arrays; `None` is 32.
+        shuffle: Whether to shuffle arrays before each epoch.
+        class_weight: Weights of the classes in the loss, by class number.
+        steps_per_epoch: Batches in an epoch, if it does not end with the data.
+        validation_steps: Batches of the validation data to evaluate.
+        validation_batch_size: Examples per batch of validation arrays; `None` is
+            `batch_size`.
+    """
+
+    batch_size: int | None = None
+    shuffle: bool | str = True
+    class_weight: Mapping[int, float] | None = None
+    steps_per_epoch: int | None = None
+    validation_steps: int | None = None
+    validation_batch_size: int | None = None
+
+    def of_validation(self) -> "FitSettings":
+        """Returns the settings under which validation data is read."""
+        return FitSettings(
+            batch_size=self.validation_batch_size or self.batch_size,
+            steps_per_epoch=self.validation_steps,
+        )
+
+
+PLAIN = FitSettings()
+
+
+def check(name: str, data: Any, settings: FitSettings = PLAIN) -> None:
     """Checks that `fit` can read a dataset again and again, and that it ends.
 
     Args:
         name: The argument's name, for the error.
-        data: `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, or anything else that `fit` can iterate anew.
+        data: `(x,)`, `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset`,
+            a `keras.utils.PyDataset`, or anything else that `fit` can iterate anew.
+        settings: How it is read.
 
     Raises:
         ValueError: If it is empty, endless or can be read only once, or if its parts
             are not arrays of one length.
     """
     if isinstance(data, (tuple, list)):
-        if len(data) not in (2, 3):
+        if len(data) not in (1, 2, 3):
             raise ValueError(
                 f"`{name}` must be (x, y) or (x, y, sample_weight) arrays, a dataset "
                 f"or a PyDataset. Received a {type(data).__name__} of {len(data)}."
             )
         for part, value in zip(("x", "y", "sample_weight"), data, strict=False):
             _check_arrays(name, part, value)
-        lengths = [len(leaf) for part in data for leaf in arrays_in(part)]
+        lengths = [leaf.shape[0] for part in data for leaf in arrays_in(part)]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"The arrays in `{name}` must have the same length. Received the "
@@ -40,23 +74,26 @@ def check(name: str, data: Any) -> None:
         if lengths[0] == 0:
             raise ValueError(f"`{name}` is empty: its arrays have length 0.")
         return
-    if hasattr(data, "__next__"):
+    # Keras' own iterators over images can be read again.
+    if hasattr(data, "__next__") and not hasattr(data, "__getitem__"):
         raise ValueError(
             f"`{name}` is a generator or iterator, which can be read only once, but "
             "every round reads the data again. Use a tf.data.Dataset, a "
             f"keras.utils.PyDataset or arrays. Received: {data!r}"
         )
+    steps = "validation_steps" if name == "validation_data" else "steps_per_epoch"
     if hasattr(data, "cardinality"):
-        if int(data.cardinality()) == -1:
+        if int(data.cardinality()) == -1 and settings.steps_per_epoch is None:
             raise ValueError(
                 f"`{name}` is endless, so an epoch never ends. Remove its `.repeat()`, "
-                "or end it with `.take(steps_per_epoch)`."
+                f"or pass `{steps}`."
             )
     elif hasattr(data, "num_batches") and data.num_batches is None:
-        raise ValueError(
-            f"`{name}` is endless, so an epoch never ends: its `num_batches` is None. "
-            "Give it a `__len__`."
-        )
+        if settings.steps_per_epoch is None:
+            raise ValueError(
+                f"`{name}` is endless, so an epoch never ends: its `num_batches` is "
+                f"None. Give it a `__len__`, or pass `{steps}`."
+            )
     elif (
         isinstance(data, Mapping | str | bytes)
         or getattr(data, "shape", None) == ()
@@ -67,21 +104,23 @@ def check(name: str, data: Any) -> None:
             "keras.utils.PyDataset. Received: "
             f"{reprlib.repr(data)} of type {type(data).__name__}"
         )
-    if steps_per_epoch(data) == 0:
+    if steps_per_epoch(data, settings) == 0:
         raise ValueError(f"`{name}` is empty: it has no batches.")
+
+
+def is_array(leaf: Any) -> bool:
+    """Returns whether `leaf` has a row per example, of numbers or of strings."""
+    if hasattr(leaf, "element_spec") or len(getattr(leaf, "shape", None) or ()) == 0:
+        return False
+    if getattr(leaf, "dtype", None) != np.dtype(object):
+        return True
+    return isinstance(next(iter(np.ravel(leaf[:1])), ""), str | bytes)
 
 
 def _check_arrays(name: str, part: str, value: Any) -> None:
     """Checks that x, y or the sample weights are arrays with a row per example."""
     leaves = arrays_in(value)
-    if (leaves or part != "x") and all(
-        len(getattr(leaf, "shape", ())) > 0
-        and (
-            getattr(leaf, "dtype", None) != np.dtype(object)
-            or isinstance(next(iter(np.ravel(leaf[:1])), ""), str | bytes)
-        )
-        for leaf in leaves
-    ):
+    if (leaves or part != "x") and all(map(is_array, leaves)):
         return
     listed = isinstance(value, list | tuple)
     received = f"a list of {len(value)}" if listed else reprlib.repr(value)
@@ -91,10 +130,12 @@ def _check_arrays(name: str, part: str, value: Any) -> None:
     )
 
 
-def steps_per_epoch(data: Any, batch_size: int = 32) -> int | None:
+def steps_per_epoch(data: Any, settings: FitSettings = PLAIN) -> int | None:
     """Returns the number of batches in an epoch, or `None` if that is not known."""
+    if settings.steps_per_epoch is not None:
+        return settings.steps_per_epoch
     if isinstance(data, (tuple, list)):
-        return math.ceil(len(arrays_in(data[0])[0]) / batch_size)
+        return math.ceil(arrays_in(data[0])[0].shape[0] / (settings.batch_size or 32))
     if hasattr(data, "cardinality"):
         count = int(data.cardinality())
         return count if count >= 0 else None
@@ -104,7 +145,10 @@ def steps_per_epoch(data: Any, batch_size: int = 32) -> int | None:
 
 
 def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
-    """Returns `(x, y)` of the first batch, or of arrays all; `name` is for errors."""
+    """Returns `(x, y)` of the first batch, or of arrays all; `name` is for errors.
+
+    Without labels, y is `None`.
+    """
     if not isinstance(data, (tuple, list)):
         batch = data[0] if hasattr(data, "__getitem__") else next(iter(data), None)
         if batch is None:
@@ -112,16 +156,8 @@ def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
                 f"`{name}` yields no batch. Is everything filtered out, or are the "
                 "files missing that it reads?"
             )
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            what = f"{type(batch).__name__}"
-            if isinstance(batch, (tuple, list)):
-                what += f" of {len(batch)}"
-            raise ValueError(
-                f"`{name}` must yield (x, y) batches: a ticket is judged by how well "
-                f"the model learns y. It yields: {what}"
-            )
-        data = batch
-    return data[0], data[1]
+        data = batch if isinstance(batch, (tuple, list)) else (batch,)
+    return data[0], data[1] if len(data) > 1 else None
 
 
 def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
@@ -174,8 +210,9 @@ def check_examples(name: str, data: Any, model: Any) -> None:
         return
     wanted, shape = tuple(wanted)[1:], tuple(x.shape)
     inputs = getattr(model, "inputs", None) or ()
-    kind = np.asarray(x[:1]).dtype
-    if kind.kind in "USO" and inputs and "string" not in str(inputs[0].dtype):
+    kind = getattr(x, "dtype", None)
+    texts = getattr(kind, "kind", "") in tuple("USO") or kind == "string"
+    if texts and inputs and "string" not in str(inputs[0].dtype):
         raise ValueError(
             f"`{name}` has examples of type {kind}, but `model` {model.name!r} takes "
             "numbers. Convert them first."
@@ -214,7 +251,8 @@ def check_labels(model: Any, data: Any, name: str) -> None:
     units = _output_units(model)
     if loss_name != "sparse_categorical_crossentropy" or units is None:
         return
-    labels = np.asarray(first_batch(data, name)[1])
+    labels = first_batch(data, name)[1]
+    labels = np.zeros(0) if labels is None else np.asarray(labels)
     if labels.size == 0:
         return
     if labels.dtype.kind not in "iub" and not np.all(labels == np.floor(labels)):
@@ -257,7 +295,7 @@ def compile_default(model: Any, keras: Any, data: Any) -> str:
     units = _output_units(model)
     activation = _output_activation(model, keras)
     loss = None
-    if units is not None and activation is not None and not isinstance(y, dict):
+    if units is not None and activation is not None and not isinstance(y, dict | None):
         loss = _cross_entropy(keras, np.asarray(y), units, activation)
     if loss is None:
         raise ValueError(
@@ -320,3 +358,14 @@ def arrays_in(tree: Any) -> list[Any]:
     if isinstance(tree, (tuple, list)):
         return [leaf for value in tree for leaf in arrays_in(value)]
     return [tree]
+
+
+def map_arrays(function: Any, tree: Any) -> Any:
+    """Returns nested tuples, lists and dicts with `function` applied to each array."""
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {name: map_arrays(function, value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return tuple(map_arrays(function, value) for value in tree)
+    return function(tree)

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -49,6 +50,7 @@ class Engine(abc.ABC):
         keras: The module that it belongs to, `keras` or `tf_keras`.
         prunable: The variables that can be pruned, by path.
         distributed: Whether several replicas train.
+        settings: What `fit` takes besides the data.
 
     Raises:
         ValueError: If the model is not built, or nothing in it can be pruned.
@@ -66,6 +68,7 @@ class Engine(abc.ABC):
         self._given_execution: int | None = None
         self._execution = self._later_execution = 1
         self._given_schedule: Any = None
+        self.settings = data_lib.PLAIN
         self._averaging = False
 
     @abc.abstractmethod
@@ -111,16 +114,18 @@ class Engine(abc.ABC):
             # tf_keras loses batches if it cannot tell an epoch's last execution.
             and (
                 self.keras.__name__ != "tf_keras"
-                or data_lib.steps_per_epoch(data) is not None
+                or data_lib.steps_per_epoch(data, self.settings) is not None
             )
         ):
-            later = _STEPS_PER_EXECUTION
+            # An execution may run past `steps_per_epoch`.
+            steps = self.settings.steps_per_epoch or _STEPS_PER_EXECUTION
+            later = max(n for n in range(1, _STEPS_PER_EXECUTION + 1) if steps % n == 0)
         self._given_execution = self._execution = given
         self._later_execution = later
         # Step k can be seen only if an execution ends at it, as with an epoch, and
         # only if every batch is a step.
         if rewind_step:
-            steps = data_lib.steps_per_epoch(data)
+            steps = data_lib.steps_per_epoch(data, self.settings)
             plain = not hasattr(model.optimizer, "inner_optimizer")
             if steps is None or not plain or self.batches(1) > 1:
                 later = 1
@@ -139,23 +144,31 @@ class Engine(abc.ABC):
 
     def fit(self, data: Any, **arguments: Any) -> None:
         """Trains as `fit` does."""
+        given = dataclasses.asdict(self.settings)
         if isinstance(data, (tuple, list)):
             parts = dict(zip(("x", "y", "sample_weight"), data, strict=False))
         else:
             parts = {"x": data}
+            del given["batch_size"]
             # Keras warns if it is asked to shuffle a tf.data.Dataset.
             if hasattr(data, "element_spec") or shuffling.is_ordered(data):
-                parts["shuffle"] = False
-        self.model.fit(**parts, **arguments)
+                given["shuffle"] = False
+            if shuffling.is_ordered(data):  # It has so many.
+                del given["steps_per_epoch"]
+        self.model.fit(**parts, **given, **arguments)
         if self._averaging:
             self._averages()  # On JAX, `evaluate` needs them to have their own memory.
         self._execute(self._later_execution)
 
     def evaluate(self, data: Any) -> dict[str, float]:
-        """Returns the loss and the metrics on `data` by name."""
-        parts = data if isinstance(data, (tuple, list)) else (data,)
+        """Returns the loss and the metrics on validation data by name."""
+        settings = self.settings.of_validation()
+        arrays = isinstance(data, (tuple, list))
+        parts = data if arrays else (data,)
         logs = self.model.evaluate(
             **dict(zip(("x", "y", "sample_weight"), parts, strict=False)),
+            batch_size=settings.batch_size if arrays else None,
+            steps=settings.steps_per_epoch,
             return_dict=True,
             verbose=0,
         )

@@ -10,20 +10,36 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.engines.data import arrays_in
+from tflottery.engines.data import FitSettings, arrays_in, map_arrays
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the examples in an epoch: int64, shape [num_examples].
+def order(
+    num_examples: int, seed: int, epoch: int, length: int | None = None
+) -> np.ndarray:
+    """Returns the order of the examples in an epoch, int64.
 
     It depends only on the arguments, not on the backend or on earlier epochs.
 
+    Args:
+        num_examples: Number of examples.
+        seed: Random seed, at least 0.
+        epoch: Number of the epoch, at least 0.
+        length: Examples in an epoch, if that is not a pass over all of them: the
+            epochs are then cut from an endless series of shuffled passes.
+
     >>> order(5, seed=0, epoch=3)
     array([3, 0, 2, 1, 4])
+    >>> order(5, seed=0, epoch=5, length=3)
+    array([3, 0, 2])
     """
-    return np.random.default_rng((seed, int(epoch))).permutation(num_examples)
+    if length is None:
+        return np.random.default_rng((seed, int(epoch))).permutation(num_examples)
+    first = int(epoch) * length
+    passes = range(first // num_examples, -(-(first + length) // num_examples))
+    indices = np.concatenate([order(num_examples, seed, p) for p in passes])
+    return indices[first % num_examples :][:length]
 
 
 def batches(
@@ -33,6 +49,7 @@ def batches(
     keras: Any,
     batch_size: int = 32,
     augment: Augment | None = None,
+    steps: int | None = None,
 ) -> Any:
     """Returns in-memory arrays as shuffled batches for `fit`.
 
@@ -44,6 +61,7 @@ def batches(
         batch_size: Number of examples per batch; the last batch may be smaller.
         augment: `(x, rng) -> x`, float32 NumPy in and out, called on every batch with
             a generator that depends only on the seed, the epoch and the batch.
+        steps: Number of batches per epoch; `None` is one pass over the examples.
 
     Returns:
         A `tf.data.Dataset` for tf_keras and for Keras on TensorFlow, otherwise a
@@ -51,23 +69,32 @@ def batches(
         the next pass uses. Handing out the last batch of a pass adds 1.
     """
     floats = keras.backend.floatx()
-    arrays = _map(
+    arrays = map_arrays(
         lambda a: a.astype(floats, copy=False) if a.dtype.kind == "f" else a, arrays
     )
     if keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow":
-        return _tf_dataset(arrays, batch_size, seed, augment)
-    return _py_dataset(keras, arrays, batch_size, seed, augment)
+        return _tf_dataset(arrays, batch_size, seed, augment, steps)
+    return _py_dataset(keras, arrays, batch_size, seed, augment, steps)
 
 
-def seeded(data: Any, *, seed: int, keras: Any) -> Any:
+def seeded(data: Any, settings: FitSettings, *, seed: int, keras: Any) -> Any:
     """Returns data in an order that `seed` decides, where that can be done.
 
-    These are NumPy arrays and the user's own PyDataset; anything else comes back as
-    it is.
+    These are NumPy arrays and the user's own PyDataset, if they are to be shuffled;
+    anything else comes back as it is.
     """
+    if settings.shuffle is not True:
+        return data
     if isinstance(data, tuple | list):
-        in_numpy = all(isinstance(array, np.ndarray) for array in arrays_in(data))
-        return batches(data, seed=seed, keras=keras) if in_numpy else data
+        if all(isinstance(array, np.ndarray) for array in arrays_in(data)):
+            return batches(
+                data,
+                seed=seed,
+                keras=keras,
+                batch_size=settings.batch_size or 32,
+                steps=settings.steps_per_epoch,
+            )
+        return data
     if isinstance(data, keras.utils.Sequence) and not is_ordered(data):
         return reordered(data, seed=seed, keras=keras)
     return data
@@ -76,16 +103,6 @@ def seeded(data: Any, *, seed: int, keras: Any) -> Any:
 def is_ordered(data: Any) -> bool:
     """Returns whether `data` came from `batches` or `reordered`."""
     return getattr(type(data), "_of_tflottery", False) is True
-
-
-def _map(function: Any, tree: Any) -> Any:
-    if tree is None:
-        return None
-    if isinstance(tree, dict):
-        return {name: _map(function, value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return tuple(_map(function, value) for value in tree)
-    return function(tree)
 
 
 def _augmented(
@@ -104,14 +121,21 @@ class _Passes:
 
 
 def _tf_dataset(
-    arrays: Any, batch_size: int, seed: int, augment: Augment | None
+    arrays: Any,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None,
+    steps: int | None,
 ) -> Any:
     tf = importlib.import_module("tensorflow")
     # On the host: a gather on the device would bring each batch back to tf.data.
     with tf.device("/cpu:0"):
-        tensors = _map(tf.constant, tuple(part for part in arrays if part is not None))
+        tensors = map_arrays(
+            tf.constant, tuple(part for part in arrays if part is not None)
+        )
     count = len(tf.nest.flatten(tensors)[0])
-    steps = -(-count // batch_size)
+    length = steps * batch_size if steps else None
+    steps = steps or -(-count // batch_size)
     last = (steps - 1) * batch_size
 
     # Python runs at the start of a pass and for its last batch, not in between.
@@ -119,7 +143,8 @@ def _tf_dataset(
     passes = _Passes()
 
     def start():
-        return order(count, seed, passes.epoch), np.int64(passes.epoch)
+        indices = order(count, seed, passes.epoch, length)
+        return indices, np.int64(passes.epoch)
 
     def finish(epoch):
         passes.epoch = int(epoch) + 1
@@ -131,10 +156,10 @@ def _tf_dataset(
 
     def begin(_):
         indices, epoch = tf.numpy_function(start, [], (tf.int64, tf.int64))
-        return tf.ensure_shape(indices, [count]), tf.ensure_shape(epoch, [])
+        return tf.ensure_shape(indices, [length or count]), tf.ensure_shape(epoch, [])
 
     def gather(indices, index, epoch):
-        x, *others = _map(lambda tensor: tf.gather(tensor, indices), tensors)
+        x, *others = map_arrays(lambda tensor: tf.gather(tensor, indices), tensors)
         if augment is not None:
             shape = x.shape
             x = tf.numpy_function(change, [x, epoch, index], tf.float32)
@@ -182,9 +207,15 @@ def _tf_dataset(
 
 
 def _py_dataset(
-    keras: Any, arrays: Any, batch_size: int, seed: int, augment: Augment | None
+    keras: Any,
+    arrays: Any,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None,
+    steps: int | None,
 ) -> Any:
     count = len(arrays_in(arrays)[0])
+    length = steps * batch_size if steps else None
 
     class Ordered(keras.utils.PyDataset):
         """Batches by index; within an epoch of `fit`, in the order of the requests.
@@ -210,7 +241,7 @@ def _py_dataset(
             self._epoch, self._asked = epoch, None
 
         def __len__(self) -> int:
-            return -(-count // batch_size)
+            return steps or -(-count // batch_size)
 
         def on_epoch_begin(self) -> None:
             self._asked = 0
@@ -243,9 +274,11 @@ def _py_dataset(
 
         def _batch(self, index: int, epoch: int) -> Any:
             if self._order[0] != epoch:
-                self._order = (epoch, order(count, seed, epoch))
+                self._order = (epoch, order(count, seed, epoch, length))
             indices = self._order[1][index * batch_size : (index + 1) * batch_size]
-            x, *others = _map(lambda array: np.take(array, indices, axis=0), arrays)
+            x, *others = map_arrays(
+                lambda array: np.take(array, indices, axis=0), arrays
+            )
             if augment is not None:
                 x = _augmented(augment, x, seed, epoch, index)
             return x, *others

@@ -1,6 +1,7 @@
 """Cost: what a search will take, from two measured steps before it starts."""
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.engines import data as data_lib
+from tflottery.engines import joining
 from tflottery.engines.shuffling import is_ordered
 from tflottery.search import run_dir as run_dir_lib
+from tflottery.search.loop import find_ticket
 from tflottery.search.progress import Progress, duration
 from tflottery.search.trainer import Trainer
 
@@ -44,8 +47,8 @@ class Cost:
         )
 
 
-def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
-    """Returns what `find_ticket(model, ds, **arguments)` would take.
+def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
+    """Returns what `find_ticket(model, ds, y, **arguments)` would take.
 
     Trains three steps and times the last two, then puts everything back: the model's
     weights, optimizer and settings are what they were.
@@ -60,6 +63,7 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
         model: The model to search, as for `find_ticket`.
         ds: The training data, as for `find_ticket`. It must know its number of batches,
             and so must `validation_data`.
+        y: The labels, as for `find_ticket`.
         **arguments: The arguments of `find_ticket`.
 
     Returns:
@@ -70,41 +74,47 @@ def estimate_cost(model: Any, ds: Any, **arguments: Any) -> Cost:
         ValueError: If `find_ticket` would raise it, or if data does not know its
             number of batches.
     """
-    settings = _read(arguments)
-    validation_data = arguments.get("validation_data")
-    trainer = Trainer(
-        model, ds, settings, validation_data, arguments.get("callbacks", ())
+    fields = {field.name for field in dataclasses.fields(data_lib.FitSettings)}
+    settings = data_lib.FitSettings(
+        **{name: value for name, value in arguments.items() if name in fields}
     )
-    steps, batches = _batches("ds", ds), 0
+    config = _read(arguments, settings)
+    ds = joining.joined(ds, y, arguments.get("sample_weight"))
+    validation_data = arguments.get("validation_data")
+    if arguments.get("validation_split") and validation_data is None:
+        ds, validation_data = joining.split(ds, arguments["validation_split"])
+    callbacks = arguments.get("callbacks", ())
+    trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
+    steps, batches = _batches("ds", ds, settings), 0
     if validation_data is not None:
-        batches = _batches("validation_data", validation_data)
+        judged = settings.of_validation()
+        batches = _batches("validation_data", validation_data, judged)
     engine = trainer.engine
     masks = trainer.dense
-    plan = plan_lib.plan(masks, settings)
+    plan = plan_lib.plan(masks, config)
     step_seconds, batch_seconds, state = _measured(trainer)
     skipped = 0
-    if settings.retrain == "rewind":
-        skipped = engine.batches(settings.rewind_step) // steps
-    epochs = settings.epochs + (len(plan) - 1) * (settings.epochs - skipped)
+    if config.retrain == "rewind":
+        skipped = engine.batches(config.rewind_step) // steps
+    epochs = config.epochs + (len(plan) - 1) * (config.epochs - skipped)
     evaluations = epochs + len(plan)  # After every epoch, and after every round.
     return Cost(
         rounds=len(plan),
         steps=epochs * steps // engine.batches(1),
         seconds=epochs * steps * step_seconds + evaluations * batches * batch_seconds,
-        disk_bytes=_disk(engine.weights(), masks, plan, state, settings),
+        disk_bytes=_disk(engine.weights(), masks, plan, state, config),
     )
 
 
-def _read(arguments: dict[str, Any]) -> LotteryConfig:
+def _read(arguments: dict[str, Any], settings: data_lib.FitSettings) -> LotteryConfig:
     known = {field.name for field in dataclasses.fields(LotteryConfig)}
-    others = {"validation_data", "run_dir", "resume", "callbacks", "verbose"}
-    for name in arguments:
-        if name not in known | others:
-            raise TypeError(f"`find_ticket` has no argument {name!r}.")
-    settings: dict[str, Any] = {n: v for n, v in arguments.items() if n in known}
+    parameters = inspect.signature(find_ticket).parameters
+    refused = {n: v for n, v in arguments.items() if n not in parameters}
+    joining.check(settings, refused)
+    values: dict[str, Any] = {n: v for n, v in arguments.items() if n in known}
     criterion = arguments.get("criterion", "magnitude")
-    settings["criterion"] = check_criterion(criterion)
-    config = LotteryConfig(**settings)
+    values["criterion"] = check_criterion(criterion)
+    config = LotteryConfig(**values)
     criteria.find(criterion)
     checks.check("resume", arguments.get("resume", "auto"), run_dir_lib.RESUME)
     if arguments.get("run_dir") is not None:
@@ -113,9 +123,9 @@ def _read(arguments: dict[str, Any]) -> LotteryConfig:
     return config
 
 
-def _batches(name: str, data: Any) -> int:
+def _batches(name: str, data: Any, settings: data_lib.FitSettings) -> int:
     """Returns the number of batches of the argument `name`."""
-    batches = data_lib.steps_per_epoch(data)
+    batches = data_lib.steps_per_epoch(data, settings)
     if batches is None:
         raise ValueError(
             f"`{name}` does not know how many batches it has, so its cost is unknown. "

@@ -6,6 +6,7 @@ addresses. What cannot be told apart counts as equal, and nothing here fails.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -44,6 +45,7 @@ def of_search(trainer: Any, score: Callable) -> dict[str, Any]:
         "callbacks": [type(each).__name__ for each in trainer.callbacks],
         "ds": of_data(trainer.ds),
         "validation_data": of_data(trainer.validation_data),
+        "fit": _plain(dataclasses.asdict(trainer.engine.settings)),
         "network": of_network(model),
         "paths": list(weights),
         # What a pattern matches may depend on the numbers in Keras' names.

@@ -19,7 +19,8 @@ from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round, library_versions
-from tflottery.engines import network
+from tflottery.engines import data as data_lib
+from tflottery.engines import joining, network
 from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress
@@ -31,8 +32,17 @@ from tflottery.ticket import Ticket
 def find_ticket(
     model: Any,
     ds: Any,
+    y: Any = None,
     *,
+    sample_weight: Any = None,
     validation_data: Any = None,
+    validation_split: float = 0.0,
+    batch_size: int | None = None,
+    shuffle: bool = True,
+    class_weight: Mapping[int, float] | None = None,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
     epochs: int = 10,
     target_sparsity: float = 0.9,
     prune_fraction: float = 0.2,
@@ -51,6 +61,7 @@ def find_ticket(
     resume: str = "auto",
     callbacks: Sequence[Any] = (),
     verbose: str | int = "auto",
+    **refused: Any,
 ) -> Any:
     """Finds a winning ticket in `model`: trains, prunes and rewinds, round by round.
 
@@ -69,11 +80,23 @@ def find_ticket(
         model: A built Keras 3 or tf_keras model. If it is compiled, it keeps its
             optimizer, loss, metrics and learning-rate schedule. If not, it gets
             Adam(1.2e-3) and the cross-entropy that fits its output and the labels.
-        ds: The training data, as for `fit`: a finite `tf.data.Dataset`, `(x, y)` or
-            `(x, y, sample_weight)` arrays (in batches of 32) or a
-            `keras.utils.PyDataset`.
+        ds: The training data, as for `fit`: a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, arrays x with `y`, or `(x, y)` or `(x, y,
+            sample_weight)` arrays. Data without labels trains a model that computes
+            its own loss.
+        y: The labels, if `ds` is x.
+        sample_weight: The weights of the examples in the loss, if `ds` is x.
         validation_data: The data that tickets are judged on, in the same forms.
             Without it they are judged by the training metrics, and a warning says so.
+        validation_split: Share of the arrays to validate on, in (0, 1): the last
+            examples, split off once, before round 0. Ignored with `validation_data`.
+        batch_size: Examples per batch of arrays; `None` is 32.
+        shuffle: Whether to shuffle arrays before each epoch.
+        class_weight: Weights of the classes in the loss, by class number.
+        steps_per_epoch: Batches in an epoch, for a dataset that is endless or larger.
+        validation_steps: Batches of `validation_data` to evaluate, likewise.
+        validation_batch_size: Examples per batch of validation arrays; `None` is
+            `batch_size`.
         epochs: Number of epochs per round, at least 1. After a rewind to step k a
             round trains the whole epochs that follow step k.
         target_sparsity: Share of the prunable weights to prune in the end, in (0, 1).
@@ -137,12 +160,26 @@ def find_ticket(
         seed=seed,
     )
     score = criteria.find(criterion, seed)
+    settings = data_lib.FitSettings(
+        batch_size=batch_size,
+        shuffle=shuffle,
+        class_weight=class_weight,
+        steps_per_epoch=steps_per_epoch,
+        validation_steps=validation_steps,
+        validation_batch_size=validation_batch_size,
+    )
+    if settings != data_lib.PLAIN or refused:
+        joining.check(settings, refused)
+    if y is not None or sample_weight is not None or not isinstance(ds, tuple):
+        ds = joining.joined(ds, y, sample_weight)
+    if validation_split and validation_data is None:
+        ds, validation_data = joining.split(ds, validation_split)
     checks.check("resume", resume, run_dir_lib.RESUME)
     if run_dir is not None:
         run_dir_lib.check_path(run_dir)
     silent = isinstance(verbose, int) and verbose == 0
     progress = None if silent else Progress(verbose)
-    trainer = Trainer(model, ds, config, validation_data, callbacks)
+    trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
     trainer.verbose = progress.inside_round if progress else 0
     plan = plan_lib.plan(trainer.dense, config)
     engine = trainer.engine

@@ -44,6 +44,7 @@ class Trainer:
         config: How to search.
         validation_data: The data that tickets are judged on, or `None`.
         callbacks: The user's Keras callbacks.
+        settings: What `fit` takes besides.
 
     Attributes:
         engine: Trains the model.
@@ -64,6 +65,7 @@ class Trainer:
         config: LotteryConfig,
         validation_data: Any = None,
         callbacks: Sequence[Any] = (),
+        settings: data_lib.FitSettings = data_lib.PLAIN,
     ):
         if getattr(model, "ticket", None) is not None:
             raise ValueError(
@@ -72,6 +74,7 @@ class Trainer:
                 "model."
             )
         self.engine = engine = engine_for(model)
+        engine.settings = settings
         kind = engine.keras.callbacks.Callback
         if not isinstance(callbacks, list | tuple) or not all(
             isinstance(callback, kind) for callback in callbacks
@@ -82,26 +85,28 @@ class Trainer:
             )
         self.callbacks = list(callbacks)
         self.ds, self.validation_data = ds, validation_data
-        given = {"ds": ds}
+        data_lib.check("ds", ds, settings)
         if validation_data is not None:
-            given["validation_data"] = validation_data
-        for name, data in given.items():
-            data_lib.check(name, data)
+            judged = settings.of_validation()
+            data_lib.check("validation_data", validation_data, judged)
         self.config = config
         self.paths = plan.choose(engine.prunable, config.skip, config.layer_fractions)
         self.dense = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
         self.monitor = config.monitor or ""
         self.verbose = 0
         self._numbers = self._settings = []
-        self._steps_per_epoch = data_lib.steps_per_epoch(ds)
+        self._steps_per_epoch = data_lib.steps_per_epoch(ds, settings)
         self._uncounted = self._steps_per_epoch is None
         if config.rewind_step:
             self._check_rewind_step()
-        for name, data in given.items():
-            data_lib.check_examples(name, data, engine.model)
+        data_lib.check_examples("ds", ds, engine.model)
+        if validation_data is not None:
+            data_lib.check_examples("validation_data", validation_data, engine.model)
         self._batches = ds
         if config.seed is not None:
-            self._batches = shuffling.seeded(ds, seed=config.seed, keras=engine.keras)
+            self._batches = shuffling.seeded(
+                ds, settings, seed=config.seed, keras=engine.keras
+            )
         if self.callbacks:
             self._numbers = self._settings = callback_state.numbers_in(self.callbacks)
         self._run: Any = None
@@ -243,7 +248,7 @@ class Trainer:
                 steps=engine.step() - at.step,
                 seconds=at.seconds,
                 failure=None
-                if np.all(np.isfinite([metrics["loss"], *sums]))
+                if np.all(np.isfinite([metrics.get("loss", 0.0), *sums]))
                 else "diverged",
             )
             if self._run:
@@ -285,7 +290,7 @@ class Trainer:
                     self._check_rewind_step()
             for name, value in logs.items():
                 at.history.setdefault(name, []).append(value)
-            if not np.isfinite(logs["loss"]):
+            if not np.isfinite(logs.get("loss", 0.0)):
                 engine.model.stop_training = True
             stopped = engine.model.stop_training
             at.epoch = config.epochs if stopped else epoch + 1
