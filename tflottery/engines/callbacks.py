@@ -6,13 +6,15 @@ from typing import Any
 from tflottery.engines import network
 
 
-def at_step(keras: Any, step: int, function: Callable[[], Any]) -> Any:
-    """Returns a callback that calls `function` once the optimizer is at `step`."""
+def at_step(
+    keras: Any, now: Callable[[], int], step: int, function: Callable[[], Any]
+) -> Any:
+    """Returns a callback that calls `function` once `now()` returns `step`."""
 
     class AtStep(keras.callbacks.Callback):
         def _step(self):
-            # On JAX, `self.model` first brings the model's variables up to date.
-            return int(network.value_of(self.model.optimizer.iterations))
+            _ = self.model  # On JAX, brings the model's variables up to date.
+            return now()
 
         def on_epoch_begin(self, epoch, logs=None):
             self._before = self._step()

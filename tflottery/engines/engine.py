@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tflottery.core.masks import Masks
+from tflottery.engines import building, holding, network, shuffling
 from tflottery.engines import data as data_lib
-from tflottery.engines import holding, network, shuffling
 
 State = Mapping[str, np.ndarray]
 """All state of a training by name: `weights/...`, `optimizer/...`, `seeds/...`."""
@@ -68,6 +68,7 @@ class Engine(abc.ABC):
         self._given_execution: int | None = None
         self._execution = self._later_execution = 1
         self._given_schedule: Any = None
+        self._own_optimizers: list[Any] = []
         self.settings = data_lib.PLAIN
         self._averaging = False
 
@@ -103,6 +104,12 @@ class Engine(abc.ABC):
         if validation_data is not None:
             data_lib.check_labels(model, validation_data, "validation_data")
         holding.build_optimizer(model)
+        # A custom `train_step` may have optimizers of its own, and leave `optimizer`.
+        kind = self.keras.optimizers.Optimizer
+        others = [o for o in vars(model).values() if isinstance(o, kind)]
+        self._own_optimizers = [o for o in others if o is not model.optimizer]
+        if not all(getattr(o, "built", True) for o in self._own_optimizers):
+            building.trace_step(model, data)
         self._averaging = getattr(holding.optimizer_of(model), "use_ema", False)
         given = later = int(network.value_of(model.steps_per_execution))
         if (
@@ -210,7 +217,8 @@ class Engine(abc.ABC):
 
     def step(self) -> int:
         """Returns how many steps the optimizer has taken."""
-        return int(network.value_of(self.model.optimizer.iterations))
+        optimizer = (*self._own_optimizers, self.model.optimizer)[0]
+        return int(network.value_of(optimizer.iterations))
 
     def batches(self, steps: int) -> int:
         """Returns how many batches so many optimizer steps take."""

@@ -20,7 +20,12 @@ class Keras3Engine(Engine):
 
     def _parts(self) -> dict[str, dict[str, Any]]:
         masks = {id(mask) for mask in self._masks.values()}
-        optimizer = [v for v in self.model.optimizer.variables if id(v) not in masks]
+        optimizer = [
+            v
+            for optimizer in (self.model.optimizer, *self._own_optimizers)
+            for v in optimizer.variables
+            if id(v) not in masks
+        ]
         known = {id(v) for v in self._variables.values()}
         seeds = [v for v in self.model.variables if id(v) not in known]
         return {

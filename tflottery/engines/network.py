@@ -58,13 +58,10 @@ def variables(model: Any) -> dict[str, Any]:
 
 def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
     """Returns what `variables` returns, and all layers with weights."""
-    if not model.built or not model.weights:
-        # `build` may mark a subclassed model as built, but none of its layers.
-        if (
-            model.built
-            and len(all_layers(model)) > 1
-            and all(layer.built for layer in all_layers(model))
-        ):
+    # A model whose `train_step` does not call it stays unbuilt, but its layers do not.
+    unbuilt = not model.built and any(not each.built for each in all_layers(model)[1:])
+    if unbuilt or not model.weights:
+        if not unbuilt and len(all_layers(model)) > 1:
             raise ValueError(
                 f"`model` {model.name!r} has no weights, so there is nothing to prune."
             )

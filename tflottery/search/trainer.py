@@ -12,9 +12,9 @@ from tflottery.core import plan
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round
+from tflottery.engines import building, shuffling
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
-from tflottery.engines import shuffling
 from tflottery.engines.engine import as_numbers, engine_for
 from tflottery.search import callback_state
 from tflottery.search.checkpoint import Checkpoint
@@ -73,6 +73,8 @@ class Trainer:
                 "held. Call `tflottery.release(model)` first, or start from a new "
                 "model."
             )
+        if not getattr(model, "built", True):
+            building.build(model, ds)
         self.engine = engine = engine_for(model)
         engine.settings = settings
         kind = engine.keras.callbacks.Callback
@@ -309,7 +311,7 @@ class Trainer:
             counters = [callbacks_lib.batch_counter(keras)]
         if not self._rewind:
             k = at.step + config.rewind_step
-            watchers = [callbacks_lib.at_step(keras, k, at_step_k)]
+            watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
         if ordered:
             self._batches.epoch = first_epoch + at.epoch
         begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
