@@ -34,8 +34,12 @@ _KINDS = {
     "monitor": checks.or_none(
         checks.Kind(lambda v: isinstance(v, str) and v, "the name of a metric")
     ),
-    "skip": checks.Kind(
-        checks.list_of(checks.TEXT).fits, 'a tuple of patterns, such as ("output",)'
+    **dict.fromkeys(
+        ("skip", "include"),
+        checks.Kind(
+            checks.list_of(checks.TEXT).fits,
+            'a tuple of patterns, such as ("output",)',
+        ),
     ),
     "layer_fractions": checks.Kind(
         lambda v: isinstance(v, Mapping) and all(isinstance(p, str) for p in v),
@@ -63,6 +67,7 @@ class LotteryConfig:
         layer_fractions: Separate prune fractions for the layers that match a pattern,
             for example `{"output": 0.1}`.
         skip: Patterns of layers that are never pruned.
+        include: Patterns of weights to prune that are not pruned by default.
         rewind_step: The optimizer step k that each round rewinds to, at least 0
             (Frankle et al. 2020, "Linear Mode Connectivity").
         retrain: `"rewind"` resets weights and optimizer to step k, `"learning_rate"`
@@ -93,6 +98,7 @@ the remaining weights to prune. Received: prune_fraction=0.0
     criterion: str = "magnitude"
     layer_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
     skip: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     rewind_step: int = 0
     retrain: str = "rewind"
     monitor: str | None = None
@@ -109,6 +115,7 @@ the remaining weights to prune. Received: prune_fraction=0.0
         plain = {
             "layer_fractions": {p: float(f) for p, f in self.layer_fractions.items()},
             "skip": tuple(self.skip),
+            "include": tuple(self.include),
         }
         for name in ("epochs", "rewind_step", "rounds", "seed"):
             if getattr(self, name) is not None:
@@ -120,7 +127,10 @@ the remaining weights to prune. Received: prune_fraction=0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data that `LotteryConfig(**data)` accepts."""
-        return dataclasses.asdict(self) | {"skip": list(self.skip)}
+        return dataclasses.asdict(self) | {
+            "skip": list(self.skip),
+            "include": list(self.include),
+        }
 
 
 def check_criterion(criterion: Any) -> str:

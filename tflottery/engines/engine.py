@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,12 @@ _MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "io
 _LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
 
 
-def engine_for(model: Any) -> "Engine":
+def engine_for(model: Any, include: Sequence[str] = ()) -> "Engine":
     """Returns the engine for `model`.
+
+    Args:
+        model: A Keras model.
+        include: Patterns of weights to prune that are not pruned by default.
 
     Raises:
         TypeError: If it is not a Keras model.
@@ -33,10 +37,10 @@ def engine_for(model: Any) -> "Engine":
     if network.keras_of(model).__name__ == "tf_keras":
         from tflottery.engines.tf_keras import TfKerasEngine
 
-        return TfKerasEngine(model)
+        return TfKerasEngine(model, include)
     from tflottery.engines.keras3 import Keras3Engine
 
-    return Keras3Engine(model)
+    return Keras3Engine(model, include)
 
 
 class Engine(abc.ABC):
@@ -44,6 +48,7 @@ class Engine(abc.ABC):
 
     Args:
         model: The model to train.
+        include: Patterns of weights to prune that are not pruned by default.
 
     Attributes:
         model: The model that trains.
@@ -56,10 +61,10 @@ class Engine(abc.ABC):
         ValueError: If the model is not built, or nothing in it can be pruned.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, include: Sequence[str] = ()):
         self.model = model
         self.keras = network.keras_of(model)
-        self.prunable: Mapping[str, Any] = network.prunable(model, self.keras)
+        self.prunable: Mapping[str, Any] = network.prunable(model, self.keras, include)
         strategy = getattr(model, "distribute_strategy", None)
         self.distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
         self._variables, _ = network.walk(model)

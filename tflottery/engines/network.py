@@ -4,24 +4,28 @@ Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs
 """
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-# Layers that can be pruned, and which of their weights. The first class that a layer
-# is an instance of counts.
+from tflottery.core import plan
+
+# Layers that are pruned, by the name of their class, and which of their weights. The
+# first class that a layer is an instance of counts.
+_RECURRENT = ("kernel", "recurrent_kernel")
 _PRUNABLE = {
-    "SeparableConv1D": "pointwise_kernel",
-    "SeparableConv2D": "pointwise_kernel",
-    "Dense": "kernel",
-    "EinsumDense": "kernel",
-    "Conv1D": "kernel",
-    "Conv2D": "kernel",
-    "Conv3D": "kernel",
-    "Conv1DTranspose": "kernel",
-    "Conv2DTranspose": "kernel",
-    "Conv3DTranspose": "kernel",
+    "SeparableConv1D": ("pointwise_kernel",),
+    "SeparableConv2D": ("pointwise_kernel",),
+    **dict.fromkeys(("Dense", "EinsumDense"), ("kernel",)),
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), ("kernel",)),
+    **dict.fromkeys(
+        ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), ("kernel",)
+    ),
+    **dict.fromkeys(("LocallyConnected1D", "LocallyConnected2D"), ("kernel",)),
+    **dict.fromkeys(
+        ("SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTMCell"), _RECURRENT
+    ),
 }
 
 
@@ -133,45 +137,66 @@ def own_variables(layer: Any) -> list[Any]:
     return [*layer._trainable_weights, *layer._non_trainable_weights]
 
 
-def prunable(model: Any, keras: Any) -> dict[str, Any]:
-    """Returns the trainable variables that can be pruned, by path.
+def prunable(model: Any, keras: Any, include: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the trainable variables to prune, by path.
 
-    These are the kernels of Dense, EinsumDense, Conv1D/2D/3D and their transposes,
-    the pointwise kernels of separable convolutions, and whatever a custom layer
-    returns from `get_prunable_weights()` (tfmot's convention).
+    These are the kernels of Dense, EinsumDense, Conv1D/2D/3D and their transposes, of
+    locally connected and recurrent layers (with the recurrent kernel), the pointwise
+    kernels of separable convolutions, whatever a custom layer returns from
+    `get_prunable_weights()` (tfmot's convention), and what `include` names.
+
+    Args:
+        model: The model.
+        keras: The module that it belongs to.
+        include: Patterns of other weights of two and more dimensions to prune.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or a pattern matches nothing.
     """
-    trainable = {id(v) for v in model.trainable_variables}
     weights, layers = walk(model)
     wanted = {id(v) for layer in layers for v in prunable_of(layer, keras)}
+    trainable = {id(v) for v in model.trainable_variables}
+    matrices = [
+        p for p, v in weights.items() if id(v) in trainable and len(v.shape) > 1
+    ]
+    if include:
+        plan.check_patterns("include", include, matrices)
     found = {
         path: variable
         for path, variable in weights.items()
         if id(variable) in wanted & trainable
+        or (
+            path in matrices and any(plan.matches(path, pattern) for pattern in include)
+        )
     }
+    if not found and matrices:
+        raise ValueError(
+            f"`model` {model.name!r} has no layer that is pruned by default. Its "
+            f"weights of two and more dimensions are: {', '.join(matrices)}. Name "
+            f"those to prune, for example include=({matrices[0]!r},)."
+        )
     if not found:
         raise ValueError(
             f"`model` {model.name!r} has no trainable weight that can be pruned: no "
-            "kernel of a Dense, EinsumDense, convolution or separable convolution "
-            "that is not frozen. Set `layer.trainable = True`, or give your custom "
-            "layer the method `get_prunable_weights()`."
+            "kernel of a Dense, EinsumDense, convolution or recurrent layer that is "
+            "not frozen. Set `layer.trainable = True`."
         )
     return found
 
 
 def prunable_of(layer: Any, keras: Any) -> list[Any]:
-    """Returns the variables of this one layer that can be pruned."""
+    """Returns the variables of this one layer that are pruned by default."""
     # Only on the class: tfmot adds a function of that name to layers it has wrapped.
     if hasattr(type(layer), "get_prunable_weights"):
         return list(layer.get_prunable_weights())
-    for name, variable_name in _PRUNABLE.items():
-        if isinstance(layer, getattr(keras.layers, name, ())):
+    for base in type(layer).__mro__:
+        ours = base.__module__.split(".")[0] == keras.__name__
+        names = _PRUNABLE.get(base.__name__, ()) if ours else ()
+        if names:
             return [
                 v
                 for v in own_variables(layer)
-                if v.name.split("/")[-1].split(":")[0] == variable_name
+                if v.name.split("/")[-1].split(":")[0] in names
             ]
     return []
 
@@ -217,3 +242,26 @@ def sync_replicas(variables: Iterable[Any]) -> None:
         raw = variable if callable(raw) else raw
         if hasattr(raw, "values") and not variable.trainable:
             raw.assign(raw.numpy())
+
+
+def prunable_share(
+    model: Any, masks: Mapping[str, np.ndarray]
+) -> tuple[float, list[str]]:
+    """Returns the share of the trainable weights that `masks` cover, and says it.
+
+    The line names the largest weights that no mask covers.
+    """
+    trainable = {id(v) for v in model.trainable_variables}
+    sizes = {
+        path: int(np.prod(variable.shape))
+        for path, variable in walk(model)[0].items()
+        if id(variable) in trainable
+    }
+    covered = sum(mask.size for mask in masks.values())
+    share = covered / max(sum(sizes.values()), 1)
+    rest = sorted(sizes.keys() - masks.keys(), key=lambda path: -sizes[path])[:3]
+    line = f"{100 * share:.1f} % of the {sum(sizes.values()):,} weights can be pruned."
+    if rest:
+        largest = ", ".join(f"{path} ({sizes[path]:,})" for path in rest)
+        line += f" The largest others: {largest}."
+    return share, [line]

@@ -4,6 +4,7 @@ The wrappers share the layers of the caller's model, so that model itself trains
 its own `train_step` and callbacks, and never has to be unwrapped.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from tflottery.core import masks as masks_lib
@@ -27,9 +28,9 @@ class TfKerasEngine(Engine):
     shares its layers.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, include: Sequence[str] = ()):
         network.variables(model)  # Raises if it is not built.
-        super().__init__(unwrap(model))
+        super().__init__(unwrap(model), include)
         self._wrappers: list[HeldLowMagnitude] = []
 
     def prepare(self, data: Any, **settings: Any) -> list[str]:

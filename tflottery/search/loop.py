@@ -51,6 +51,7 @@ def find_ticket(
     criterion: str | Callable[[Weights, Weights], Weights] = "magnitude",
     layer_fractions: Mapping[str, float] | None = None,
     skip: Sequence[str] = (),
+    include: Sequence[str] = (),
     rewind_step: int = 0,
     retrain: str = "rewind",
     monitor: str | None = None,
@@ -112,6 +113,8 @@ def find_ticket(
             `{"output": 0.1}`. A key is a shell-style pattern that matches a path or a
             layer in it.
         skip: Patterns of layers that are never pruned.
+        include: Patterns of weights to prune that are not pruned by default:
+            embeddings, depthwise kernels, the matrices of custom layers.
         rewind_step: The optimizer step k to rewind to, at least 0.
         retrain: `"rewind"` (weights and optimizer go back to step k),
             `"learning_rate"` (only the optimizer and its schedule go back) or
@@ -152,6 +155,7 @@ def find_ticket(
         criterion=check_criterion(criterion),
         layer_fractions=layer_fractions or {},
         skip=skip,  # type: ignore[arg-type]
+        include=include,  # type: ignore[arg-type]
         rewind_step=rewind_step,
         retrain=retrain,
         monitor=monitor,
@@ -182,11 +186,12 @@ def find_ticket(
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
     trainer.verbose = progress.inside_round if progress else 0
     plan = plan_lib.plan(trainer.dense, config)
+    share, told = network.prunable_share(model, trainer.dense)
     engine = trainer.engine
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
     try:
-        told = engine.prepare(
+        told += engine.prepare(
             ds,
             validation_data=validation_data,
             rewind_step=rewind_step,
@@ -194,6 +199,10 @@ def find_ticket(
         )
         if progress and told:
             progress.say(*told)
+        if share < 0.5:
+            warnings.warn(
+                f"{told[0]} Name weights in `include` to prune them too.", stacklevel=2
+            )
         if validation_data is None:
             warnings.warn(
                 "Without `validation_data` a ticket is judged by its training "

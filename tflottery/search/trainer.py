@@ -75,7 +75,7 @@ class Trainer:
             )
         if not getattr(model, "built", True):
             building.build(model, ds)
-        self.engine = engine = engine_for(model)
+        self.engine = engine = engine_for(model, config.include)
         engine.settings = settings
         kind = engine.keras.callbacks.Callback
         if not isinstance(callbacks, list | tuple) or not all(
