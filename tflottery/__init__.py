@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tflottery.core.config import LotteryConfig as LotteryConfig
+    from tflottery.engines import hold as hold
     from tflottery.engines import release as release
     from tflottery.engines.tfmot.schedule import LotterySchedule as LotterySchedule
     from tflottery.search.cost import estimate_cost as estimate_cost
@@ -36,6 +37,7 @@ _HOME = {
     "evaluate_tflite": "tflite",
     "export_tflite": "tflite",
     "find_ticket": "search.loop",
+    "hold": "engines",
     "load_ticket": "ticket",
     "release": "engines",
     "transfer_ticket": "transfer.student",
@@ -51,6 +53,7 @@ __all__ = [
     "evaluate_tflite",
     "export_tflite",
     "find_ticket",
+    "hold",
     "load_ticket",
     "release",
     "transfer_ticket",

@@ -17,7 +17,7 @@ def plan(masks: Masks, config: LotteryConfig) -> list[float]:
     """Returns the densities of a search's rounds, round 0 first.
 
     Args:
-        masks: The masks of the dense network.
+        masks: The masks of round 0.
         config: How to search.
 
     Raises:
@@ -25,6 +25,12 @@ def plan(masks: Masks, config: LotteryConfig) -> list[float]:
             `target_sparsity` that can.
     """
     size, target = masks_lib.size(masks), 1 - config.target_sparsity
+    kept = masks_lib.kept(masks)
+    if kept < size and math.floor(target * size + 0.5) >= kept:
+        raise ValueError(
+            f"`target_sparsity` must be above the {1 - kept / size:.4g} that `model` "
+            f"starts from. Received: target_sparsity={config.target_sparsity}"
+        )
     if math.floor(target * size + 0.5) >= size:
         raise ValueError(
             f"`target_sparsity` prunes none of the {size} weights. Received: "
@@ -77,16 +83,16 @@ def densities(
     [1.0, 0.5, 0.25, 0.2]
     """
     layer_fractions = layer_fractions or {}
-    left = {path: float(mask.size) for path, mask in masks.items()}
+    left = {path: float(np.count_nonzero(mask)) for path, mask in masks.items()}
     rates = {
         path: fraction if (f := fraction_of(path, layer_fractions)) is None else f
         for path in masks
     }
-    total = sum(left.values())
-    found = [1.0]
+    total = sum(mask.size for mask in masks.values())
     if not total:
-        return found
-    to_prune = round(total * (1 - target_density))
+        return [1.0]
+    found = [sum(left.values()) / total]
+    to_prune = round(total * (found[0] - target_density))
     if rounds is not None and rounds > max(to_prune, 1):
         raise ValueError(
             f"`rounds` must be at most the {to_prune} weights that there are to prune, "

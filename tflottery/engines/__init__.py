@@ -2,14 +2,50 @@
 
 from typing import Any
 
+import numpy as np
+
+from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
-from tflottery.engines import network
+from tflottery.engines import holding, network
 from tflottery.engines.engine import engine_for as engine_for
 
 
-def hold(model: Any, masks: Masks) -> None:
-    """Sets the weights that `masks` prune in `model` to zero, and keeps them there."""
-    _module(model).hold(model, masks)
+def hold(model: Any, masks: Masks | None = None) -> Any:
+    """Keeps pruned weights at zero in whatever training follows.
+
+    A model that Keras has loaded no longer knows its masks. This holds again whatever
+    is zero:
+
+    ```python
+    model = keras.saving.load_model("sparse.keras")
+    tflottery.hold(model).fit(ds)
+    ```
+
+    Args:
+        model: A built Keras 3 or tf_keras model.
+        masks: Boolean arrays by path: False is pruned. By default the masks of the
+            weights that are zero now, among those that `find_ticket` prunes.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If a mask does not fit its weight, or no weight is zero.
+    """
+    keras = network.keras_of(model)
+    weights = network.read(network.variables(model))
+    if masks is None:
+        paths = network.prunable(model, keras)
+        masks = {path: weights[path] != 0 for path in paths}
+        if all(mask.all() for mask in masks.values()):
+            raise ValueError(
+                f"`model` {model.name!r} has no zero among its prunable weights, so "
+                "there is nothing to hold. Was it pruned before it was saved?"
+            )
+    masks_lib.check_fit(masks, weights)
+    _module(model).hold(model, {path: np.asarray(m, bool) for path, m in masks.items()})
+    return model
 
 
 def release(model: Any) -> Any:
@@ -18,19 +54,21 @@ def release(model: Any) -> Any:
     The weights keep their values, and `model.ticket` is removed.
 
     Args:
-        model: A model that `find_ticket`, `transfer_ticket` or `Ticket.apply` returned.
+        model: A model that `find_ticket`, `transfer_ticket`, `Ticket.apply` or `hold`
+            returned.
 
     Returns:
         `model` itself.
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it carries no ticket.
+        ValueError: If it holds no masks.
     """
     module = _module(model)
-    if getattr(model, "ticket", None) is None:
+    if getattr(model, "ticket", None) is None and not holding.masks_held(model):
         raise ValueError(
-            f"`model` {model.name!r} carries no ticket, so there is nothing to release."
+            f"`model` {model.name!r} carries no ticket and holds no masks, so there is "
+            "nothing to release."
         )
     module.release(model)
     model.ticket = None

@@ -103,6 +103,8 @@ class Engine(abc.ABC):
     ) -> list[str]:
         """Prepares the model for training; returns lines to tell the user."""
         model, told = self.model, []
+        if getattr(model, "_initial_epoch", None):
+            model._initial_epoch = None  # BackupAndRestore leaves it after a `fit`.
         if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
             told.append(data_lib.compile_default(model, self.keras, data))
         data_lib.check_labels(model, data, "ds")

@@ -55,17 +55,58 @@ def cut_now(
                 each.assign(np.where(mask, value, np.zeros((), value.dtype)))
 
 
-def hold_through_compile(model: Any, hold_averages: Callable[[Any], None]) -> None:
-    """Makes a later `compile` hold the masks in its new optimizer's averages too."""
-    compile_model = type(model).compile
+_WATCHED = ("compile", "load_weights", "set_weights")
 
-    def compile_and_hold(*args: Any, **kwargs: Any) -> None:
-        compile_model(model, *args, **kwargs)
-        if getattr(optimizer_of(model), "use_ema", False):
-            hold_averages(optimizer_of(model))
 
-    # Not through Keras' own __setattr__, which would save it with the model.
-    vars(model)["compile"] = compile_and_hold
+def keep_held(model: Any, hold_averages: Callable[[Any], None]) -> None:
+    """Keeps masks held through later calls of the model's own methods.
+
+    A new optimizer must hold them in its averages, and weights that are loaded or set
+    must not bring pruned weights back.
+    """
+
+    def watched(name: str) -> Callable:
+        method = getattr(type(model), name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = method(model, *args, **kwargs)
+            if name != "compile":
+                for variable in model.weights:
+                    if isinstance(getattr(variable, "constraint", None), Held):
+                        variable.assign(variable.constraint(variable))
+            elif getattr(optimizer_of(model), "use_ema", False):
+                hold_averages(optimizer_of(model))
+            return result
+
+        return call
+
+    for name in _WATCHED:
+        # Not through Keras' own __setattr__, which would save it with the model.
+        vars(model)[name] = watched(name)
+
+
+def let_go(model: Any) -> None:
+    """Takes back what `keep_held` did, and masks in the optimizer's averages."""
+    for name in _WATCHED:
+        vars(model).pop(name, None)
+    optimizer = optimizer_of(model)
+    if optimizer is not None:
+        vars(optimizer).pop("_update_model_variables_moving_average", None)
+    forget_traces(model)
+
+
+def is_held(model: Any) -> bool:
+    """Returns whether a model holds masks."""
+    return "compile" in vars(model)
+
+
+def masks_held(model: Any) -> dict[str, np.ndarray]:
+    """Returns the masks that are held in a model, by path."""
+    return {
+        path: network.value_of(variable.constraint.mask) != 0
+        for path, variable in network.variables(model).items()
+        if isinstance(getattr(variable, "constraint", None), Held)
+    }
 
 
 def forget_traces(model: Any) -> None:

@@ -81,7 +81,7 @@ def hold(model: Any, masks: Masks) -> None:
         _hold_averages(optimizer)
     holding.cut_now(variables, masks, averages)
     holding.forget_traces(model)
-    holding.hold_through_compile(model, _hold_averages)
+    holding.keep_held(model, _hold_averages)
 
 
 def release(model: Any) -> None:
@@ -89,11 +89,7 @@ def release(model: Any) -> None:
     for variable in network.variables(model).values():
         if isinstance(variable.constraint, Held):
             variable.constraint = variable.constraint.inner
-    vars(model).pop("compile", None)
-    optimizer = optimizer_of(model)
-    if optimizer is not None:
-        vars(optimizer).pop("_update_model_variables_moving_average", None)
-        holding.forget_traces(model)
+    holding.let_go(model)
 
 
 def _constrain(variable: Any, mask: Any) -> None:

@@ -15,6 +15,48 @@ _NUMBERS = (int, float, type(None), np.generic)
 _OF_FIT = ("model", "_model", "params")  # `fit` sets these itself.
 
 
+_REFUSED = {
+    "BackupAndRestore": "would load its own file over what the search restores. Use "
+    "`run_dir`, which resumes after the last finished epoch",
+    "SwapEMAWeights": "would swap averages of an earlier round into the weights. Leave "
+    "it out: with `use_ema`, every round ends with the averages",
+}
+
+
+def check(callbacks: Sequence[Any]) -> None:
+    """Checks that the callbacks can be told of several trainings.
+
+    Raises:
+        ValueError: If one keeps a state that a rewind would break. Says what to use.
+    """
+    for callback in callbacks:
+        for name in (base.__name__ for base in type(callback).__mro__):
+            if name in _REFUSED:
+                raise ValueError(f"`callbacks` has a {name}, which {_REFUSED[name]}.")
+
+
+def begin_round(
+    callbacks: Sequence[Any], numbers: Sequence[Mapping], *, first: bool, midway: bool
+) -> None:
+    """Prepares callbacks that expect a single training for one of several.
+
+    A `CSVLogger` goes on with its file, and `ModelCheckpoint` looks for the best epoch
+    of each round.
+
+    Args:
+        callbacks: Keras callbacks.
+        numbers: The numbers that they held when the search began.
+        first: Whether this is round 0.
+        midway: Whether the round goes on after an interruption.
+    """
+    for callback, given in zip(callbacks, numbers, strict=True):
+        names = {base.__name__ for base in type(callback).__mro__}
+        if "CSVLogger" in names and (midway or not first):
+            callback.append = True
+        if "ModelCheckpoint" in names and "best" in given and not midway:
+            callback.best = given["best"]
+
+
 def numbers_in(callbacks: Sequence[Any]) -> list[dict]:
     """Returns the numbers that each callback holds in attributes of its own.
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import paths, plan
+from tflottery.core import masks, paths, plan
 from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.engines.data import arrays_in
@@ -45,6 +45,7 @@ def of_search(trainer: Any, score: Callable) -> dict[str, Any]:
         "callbacks": [type(each).__name__ for each in trainer.callbacks],
         "ds": of_data(trainer.ds),
         "validation_data": of_data(trainer.validation_data),
+        "start": masks.density(trainer.masks),
         "fit": _plain(dataclasses.asdict(trainer.engine.settings)),
         "network": of_network(model),
         "paths": list(weights),

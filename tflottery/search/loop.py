@@ -34,6 +34,7 @@ def find_ticket(
     ds: Any,
     y: Any = None,
     *,
+    ticket: Ticket | None = None,
     sample_weight: Any = None,
     validation_data: Any = None,
     validation_split: float = 0.0,
@@ -86,6 +87,8 @@ def find_ticket(
             sample_weight)` arrays. Data without labels trains a model that computes
             its own loss.
         y: The labels, if `ds` is x.
+        ticket: A ticket to start from: it is applied to `model` first. A model that
+            holds masks starts from those, and they only grow sparser.
         sample_weight: The weights of the examples in the loss, if `ds` is x.
         validation_data: The data that tickets are judged on, in the same forms.
             Without it they are judged by the training metrics, and a warning says so.
@@ -182,11 +185,13 @@ def find_ticket(
     if run_dir is not None:
         run_dir_lib.check_path(run_dir)
     silent = isinstance(verbose, int) and verbose == 0
+    if ticket is not None:
+        ticket.apply(model)
     progress = None if silent else Progress(verbose)
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
     trainer.verbose = progress.inside_round if progress else 0
-    plan = plan_lib.plan(trainer.dense, config)
-    share, told = network.prunable_share(model, trainer.dense)
+    plan = plan_lib.plan(trainer.masks, config)
+    share, told = network.prunable_share(model, trainer.masks)
     engine = trainer.engine
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
@@ -284,7 +289,7 @@ def _search(
         state = keep(trained)
     while not _done(state.last, config):
         if state.last is None:
-            masks = trainer.dense
+            masks = trainer.masks
         else:
             masks = _prune(trainer, state.last, score)
             if masks_lib.kept(masks) == masks_lib.kept(state.last.masks):

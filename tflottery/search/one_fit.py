@@ -123,7 +123,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self.ticket = self._make_ticket(records)
         self.model.ticket = self.ticket
         self._say(records[-1])
-        holding.hold_through_compile(self.model, held.hold_averages)
+        holding.keep_held(self.model, held.hold_averages)
 
     def _begin(self) -> None:
         """Readies the model for a search: all masks are there, and hold."""

@@ -41,7 +41,7 @@ class Progress:
         """Prints what is ahead: `plan` holds the density of every round."""
         self._plan = plan
         self.say(
-            f"{len(plan)} rounds: the dense network, then down to "
+            f"{len(plan)} rounds: {_start(plan[0])}, then down to "
             f"{100 * plan[-1]:.2f} % of the weights."
         )
 
@@ -78,6 +78,12 @@ class Progress:
             f"weights, {ticket.monitor} {metric:.4f} ({metric - dense:+.4f} to dense), "
             f"in {duration(sum(r.seconds or 0 for r in ticket.rounds))}."
         )
+
+
+def _start(density: float) -> str:
+    if density == 1:
+        return "the dense network"
+    return f"the network as it is, with {100 * density:.2f} % of its weights"
 
 
 def duration(seconds: float) -> str:

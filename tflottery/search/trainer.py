@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from tflottery import engines
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round
-from tflottery.engines import building, shuffling
+from tflottery.engines import building, holding, shuffling
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines.engine import as_numbers, engine_for
@@ -49,7 +50,8 @@ class Trainer:
     Attributes:
         engine: Trains the model.
         paths: The paths of the weights to prune.
-        dense: The masks of round 0, which keep every weight.
+        masks: The masks of round 0: those that the model holds, else they keep every
+            weight.
         monitor: The metric that tells a winning ticket; empty until it is known.
         verbose: What `fit` prints inside a round.
 
@@ -67,12 +69,6 @@ class Trainer:
         callbacks: Sequence[Any] = (),
         settings: data_lib.FitSettings = data_lib.PLAIN,
     ):
-        if getattr(model, "ticket", None) is not None:
-            raise ValueError(
-                f"`model` {model.name!r} already carries a ticket, and its masks are "
-                "held. Call `tflottery.release(model)` first, or start from a new "
-                "model."
-            )
         if not getattr(model, "built", True):
             building.build(model, ds)
         self.engine = engine = engine_for(model, config.include)
@@ -86,6 +82,8 @@ class Trainer:
                 f"Callback. Received: callbacks={callbacks!r}"
             )
         self.callbacks = list(callbacks)
+        if callbacks:
+            callback_state.check(callbacks)
         self.ds, self.validation_data = ds, validation_data
         data_lib.check("ds", ds, settings)
         if validation_data is not None:
@@ -93,10 +91,14 @@ class Trainer:
             data_lib.check("validation_data", validation_data, judged)
         self.config = config
         self.paths = plan.choose(engine.prunable, config.skip, config.layer_fractions)
-        self.dense = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
+        self.masks = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
+        self._given_ticket = getattr(model, "ticket", None)
+        if holding.is_held(model):
+            self.masks |= self._held_masks()
         self.monitor = config.monitor or ""
         self.verbose = 0
         self._numbers = self._settings = []
+        self._given_masks: Masks = {}
         self._steps_per_epoch = data_lib.steps_per_epoch(ds, settings)
         self._uncounted = self._steps_per_epoch is None
         if config.rewind_step:
@@ -115,6 +117,22 @@ class Trainer:
         self._start: Mapping[str, np.ndarray] = {}
         self._rewind: Mapping[str, np.ndarray] = {}
         self._first_step = 0
+
+    def _held_masks(self) -> Masks:
+        """Returns the masks that the model holds, where a search may go on from them.
+
+        Raises:
+            ValueError: If it holds others than it is to prune.
+        """
+        self._given_masks = holding.masks_held(self.engine.model)
+        for path in self._given_masks:
+            if path not in self.paths:
+                raise ValueError(
+                    f"`model` holds a mask of {path!r}, which this search does not "
+                    "prune. Name it in `include`, take it out of `skip`, or call "
+                    "`tflottery.release(model)`."
+                )
+        return self._given_masks
 
     def _check_rewind_step(self) -> None:
         if self._steps_per_epoch is None:
@@ -314,6 +332,10 @@ class Trainer:
             watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
         if ordered:
             self._batches.epoch = first_epoch + at.epoch
+        if self.callbacks:
+            callback_state.begin_round(
+                self.callbacks, self._numbers, first=at.round == 0, midway=midway
+            )
         begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
         ours = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end, **begin)
         engine.fit(
@@ -351,6 +373,9 @@ class Trainer:
         if self._start:
             self.engine.restore(self._start)
         self.engine.leave()
+        if self._given_masks:
+            engines.hold(self.engine.model, self._given_masks)
+            self.engine.model.ticket = self._given_ticket
         callback_state.remind(self.callbacks, self._numbers, {})
 
 

@@ -256,7 +256,7 @@ def test_masks_hold_on_every_device_of_a_strategy(name):
 
 def test_masks_hold_through_another_compile():
     model, _, masks = held_model(optimizers.Adam(0.01))
-    holding.hold_through_compile(model, held.hold_averages)  # As `hold` does.
+    holding.keep_held(model, held.hold_averages)  # As `hold` does.
     model.compile(
         optimizers.Adam(0.01, use_ema=True), "sparse_categorical_crossentropy"
     )

@@ -38,7 +38,7 @@ def hold(model: Any, masks: Masks) -> None:
         hold_averages(optimizer)
     holding.cut_now(variables, masks, averages)
     holding.forget_traces(model)
-    holding.hold_through_compile(model, hold_averages)
+    holding.keep_held(model, hold_averages)
 
 
 def release(model: Any) -> None:
@@ -49,11 +49,7 @@ def release(model: Any) -> None:
             # tfmot's own wrapper multiplies by its mask, constraint or not.
             given.mask.assign(tf.ones_like(given.mask))
             _set_constraint(variable, given.inner)
-    vars(model).pop("compile", None)
-    optimizer = optimizer_of(model)
-    if optimizer is not None:
-        vars(optimizer).pop("_update_model_variables_moving_average", None)
-    holding.forget_traces(model)
+    holding.let_go(model)
 
 
 def mask_variable(variable: Any) -> Any:
