@@ -9,7 +9,16 @@ from typing import Any
 class Network:
     """Adds one named layer per call; `finish` returns the model.
 
-    Arguments and errors are those of `models.Builder`.
+    Args:
+        input_shape: Height, width and channels of an image.
+        num_classes: Number of units of the softmax layer `output`, at least 2.
+        keras: The Keras module to build with, `tf_keras` or `keras` (the default).
+        seed: Seed of the Glorot normal initial weights, at least 0; `None` draws them
+            from Keras' global generator.
+
+    Raises:
+        ValueError: If `input_shape` is not height, width and channels, or is too small
+            for the network, or `num_classes` is below 2.
     """
 
     def __init__(

@@ -1,41 +1,16 @@
 """Models: the networks of the published experiments, for Keras 3 and tf_keras.
 
-All builders have one signature, that of `Builder`.
+A builder is `(input_shape, num_classes, *, keras=None, seed=None) -> model`, with the
+arguments and errors of `layers.Network`. The model is functional and not compiled.
 """
 
 import difflib
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from tflottery.lab.layers import Network
 
-
-class Builder(Protocol):
-    """Builds a functional model that is not compiled.
-
-    Args:
-        input_shape: Height, width and channels of an image.
-        num_classes: Number of units of the softmax layer `output`, at least 2.
-        keras: The Keras module to build with, `keras` (the default) or `tf_keras`.
-        seed: Seed of the Glorot normal initial weights, at least 0; `None` draws them
-            from Keras' global generator.
-
-    Raises:
-        ValueError: If `input_shape` is not height, width and channels, or is too small
-            for the network, or `num_classes` is below 2.
-    """
-
-    __name__: str
-
-    def __call__(
-        self,
-        input_shape: Sequence[int],
-        num_classes: int,
-        *,
-        keras: Any = None,
-        seed: int | None = None,
-    ) -> Any: ...
-
+Builder = Callable[..., Any]
 
 MODELS: dict[str, Builder] = {}
 
