@@ -28,8 +28,8 @@ LAYERS = {
 ABOVE_THE_API = ("lab", "cli")
 # By module, what it imports in spite of its layer.
 EXCEPTIONS = {
-    # The orders of a search on arrays, which a resumed search must meet again. Users
-    # give `find_ticket` the arrays themselves; the lab adds batch size and augmentation.
+    # The batches of a search on arrays, whose order a resumed search must repeat. Users
+    # pass the arrays to `find_ticket`; the lab also sets batch size and augmentation.
     "tflottery.lab.data.pipelines": "tflottery.engines.shuffling",
 }
 

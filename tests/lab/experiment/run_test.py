@@ -70,6 +70,7 @@ def copied(one_ticket, tmp_path):
     return shutil.copytree(one_ticket[0], tmp_path / "copied")
 
 
+@pytest.mark.slow
 def test_there_is_a_row_for_each_arm_density_regime_and_head(finished):
     _, results = finished
     rows = by_name(results)
@@ -87,6 +88,7 @@ def test_there_is_a_row_for_each_arm_density_regime_and_head(finished):
     assert results["header"]["finished"]
 
 
+@pytest.mark.slow
 def test_the_masks_of_a_cell_hold_to_the_end_and_differ_from_the_cell_before(finished):
     folder, _ = finished
     found = load_ticket(folder / "searches" / TINY.ticket(0, 2))
@@ -105,6 +107,7 @@ def test_the_masks_of_a_cell_hold_to_the_end_and_differ_from_the_cell_before(fin
         before = kept
 
 
+@pytest.mark.slow
 def test_random_masks_have_the_tickets_densities_and_other_accuracies(finished):
     rows = by_name(finished[1])
     ticket = rows["ticket", 2, 0, "fine_tuned", "linear"]
@@ -113,6 +116,7 @@ def test_random_masks_have_the_tickets_densities_and_other_accuracies(finished):
     assert control["metric"] != ticket["metric"]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again(finished, monkeypatch):
     folder, results = finished
     monkeypatch.setattr(bench, "Bench", None)
@@ -121,11 +125,13 @@ def test_what_is_finished_is_not_trained_again(finished, monkeypatch):
     assert run(design, folder) == results
 
 
+@pytest.mark.slow
 def test_another_experiment_in_the_folder_is_an_error_that_names_what_differs(finished):
     with pytest.raises(ValueError, match=r"another experiment: its regimes differ"):
         run(TINY, finished[0])
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_what_is_done_and_a_cell_does_not_depend_on_those_before(
     tmp_path, monkeypatch
 ):
@@ -211,6 +217,7 @@ def test_rounds_that_a_search_never_reached_are_failed_cells(copied):
     assert results_lib.read(rows)[1].failed
 
 
+@pytest.mark.slow
 def test_one_shot_prunes_each_density_from_the_dense_network(tmp_path):
     design = dataclasses.replace(ONE_HEAD, one_shot=True, arms=("trained",))
     rows = run(design, tmp_path)["rows"]
