@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from tflottery.core import checks
+
 
 class Network:
     """Adds one named layer per call; `finish` returns the model.
@@ -34,10 +36,7 @@ class Network:
                 "`input_shape` must be the height, width and channels of an image, "
                 f"such as (28, 28, 1). Received: input_shape={input_shape!r}"
             )
-        if num_classes < 2:
-            raise ValueError(
-                f"`num_classes` must be at least 2. Received: {num_classes=}"
-            )
+        checks.whole("num_classes", num_classes, at_least=2)
         self.keras = importlib.import_module("keras") if keras is None else keras
         self.layers = self.keras.layers
         self.num_classes = num_classes

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.core.config import LotteryConfig
 from tflottery.lab.data import pixels
 from tflottery.lab.data.datasets import Images, Labelled
@@ -109,18 +110,9 @@ class Recipe:
     def __post_init__(self):
         if self.model not in MODELS:
             raise ValueError(unknown("model", self.model, MODELS))
-        for key in ("batch_size", "steps"):
-            value = getattr(self, key)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{key}` must be a whole number of at least 1. "
-                    f"Received: {key}={value!r}"
-                )
-        if not 0 < self.validation < 1:
-            raise ValueError(
-                "`validation` must be in (0, 1), both ends excluded: the share of the "
-                f"training images. Received: validation={self.validation!r}"
-            )
+        checks.whole("batch_size", self.batch_size, at_least=1)
+        checks.whole("steps", self.steps, at_least=1)
+        checks.fraction("validation", self.validation, "a share of the training images")
         LotteryConfig(**self.search_settings(self.batch_size))
 
     def epochs(self, num_images: int) -> int:

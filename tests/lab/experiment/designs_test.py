@@ -83,3 +83,15 @@ def test_one_shot_searches_once_for_each_density():
 def test_a_design_that_cannot_be_run_is_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(designs.design("sparse_transfer", "cpu"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "message"),
+    [
+        ("sparse_transfr", "cpu", "one of sparse_transfer.*Did you mean"),
+        ("lenet_mnist", "huge", "`preset` must be one of"),
+    ],
+)
+def test_an_unknown_design_is_an_error_that_names_the_known(name, preset, message):
+    with pytest.raises(ValueError, match=message):
+        designs.design(name, preset)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from tflottery.core import checks
 from tflottery.lab.data.pixels import adapt
 from tflottery.lab.models import unknown
 
@@ -84,11 +85,7 @@ class Images:
             ValueError: If `fraction` is not in (0, 1), or too small or too large for
                 both parts to have an image of each class.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(
-                "`fraction` must be in (0, 1), both ends excluded: the share of the "
-                f"training images to validate on. Received: {fraction=}"
-            )
+        checks.fraction("fraction", fraction, "a share of the training images")
         chosen = _stratified(self.y_train, fraction, seed)
         return (
             (self.x_train[~chosen], self.y_train[~chosen]),

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.engines import shuffling
 
 Augment = shuffling.Augment
@@ -138,6 +139,5 @@ def _checked(
             "`x` and `y` must hold the same number of examples, at least 1. "
             f"Received: {len(x)} images and {len(y)} labels"
         )
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1. Received: {batch_size=}")
+    checks.whole("batch_size", batch_size, at_least=1)
     return x, y.astype("int32" if np.issubdtype(y.dtype, np.integer) else "float32")

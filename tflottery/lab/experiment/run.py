@@ -20,42 +20,15 @@ from typing import Any
 
 from tflottery import load_ticket
 from tflottery.core import files, masks
-from tflottery.core.checks import is_whole
+from tflottery.core.checks import whole
 from tflottery.core.records import library_versions
 from tflottery.lab.data import datasets
 from tflottery.lab.experiment.designs import Design, Search, Trial
-from tflottery.lab.experiment.designs import design as find_design
 from tflottery.lab.experiment.executors import EXECUTORS, Executor, local
 from tflottery.lab.experiment.progress import Progress
 from tflottery.lab.models import unknown
 
 _VERSIONS = ("tflottery", "keras", "tensorflow", "jax", "numpy")
-
-
-def reproduce(
-    name: str,
-    *,
-    preset: str = "cpu",
-    run_dir: Any = None,
-    **options: Any,
-) -> Any:
-    """Runs a published comparison, or resumes it.
-
-    Args:
-        name: A name in `designs.DESIGNS`.
-        preset: `"smoke"` (minutes, on data that is installed already), `"cpu"` or
-            `"paper"`.
-        run_dir: As in `run`; `None` is `runs/NAME-PRESET`.
-        options: The other arguments of `run`.
-
-    Returns:
-        The path of `results.json` in `run_dir`.
-
-    Raises:
-        ValueError: If there is no such design or preset, or as in `run`.
-    """
-    folder = f"runs/{name}-{preset}" if run_dir is None else run_dir
-    return run(find_design(name, preset), run_dir=folder, **options)
 
 
 def run(
@@ -68,13 +41,13 @@ def run(
     verbose: str | int = "auto",
     command: str | None = None,
 ) -> Any:
-    """Runs a design, or resumes it.
+    """Runs a published comparison or a design of your own, or resumes it.
 
     A second call with the same `run_dir` resumes; with more seeds, it adds them.
     An interruption loses at most the current round of a search or the current cell.
 
     Args:
-        design: The experiment.
+        design: The experiment; see `designs.design`.
         run_dir: Folder for everything that the experiment makes.
         seeds: Number of seeds, at least 1; `None` is the design's own.
         data_dir: Where the datasets are; see `datasets.load`.
@@ -90,11 +63,7 @@ def run(
         ValueError: If an argument is out of range, or `run_dir` holds another
             experiment.
     """
-    count = design.seeds if seeds is None else seeds
-    if not is_whole(count) or count < 1:
-        raise ValueError(
-            f"`seeds` must be a whole number of at least 1. Received: seeds={seeds!r}"
-        )
+    count = whole("seeds", design.seeds if seeds is None else seeds, at_least=1)
     if isinstance(executor, str):
         if executor not in EXECUTORS:
             raise ValueError(unknown("executor", executor, EXECUTORS))

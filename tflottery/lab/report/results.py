@@ -3,10 +3,19 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tflottery.core.checks import is_dict, is_number, is_whole
+from tflottery.core.checks import (
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Kind,
+    check,
+    dict_of,
+    is_number,
+    or_none,
+)
 
 SETTING = ("experiment", "dataset", "regime", "head")
 """The attributes of a cell that name its setting."""
@@ -17,31 +26,16 @@ _STARTS = ("trained", "rewind", "initial")
 _SAME_DENSITY = 0.01
 
 
-def _optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "arm": (_is_text, "text"),
-    "density": (lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]"),
-    "seed": (is_whole, "a whole number of at least 0"),
-    **{
-        name: (_optional(_is_text), "text or null")
-        for name in (*SETTING, "weights", "failure")
-    },
-    **{
-        name: (_optional(is_number), "a number or null")
-        for name in ("metric", "val_metric", "steps", "steps_to_best", "seconds")
-    },
-    "source_round": (_optional(is_whole), "a whole number or null"),
-    "density_per_layer": (
-        _optional(lambda v: is_dict(v, is_number)),
-        "an object of numbers or null",
-    ),
+_DENSITY = Kind(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
+_KINDS = {
+    "arm": TEXT,
+    "density": _DENSITY,
+    "seed": WHOLE,
+    **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
+    **dict.fromkeys(("metric", "val_metric", "steps"), or_none(NUMBER)),
+    **dict.fromkeys(("steps_to_best", "seconds"), or_none(NUMBER)),
+    "source_round": or_none(WHOLE),
+    "density_per_layer": or_none(dict_of(NUMBER)),
 }
 
 
@@ -108,13 +102,12 @@ def read(rows: Any) -> list[Cell]:
 
 def _read_row(row: dict[str, Any], where: str) -> Cell:
     values = {}
-    for name, (fits, kind) in _TYPES.items():
+    for name, kind in _KINDS.items():
         value = row.get(name)
-        if not fits(value):
-            raise ValueError(
-                f"{where} is not the result of a cell: `{name}` must be {kind}. "
-                f"Received: {name}={value!r}"
-            )
+        try:
+            check(name, value, kind)
+        except ValueError as error:
+            raise ValueError(f"{where} is not the result of a cell: {error}") from error
         not_finite = isinstance(value, float) and not math.isfinite(value)
         values[name] = None if not_finite else value
     return Cell(**values)
