@@ -324,10 +324,21 @@ def test_a_search_that_does_not_say_how_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"paths": 5}, "`paths` has the wrong type. Received: paths=5"),
-        ({"paths": [[1]]}, "`paths` has the wrong type. Received: paths=[[1]]"),
-        ({"versions": 5}, "`versions` has the wrong type. Received: versions=5"),
-        ({"command": [1]}, "`command` has the wrong type. Received: command=[1]"),
+        (
+            {"paths": 5},
+            "`paths` must be a list in which each item is a string. Received: paths=5",
+        ),
+        (
+            {"paths": [[1]]},
+            "`paths` must be a list in which each item is a string. "
+            "Received: paths=[[1]]",
+        ),
+        (
+            {"versions": 5},
+            "`versions` must be a dict in which each value is a string, or None. "
+            "Received: versions=5",
+        ),
+        ({"command": [1]}, "`command` must be a string. Received: command=[1]"),
     ],
 )
 def test_a_manifest_of_other_kinds_is_an_error(tmp_path, changes, message):

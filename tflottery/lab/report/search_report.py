@@ -6,7 +6,7 @@ from typing import Any
 
 from tflottery import load_ticket
 from tflottery.core import files
-from tflottery.core.checks import is_dict
+from tflottery.core.checks import TEXT, check, dict_of, list_of, or_none
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.records import Round
 from tflottery.lab.report import drawing, figures, page, tables
@@ -104,20 +104,14 @@ def _check_manifest(manifest: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If one has another type; the message names it.
     """
-    paths, versions = manifest.get("paths", []), manifest.get("versions")
-    fits = {
-        "paths": isinstance(paths, list) and all(isinstance(p, str) for p in paths),
-        "versions": versions is None or is_dict(versions, lambda v: isinstance(v, str)),
-        **{
-            name: isinstance(manifest.get(name, ""), str)
-            for name in ("architecture", "command")
-        },
-    }
-    for name, fit in fits.items():
-        if not fit:
-            raise ValueError(
-                f"`{name}` has the wrong type. Received: {name}={manifest[name]!r}"
-            )
+    for name, kind in (
+        ("paths", list_of(TEXT)),
+        ("versions", or_none(dict_of(TEXT))),
+        ("architecture", TEXT),
+        ("command", TEXT),
+    ):
+        if name in manifest:
+            check(name, manifest[name], kind)
 
 
 def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
