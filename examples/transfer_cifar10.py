@@ -55,7 +55,7 @@ def network(input_shape, classes, seed):
 
 def compiled(model):
     model.compile(
-        keras.optimizers.Adam(2e-3),
+        keras.optimizers.Adam(5e-3),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
         jit_compile=False,
