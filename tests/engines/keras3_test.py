@@ -163,7 +163,8 @@ def test_a_constraint_of_the_users_own_applies_too():
     assert isinstance(model.layers[0].kernel.constraint, keras.constraints.MaxNorm)
 
 
-def test_new_masks_take_effect_without_a_new_trace():
+def traced_model():
+    """Returns a compiled model, and a list that grows by one with every trace."""
     traces = []
 
     class Counted(keras.layers.Dense):
@@ -177,6 +178,11 @@ def test_new_masks_take_effect_without_a_new_trace():
         keras.losses.SparseCategoricalCrossentropy(True),
         jit_compile=False if ON_TENSORFLOW else "auto",
     )
+    return model, traces
+
+
+def test_new_masks_take_effect_without_a_new_trace():
+    model, traces = traced_model()
     engine = engines.engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     path = next(iter(engine.prunable))
@@ -195,6 +201,23 @@ def test_new_masks_take_effect_without_a_new_trace():
         kernel = engine.weights()[path]
         assert np.array_equal(kernel != 0, mask)
     assert len(traces) == traced
+
+
+def test_new_masks_take_effect_outside_a_search_too():
+    model, traces = traced_model()
+    path = next(iter(network.prunable(model, keras)))
+    mask, traced = np.ones((6, 3), bool), 0
+    for row in range(3):
+        mask = mask.copy()
+        mask[row] = False
+        engines.hold(model, {path: mask})
+        model.set_weights([np.ones((6, 3)) * mask, np.zeros(3)])
+        model.fit(X, Y, epochs=1, verbose=0)
+        kernel = network.read(network.variables(model))[path]
+        assert np.array_equal(kernel != 0, mask)
+        traced = traced or len(traces)
+    if ON_TENSORFLOW:
+        assert len(traces) == traced
 
 
 def test_restoring_brings_back_weights_statistics_slots_and_step():

@@ -117,7 +117,9 @@ def test_a_shape_without_channels_is_an_error():
 
 
 def test_one_class_is_an_error():
-    with pytest.raises(ValueError, match="`num_classes` must be at least 2"):
+    with pytest.raises(
+        ValueError, match="`num_classes` must be a whole number of at least 2"
+    ):
         models.lenet_300_100((28, 28, 1), 1)
 
 

@@ -1,15 +1,9 @@
 """Recipes hold the settings of the papers, and fit the networks that they name."""
 
 import functools
-import os
-import pathlib
 import pickle
 import re
-import subprocess
-import sys
-import textwrap
 
-import numpy as np
 import pytest
 
 from tflottery.core import plan
@@ -17,7 +11,6 @@ from tflottery.lab import models, recipes
 from tflottery.lab.recipes import RECIPES
 from tflottery.lab.training import SGD, Adam
 
-ROOT = pathlib.Path(__file__).absolute().parents[2]
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
@@ -120,49 +113,3 @@ def test_an_unknown_name_lists_the_names_and_suggests_the_nearest():
 def test_recipes_can_be_sent_to_other_processes():
     for recipe in RECIPES.values():
         assert pickle.loads(pickle.dumps(recipe)) == recipe
-
-
-def test_digits_are_trained_by_their_recipe_where_there_is_no_tensorflow():
-    pytest.importorskip("jax")
-    program = textwrap.dedent("""
-        import dataclasses, importlib.util, sys
-
-        BLOCKED = ("tensorflow", "tf_keras", "tensorflow_datasets")
-
-        class Block:
-            def find_spec(self, name, path=None, target=None):
-                if name.split(".")[0] in BLOCKED:
-                    raise ModuleNotFoundError(f"{name} is blocked")
-
-        # etils asks whether TensorFlow is there, which is no import: it is not.
-        ask = importlib.util.find_spec
-        importlib.util.find_spec = lambda name, package=None: (
-            None if name in BLOCKED else ask(name, package)
-        )
-        sys.meta_path.insert(0, Block())
-        from tflottery.lab import datasets, pipelines, recipes, training
-
-        recipe = dataclasses.replace(recipes.recipe("digits"), steps=200)
-        images = datasets.load(recipe.dataset)
-        arrays = recipe.arrays(images, seed=0)
-        model = recipe.build(images, seed=0)
-        training.compile_model(model, recipe, steps_per_execution=2)
-        ds = pipelines.train_pipeline(*arrays.train, batch_size=60, seed=0)
-        val = pipelines.eval_pipeline(*arrays.validation, batch_size=60)
-        epochs = recipe.epochs(len(arrays.train[0]))
-        model.fit(ds, validation_data=val, epochs=epochs, verbose=0)
-        test = pipelines.eval_pipeline(*arrays.test, batch_size=60)
-        print(ds.epoch == epochs, model.evaluate(test, verbose=0)[1])
-    """)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    counted, accuracy = done.stdout.split()
-    assert counted == "True"
-    assert 0.85 < float(accuracy) <= 1
-    assert np.isfinite(float(accuracy))

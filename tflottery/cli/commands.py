@@ -246,14 +246,14 @@ def reproduce(values: Any, arguments: Sequence[str]) -> None:
     lenet_transfer; lenet_mnist or conv_cifar10 (Frankle & Carbin 2019). Stopped and run
     again it goes on; with more --seeds it adds them.
     """
-    from tflottery.lab.experiment import run
+    from tflottery.lab.experiment import designs, run
 
-    results = run.reproduce(
-        arguments[0],
-        preset=values.preset,
+    (name,), preset = arguments, values.preset
+    results = run.run(
+        designs.design(name, preset),
         seeds=values.seeds,
         data_dir=values.data_dir,
-        run_dir=values.run_dir,
+        run_dir=values.run_dir or f"runs/{name}-{preset}",
         executor=values.executor,
     )
     _report_on(results.parent)

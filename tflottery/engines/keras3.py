@@ -67,20 +67,35 @@ class Keras3Engine(Engine):
 
 
 def hold(model: Any, masks: Masks) -> None:
-    """Holds masks that will not change, in a model that need not be compiled."""
+    """Holds masks outside a search, in a model that need not be compiled."""
     variables = network.variables(model)
-    release(model)
-    with holding.scope(model):
+    constraints = {path: v.constraint for path, v in variables.items()}
+    held = {path: c.mask for path, c in constraints.items() if isinstance(c, Held)}
+    # On TensorFlow a traced step reads the mask variables, so that it stays valid. On
+    # JAX they are constants of the step.
+    keeps_traces = (
+        keras.backend.backend() == "tensorflow"
+        and holding.is_held(model)
+        and held.keys() == masks.keys()
+    )
+    if keeps_traces:
         for path, mask in masks.items():
-            constant = keras.Variable(mask, dtype="bool", trainable=False, name="mask")
-            _constrain(variables[path], constant)
+            held[path].assign(mask)
+    else:
+        release(model)
+        with holding.scope(model):
+            for path, mask in masks.items():
+                constant = keras.Variable(
+                    mask, dtype="bool", trainable=False, name="mask"
+                )
+                _constrain(variables[path], constant)
+        holding.forget_traces(model)
     optimizer = optimizer_of(model)
     averages = {}
     if getattr(optimizer, "use_ema", False):
         averages = _averages_of(optimizer)
         _hold_averages(optimizer)
     holding.cut_now(variables, masks, averages)
-    holding.forget_traces(model)
     holding.keep_held(model, _hold_averages)
 
 
@@ -95,8 +110,9 @@ def release(model: Any) -> None:
 def _constrain(variable: Any, mask: Any) -> None:
     given = variable.constraint
     inner = given.inner if isinstance(given, Held) else given
+    value_of = keras.ops.convert_to_tensor  # JAX takes no variables of Keras.
     variable.constraint = Held(
-        mask, inner, lambda weight, mask: keras.ops.where(mask, weight, 0)
+        mask, inner, lambda w, mask: keras.ops.where(value_of(mask), value_of(w), 0)
     )
 
 

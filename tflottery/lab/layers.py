@@ -1,22 +1,26 @@
-"""Layers: a functional model of either Keras generation, built layer by layer."""
+"""Layers: builds a functional model of either Keras, layer by layer."""
 
 import importlib
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from tflottery.core import checks
+
 
 class Network:
-    """Adds one named layer per call, behind the last; `finish` gives the model.
+    """Adds one named layer per call; `finish` returns the model.
 
     Args:
-        input_shape: height, width and channels of an image.
-        num_classes: how many classes there are, at least 2.
-        keras: the Keras module to build with, `None` for `keras`.
-        seed: makes the initial weights the same each time; `None` does not.
+        input_shape: Height, width and channels of an image.
+        num_classes: Number of units of the softmax layer `output`, at least 2.
+        keras: The Keras module to build with, `tf_keras` or `keras` (the default).
+        seed: Seed of the Glorot normal initial weights, at least 0; `None` draws them
+            from Keras' global generator.
 
     Raises:
-        ValueError: `input_shape` or `num_classes` is not that.
+        ValueError: If `input_shape` is not height, width and channels, or is too small
+            for the network, or `num_classes` is below 2.
     """
 
     def __init__(
@@ -30,12 +34,9 @@ class Network:
         if len(shape) != 3 or not all(isinstance(d, int) and d > 0 for d in shape):
             raise ValueError(
                 "`input_shape` must be the height, width and channels of an image, "
-                f"as (28, 28, 1). Received: input_shape={input_shape!r}"
+                f"such as (28, 28, 1). Received: input_shape={input_shape!r}"
             )
-        if num_classes < 2:
-            raise ValueError(
-                f"`num_classes` must be at least 2. Received: {num_classes=}"
-            )
+        checks.whole("num_classes", num_classes, at_least=2)
         self.keras = importlib.import_module("keras") if keras is None else keras
         self.layers = self.keras.layers
         self.num_classes = num_classes
@@ -44,7 +45,7 @@ class Network:
         self.x = self.input
 
     def glorot(self, name: str) -> Any:
-        # Each layer needs its own seed, or layers of one shape would start alike.
+        # Each layer has its own seed, or layers of the same shape would start equal.
         seed = self.seed
         if seed is not None:
             seed = zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
@@ -62,7 +63,7 @@ class Network:
         )(self.x)
 
     def conv(self, filters: int, name: str) -> None:
-        """A 3x3 convolution with biases and ReLU."""
+        """Adds a 3x3 convolution with biases and ReLU."""
         self.x = self.layers.Conv2D(
             filters,
             3,
@@ -73,7 +74,7 @@ class Network:
         )(self.x)
 
     def conv_bn(self, filters: int, name: str, size: int = 3, strides: int = 1) -> None:
-        """A convolution without biases, then batch normalization."""
+        """Adds a convolution without biases, then batch normalization."""
         self.x = self.layers.Conv2D(
             filters,
             size,
@@ -83,7 +84,7 @@ class Network:
             kernel_initializer=self.glorot(name),
             name=name,
         )(self.x)
-        # PyTorch's and the papers' momentum and epsilon, not Keras' 0.99 and 1e-3.
+        # The momentum and epsilon of PyTorch and the papers, not Keras' 0.99 and 1e-3.
         self.x = self.layers.BatchNormalization(
             momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
         )(self.x)
@@ -105,7 +106,7 @@ class Network:
         self.x = self.layers.GlobalAveragePooling2D(name="average_pool")(self.x)
 
     def finish(self, name: str) -> Any:
-        # In float32 even under a mixed policy, as a softmax needs its exponents.
+        # A softmax needs float32's range, even with a mixed-precision policy.
         self.x = self.layers.Dense(
             self.num_classes,
             activation="softmax",

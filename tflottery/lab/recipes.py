@@ -1,6 +1,7 @@
 """Recipes: the settings of the published experiments, as data."""
 
 import dataclasses
+import itertools
 
 from tflottery.lab.data.pipelines import flip_and_crop
 from tflottery.lab.models import builder, unknown
@@ -30,7 +31,7 @@ _DIGITS = dataclasses.replace(
     steps=800,
     validation=0.2,
     target_sparsity=0.93,
-    # One of the 287 validation images is 0.0035.
+    # One of the 288 validation images is 0.0035.
     tolerance=0.005,
 )
 _CONV2 = Recipe(
@@ -73,11 +74,11 @@ _RESNET20 = Recipe(
     ),
     standardized=True,
     augment=flip_and_crop,
-    # The paper leaves the 2,560 weights of the shortcuts dense, too.
+    # The paper also leaves the 2,560 weights of the shortcuts dense.
     skip=("output", "*_shortcut"),
 )
-# At this learning rate a ticket of this network is no better than a random one where
-# it starts at step 0 (Frankle et al. 2020).
+# At this learning rate, a ticket of this network that starts at step 0 is no better
+# than a random one (Frankle et al. 2020).
 _REWOUND_RESNET20 = dataclasses.replace(
     _RESNET20,
     name="rewound_resnet20",
@@ -151,7 +152,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """Returns the recipe of a name of `RECIPES`.
+    """Returns the recipe of that name in `RECIPES`.
 
     >>> recipe("digit")
     Traceback (most recent call last):
@@ -170,15 +171,15 @@ mean 'digits'?
 def recipe_for(model: str | None = None, dataset: str | None = None) -> Recipe:
     """Returns the first of `RECIPES` for a model and a dataset.
 
-    Where none is for both, it is the first for the model, or else for the dataset,
-    with the other one put in.
+    If no recipe has both, it is the first for the model, or else for the dataset, with
+    the other replaced.
 
     Args:
-        model: a name of `models.MODELS`, or `None` for any.
-        dataset: a name that `datasets.load` takes, or `None` for any.
+        model: A name in `models.MODELS`, or `None` for any.
+        dataset: A name that `datasets.load` accepts, or `None` for any.
 
     Raises:
-        ValueError: `model` is not known.
+        ValueError: If `model` is unknown.
 
     >>> recipe_for(model="conv2").name, recipe_for(dataset="mnist").name
     ('frankle_conv2', 'frankle_lenet')
@@ -188,18 +189,13 @@ def recipe_for(model: str | None = None, dataset: str | None = None) -> Recipe:
     """
     if model is not None:
         builder(model)
-    known = list(RECIPES.values())
-    candidates = [
-        *(
-            r
-            for r in known
-            if model in (None, r.model) and dataset in (None, r.dataset)
-        ),
-        *(r for r in known if r.model == model),
-        *(r for r in known if r.dataset == dataset),
-        *known,
-    ]
-    found = candidates[0]
+    known = RECIPES.values()
+    both = (
+        r for r in known if model in (None, r.model) and dataset in (None, r.dataset)
+    )
+    either = (r for r in known if r.model == model)
+    other = (r for r in known if r.dataset == dataset)
+    found = next(itertools.chain(both, either, other, known))
     return dataclasses.replace(
         found, model=model or found.model, dataset=dataset or found.dataset
     )

@@ -1,4 +1,4 @@
-"""Training: what a recipe is, and how it makes a model and its data ready."""
+"""Training: a recipe, and the compiled model and the data that it makes."""
 
 import dataclasses
 import importlib
@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.core.config import LotteryConfig
 from tflottery.lab.data import pixels
 from tflottery.lab.data.datasets import Images, Labelled
 from tflottery.lab.data.pipelines import Augment
 from tflottery.lab.models import MODELS, builder, unknown
 
-# From the Keras module and the steps of a round to a Keras optimizer.
 Optimizer = Callable[[Any, int], Any]
+"""Makes a Keras optimizer from the Keras module and the steps of a round."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,16 +31,16 @@ class Adam:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Makes a Keras SGD whose learning rate drops in the course of a round.
+    """Makes a Keras SGD whose learning rate drops during a round.
 
     Attributes:
-        learning_rate: the rate to start with.
-        momentum: in [0, 1).
-        weight_decay: the factor of the weights in the gradient, as in the papers.
-            There momentum adds it up to weight_decay / (1 - momentum). Keras' own
-            decay does not pass through the momentum, so it is given that sum.
-        drops: pairs of the share of the round's steps, in (0, 1), and the learning
-            rate from there on.
+        learning_rate: The initial rate.
+        momentum: Momentum, in [0, 1).
+        weight_decay: Factor of the weights in the gradient, as in the papers. There,
+            momentum accumulates it to weight_decay / (1 - momentum). Keras' own decay
+            bypasses the momentum, so it gets that sum.
+        drops: Pairs of a share of the round's steps, in (0, 1), and the learning rate
+            from there on.
     """
 
     learning_rate: float
@@ -49,8 +50,8 @@ class SGD:
 
     def __call__(self, keras: Any, steps: int) -> Any:
         rate: Any = self.learning_rate
-        # The steps with the first rate are 0 to round(share * steps) - 1; a boundary
-        # belongs to what lies before it. Short rounds may leave a rate no step.
+        # The first rate has the steps 0 to round(share * steps) - 1, including the
+        # boundary. In a short round, a rate may have no step.
         bounds = [round(share * steps) - 1 for share, _ in self.drops]
         if bounds:
             rate = keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -67,23 +68,23 @@ class SGD:
 class Recipe:
     """How a network is trained and pruned, checked when it is made.
 
-    Your own is another `Recipe`, or `dataclasses.replace(recipe, steps=...)`.
+    To change one, use `dataclasses.replace(recipe, steps=...)`.
 
     Attributes:
-        name: what it is called, as in `tflottery find --recipe NAME`.
-        source: where the settings stand: paper, section or table.
-        model: a name of `models.MODELS`.
-        dataset: a name that `datasets.load` takes.
-        batch_size: images in a batch.
-        steps: optimizer steps of a round.
-        optimizer: from the Keras module and `steps` to an optimizer.
-        validation: the share of the training images for validation, in (0, 1).
-        standardized: whether each channel gets mean 0 and deviation 1, instead of
+        name: Its name, as in `tflottery find --recipe NAME`.
+        source: Where the settings come from: paper, section or table.
+        model: A name in `models.MODELS`.
+        dataset: A name that `datasets.load` accepts.
+        batch_size: Images in a batch.
+        steps: Optimizer steps of a round.
+        optimizer: Makes an optimizer from the Keras module and `steps`.
+        validation: Share of the training images for validation, in (0, 1).
+        standardized: Whether each channel gets mean 0 and deviation 1, instead of
             values in [0, 1].
-        input_shape: the shape to adapt images to; `None` is the dataset's own.
-        augment: how training images are augmented, or `None`.
+        input_shape: Shape to adapt images to; `None` is the dataset's own.
+        augment: Augments a batch of training images, or `None`.
         prune_fraction, target_sparsity, scope, layer_fractions, skip, rewind_step,
-            retrain, tolerance: as in `LotteryConfig`.
+            retrain, tolerance: As in `LotteryConfig`.
     """
 
     name: str
@@ -109,29 +110,20 @@ class Recipe:
     def __post_init__(self):
         if self.model not in MODELS:
             raise ValueError(unknown("model", self.model, MODELS))
-        for key in ("batch_size", "steps"):
-            value = getattr(self, key)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{key}` must be a whole number of at least 1. "
-                    f"Received: {key}={value!r}"
-                )
-        if not 0 < self.validation < 1:
-            raise ValueError(
-                "`validation` must be in (0, 1), both ends excluded: the share of the "
-                f"training images. Received: validation={self.validation!r}"
-            )
+        checks.whole("batch_size", self.batch_size, at_least=1)
+        checks.whole("steps", self.steps, at_least=1)
+        checks.fraction("validation", self.validation, "a share of the training images")
         LotteryConfig(**self.search_settings(self.batch_size))
 
     def epochs(self, num_images: int) -> int:
-        """Returns the epochs of a round on so many training images, at least 1."""
+        """Returns the epochs of a round on `num_images` training images, at least 1."""
         return max(1, round(self.steps / -(-num_images // self.batch_size)))
 
     def search_settings(self, num_images: int) -> dict[str, Any]:
-        """Returns the keyword arguments of `find_ticket` that this recipe decides.
+        """Returns the keyword arguments of `find_ticket` that this recipe sets.
 
         >>> recipe = Recipe(
-        ...     name="short", source="my own", model="lenet_small", dataset="digits",
+        ...     name="short", source="mine", model="lenet_small", dataset="digits",
         ...     batch_size=60, steps=100, optimizer=Adam(learning_rate=1e-3)
         ... )
         >>> settings = recipe.search_settings(num_images=1_150)
@@ -145,19 +137,20 @@ class Recipe:
     def build(
         self, images: Images, *, keras: Any = None, seed: int | None = None
     ) -> Any:
-        """Returns the model for a dataset, not compiled. See `models`."""
+        """Returns the model for a dataset, not compiled; see `models`."""
         shape = self.input_shape or images.input_shape
         return builder(self.model)(shape, images.num_classes, keras=keras, seed=seed)
 
     def arrays(self, images: Images, *, seed: int) -> "Arrays":
-        """Returns a dataset as this recipe trains on it.
+        """Returns a dataset prepared for this recipe.
 
-        Images are adapted to `input_shape`, then scaled or standardized by the
-        training images alone. Validation images are taken from the training images.
+        Images are adapted to `input_shape`, then scaled, or standardized by the
+        statistics of the training images. Validation images are taken from the
+        training images.
 
         Args:
-            images: from `datasets.load`.
-            seed: what the choice of the validation images depends on.
+            images: A dataset from `datasets.load`.
+            seed: Seed of the choice of validation images.
         """
         if self.input_shape is not None:
             images = images.adapted(self.input_shape)
@@ -175,7 +168,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """Images [N, H, W, C], float32, with labels [N]: to train, to choose, to report."""
+    """Images [N, H, W, C], float32, with labels [N]: to train, choose and report."""
 
     train: Labelled
     validation: Labelled
@@ -189,16 +182,16 @@ def compile_model(
     steps_per_execution: int = 1,
     jit_compile: bool | str | None = None,
 ) -> Any:
-    """Compiles a Keras 3 or tf_keras model as a recipe says, and returns it.
+    """Compiles a Keras 3 or tf_keras model for a recipe, and returns it.
+
+    The loss is the cross-entropy of whole-number labels, the metric is the accuracy.
 
     Args:
-        model: a model that ends in a softmax, as those of `models`.
-        recipe: gives the optimizer. The loss is the cross-entropy of whole-number
-            labels, the metric the accuracy.
-        steps_per_execution: as in `compile`.
-        jit_compile: as in `compile`; `None` leaves XLA out where TensorFlow runs on a
-            CPU, as it takes about twice the time of ResNet-20 there, and else leaves
-            the choice to Keras.
+        model: A model that ends in a softmax, as those of `models` do.
+        recipe: The recipe with the optimizer.
+        steps_per_execution: As in `compile`.
+        jit_compile: As in `compile`. `None` turns XLA off for TensorFlow on a CPU,
+            where it doubles the time of ResNet-20, and otherwise lets Keras choose.
     """
     keras = _keras_of(model)
     if jit_compile is None:
@@ -214,7 +207,7 @@ def compile_model(
 
 
 def _keras_of(model: Any) -> Any:
-    """Returns the Keras module that a model is of."""
+    """Returns the Keras module that a model belongs to."""
     roots = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
     for name in ("tf_keras", "keras"):
         if name in roots:

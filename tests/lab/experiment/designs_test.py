@@ -63,11 +63,11 @@ def test_one_shot_searches_once_for_each_density():
         designs.design("sparse_transfer", "paper"), one_shot=True, rounds=(3, 9)
     )
     found = design.searches(seed=2)
-    assert [(name, prunings) for name, prunings, _ in found] == [
+    assert [(search.name, search.prunings) for search in found] == [
         ("seed2-once03", 1),
         ("seed2-once09", 1),
     ]
-    assert found[1][2] == pytest.approx(1 - design.density(9))
+    assert found[1].sparsity == pytest.approx(1 - design.density(9))
     assert design.ticket(2, 9) == "seed2-once09/rounds/001.ticket"
     assert design.ticket(2, 0) == "seed2-once03/rounds/000.ticket"
 
@@ -75,11 +75,23 @@ def test_one_shot_searches_once_for_each_density():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arms": ("best",)}, "`arms` must be of trained, .*'best'"),
-        ({"rounds": (0,)}, "`rounds` must be of 1, 2.*Received: 0"),
-        ({"heads": ("big",)}, "`heads` must be of linear, two_layer"),
+        ({"arms": ("best",)}, "`arms` must be one of trained, .*'best'"),
+        ({"rounds": (0,)}, "`rounds` must be one of 1, 2.*Received: 0"),
+        ({"heads": ("big",)}, "`heads` must be one of linear, two_layer"),
     ],
 )
 def test_a_design_that_cannot_be_run_is_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(designs.design("sparse_transfer", "cpu"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "message"),
+    [
+        ("sparse_transfr", "cpu", "one of sparse_transfer.*Did you mean"),
+        ("lenet_mnist", "huge", "`preset` must be one of"),
+    ],
+)
+def test_an_unknown_design_is_an_error_that_names_the_known(name, preset, message):
+    with pytest.raises(ValueError, match=message):
+        designs.design(name, preset)

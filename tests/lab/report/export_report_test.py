@@ -2,7 +2,7 @@
 
 import base64
 
-from tflottery.lab.report import export_report
+from tflottery.lab.report import export_report, page
 from tflottery.tflite import ExportReport
 from tflottery.tflite.xnnpack.planner import Plan
 
@@ -34,9 +34,14 @@ def report(**more):
     return ExportReport(**{**fields, **more})
 
 
+def render(section):
+    return page.render("title", "headline", [section]).decode()
+
+
 def test_files_are_listed_with_their_sizes_beside_dense():
     small = report(quantize="weights", bytes=900, bound_ratio=None, warnings=(EVIL,))
-    html = export_report.exported([(report(), {"accuracy": 0.9}), (small, {"a": 0.8})])
+    files = [(report(), {"accuracy": 0.9}), (small, {"a": 0.8})]
+    html = render(export_report.exported(files))
     assert "1,500" in html
     assert "7.5\N{NO-BREAK SPACE}%" in html
     assert "1.25x" in html
@@ -48,10 +53,11 @@ def test_files_are_listed_with_their_sizes_beside_dense():
 
 
 def test_what_comes_from_a_file_is_text():
-    html = export_report.exported([(report(warnings=(EVIL,)), {EVIL: 1.0})])
+    files = [(report(warnings=(EVIL,)), {EVIL: 1.0})]
+    html = render(export_report.exported(files))
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 3
 
 
 def test_a_student_is_said_with_its_accuracy():
-    assert "97.5\N{NO-BREAK SPACE}%" in export_report.student(0.975)
+    assert "97.5\N{NO-BREAK SPACE}%" in render(export_report.student(0.975))

@@ -61,9 +61,9 @@ def test_the_ticket_at_density_1_is_dense_where_no_arm_is():
             {"seed": -1},
             "`seed` must be a whole number of at least 0. Received: seed=-1",
         ),
-        ({"arm": None}, "`arm` must be text"),
-        ({"metric": "high"}, "`metric` must be a number or null"),
-        ({"density_per_layer": {"a": "b"}}, "`density_per_layer` must be an object"),
+        ({"arm": None}, "`arm` must be a string"),
+        ({"metric": "high"}, "`metric` must be a number, or None"),
+        ({"density_per_layer": {"a": "b"}}, "`density_per_layer` must be a dict"),
     ],
 )
 def test_a_row_that_is_no_cell_is_an_error(changes, message):

@@ -244,7 +244,7 @@ def test_results_without_dense_or_without_rows_still_make_a_report(tmp_path, und
     bare = [row for row in rows() if row["arm"] != "dense"]
     page = read(experiment(tmp_path, bare))
     assert "Nothing to compare yet" in page.text
-    assert "Where there is no dense network, nothing is compared." in page.text
+    assert "Without a dense network, nothing is compared." in page.text
     assert "Nothing to compare yet" in read(experiment(tmp_path, [])).text
 
 
@@ -315,17 +315,30 @@ def test_damaged_results_are_an_error_that_names_the_file(tmp_path, results, mes
 
 def test_a_search_that_does_not_say_how_is_an_error(tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(files.FileError, match=r"run.json does not say how.*'config'"):
+    with pytest.raises(
+        files.FileError, match=r"run.json does not describe a search.*'config'"
+    ):
         report_lib.report(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"paths": 5}, "`paths` is not of its kind. Received: paths=5"),
-        ({"paths": [[1]]}, "`paths` is not of its kind. Received: paths=[[1]]"),
-        ({"versions": 5}, "`versions` is not of its kind. Received: versions=5"),
-        ({"command": [1]}, "`command` is not of its kind. Received: command=[1]"),
+        (
+            {"paths": 5},
+            "`paths` must be a list in which each item is a string. Received: paths=5",
+        ),
+        (
+            {"paths": [[1]]},
+            "`paths` must be a list in which each item is a string. "
+            "Received: paths=[[1]]",
+        ),
+        (
+            {"versions": 5},
+            "`versions` must be a dict in which each value is a string, or None. "
+            "Received: versions=5",
+        ),
+        ({"command": [1]}, "`command` must be a string. Received: command=[1]"),
     ],
 )
 def test_a_manifest_of_other_kinds_is_an_error(tmp_path, changes, message):
@@ -334,7 +347,7 @@ def test_a_manifest_of_other_kinds_is_an_error(tmp_path, changes, message):
     with pytest.raises(files.FileError) as caught:
         report_lib.report(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'run.json'} does not say how a search was done: {message}"
+        f"{tmp_path / 'run.json'} does not describe a search: {message}"
     )
 
 
@@ -355,7 +368,7 @@ def test_a_metric_that_no_axis_can_show_is_left_out_of_the_figures(tmp_path, val
 
 def test_a_density_that_is_none_is_an_error(tmp_path):
     change_round(search(tmp_path), density_per_layer={"dense/kernel": math.nan})
-    message = r"`density_per_layer` outside of \[0, 1\], that of round 1\."
+    message = r"`density_per_layer` outside \[0, 1\] in round 1\."
     with pytest.raises(files.FileError, match=message):
         report_lib.report(tmp_path)
 
@@ -369,16 +382,18 @@ def test_a_pipe_a_device_or_a_huge_file_is_not_read(tmp_path, name):
     os.mkfifo(path)
     with pytest.raises(files.FileError) as caught:
         report_lib.report(tmp_path)
-    assert str(caught.value) == f"{path} is no regular file, so it is not read."
+    assert str(caught.value) == f"{path} is not a regular file, so it is not read."
     path.unlink()
     path.symlink_to("/dev/zero")
-    with pytest.raises(files.FileError, match="is no regular file, so it is not"):
+    with pytest.raises(files.FileError, match="is not a regular file, so it is not"):
         report_lib.report(tmp_path)
     path.unlink()
     if name.endswith(".json"):
         with open(path, "wb") as file:
             file.truncate(2**33)
-        with pytest.raises(files.FileError, match=r"has 8,589,934,592 bytes; no run's"):
+        with pytest.raises(
+            files.FileError, match=r"has 8,589,934,592 bytes, but no run"
+        ):
             report_lib.report(tmp_path)
 
 

@@ -4,12 +4,13 @@ import dataclasses
 import importlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from tflottery.core import checks
 from tflottery.lab.data.pixels import adapt
 from tflottery.lab.models import unknown
 
@@ -17,7 +18,7 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class DatasetError(OSError):
-    """A dataset that is not there, and cannot be had."""
+    """A dataset that is missing and cannot be downloaded, or cannot be read."""
 
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -28,16 +29,15 @@ class Images:
     """A dataset of images in memory, checked when it is made.
 
     Attributes:
-        name: what it is called, as in `tflottery find --dataset NAME`.
-        x_train: training images [N, H, W, C], uint8, C 1 or 3.
-        y_train: their labels [N], whole numbers in [0, num_classes).
-        x_test: test images [M, H, W, C], uint8. For the last word only: choose
-            nothing with them.
-        y_test: their labels [M].
-        num_classes: how many classes there are, at least 2.
+        name: Its name, as in `tflottery find --dataset NAME`.
+        x_train: Training images [N, H, W, C], uint8, C 1 or 3.
+        y_train: Their labels [N], whole numbers in [0, num_classes).
+        x_test: Test images [M, H, W, C], uint8. Choose nothing by them.
+        y_test: Their labels [M].
+        num_classes: Number of classes, at least 2.
 
     Raises:
-        ValueError: an array has another dtype or shape, or a label is out of range.
+        ValueError: If an array has another dtype or shape, or a label is out of range.
     """
 
     name: str
@@ -69,40 +69,54 @@ class Images:
         return height, width, channels
 
     def split_validation(self, fraction: float, seed: int) -> tuple[Labelled, Labelled]:
-        """Splits the training images in two, with the classes in equal shares.
+        """Splits the training images in two, stratified by class.
 
-        The test images are left alone: choosing with them is what this is there to
-        avoid.
+        The test images are left alone, so that nothing is chosen by them.
 
         Args:
-            fraction: the share of each class for validation, in (0, 1).
-            seed: what the choice depends on, at least 0.
+            fraction: Share of the images for validation, in (0, 1).
+            seed: Random seed, at least 0.
 
         Returns:
-            `(x, y)` to train on and `(x, y)` to validate on. Each keeps the order of
-            the data.
+            `(x, y)` to train on and `(x, y)` to validate on, each in the order of the
+            data.
 
         Raises:
-            ValueError: `fraction` is not in (0, 1), or leaves a part empty.
+            ValueError: If `fraction` is not in (0, 1), or too small or too large for
+                both parts to have an image of each class.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(
-                "`fraction` must be in (0, 1), both ends excluded: the share of the "
-                f"training images to validate on. Received: {fraction=}"
-            )
+        checks.fraction("fraction", fraction, "a share of the training images")
         chosen = _stratified(self.y_train, fraction, seed)
-        if chosen.all() or not chosen.any():
-            raise ValueError(
-                "`fraction` leaves no image to train on, or none to validate on. "
-                f"Received: {fraction=} of {len(self.x_train)} images"
-            )
         return (
             (self.x_train[~chosen], self.y_train[~chosen]),
             (self.x_train[chosen], self.y_train[chosen]),
         )
 
+    def limited(self, count: int | None) -> "Images":
+        """Returns the dataset with at most `count` training images.
+
+        They are stratified by class, and always the same.
+        """
+        if count is None or count >= len(self.x_train):
+            return self
+        _, (x, y) = self.split_validation(count / len(self.x_train), seed=0)
+        return dataclasses.replace(self, x_train=x, y_train=y)
+
+    def of_classes(self, classes: Collection[int] | None) -> "Images":
+        """Returns the images of some classes, with labels from 0; `None` means all."""
+        if classes is None:
+            return self
+        labels = np.full(self.num_classes, -1)
+        labels[list(classes)] = range(len(classes))
+        parts = {}
+        for part in ("train", "test"):
+            y = labels[getattr(self, f"y_{part}")]
+            parts[f"x_{part}"] = getattr(self, f"x_{part}")[y >= 0]
+            parts[f"y_{part}"] = y[y >= 0]
+        return dataclasses.replace(self, **parts, num_classes=len(classes))
+
     def adapted(self, input_shape: Sequence[int]) -> "Images":
-        """Returns the same images, each part in another shape by `adapt`."""
+        """Returns the images resized and converted by `pixels.adapt`."""
         return dataclasses.replace(
             self,
             x_train=adapt(self.x_train, input_shape),
@@ -128,26 +142,26 @@ SOURCES: Mapping[str, _Source] = {
 
 
 def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
-    """Loads a dataset, from the first of these that has it.
+    """Loads a dataset from the first of these that has it.
 
-    1. `data_dir/NAME.npz` with the arrays x_train, y_train, x_test and y_test. It is
-       read with NumPy alone, and any NAME will do: that is how to bring one's own.
-    2. For `digits`, scikit-learn, which contains it: 1,797 images of 8x8 pixels, of
-       which a fifth of each class, always the same, is the test set.
-    3. TensorFlow Datasets in `data_dir`, downloaded where it is not there yet.
+    1. `data_dir/NAME.npz` with the arrays x_train, y_train, x_test and y_test. NumPy
+       alone reads it, and NAME may be any: this is how to use your own data.
+    2. For `digits`, scikit-learn, which contains it: 1,797 images of 8x8 pixels. A
+       fifth of each class, always the same, is the test set.
+    3. TensorFlow Datasets in `data_dir`, downloaded if it is not there yet.
 
     Args:
-        name: a name of `SOURCES`, or that of a file in `data_dir`.
-        data_dir: a folder, local or remote; `None` takes the environment variable
+        name: A name in `SOURCES`, or the name of a file in `data_dir`.
+        data_dir: A local or remote folder; `None` is the environment variable
             TFDS_DATA_DIR, or else TensorFlow Datasets' own folder.
 
     Returns:
         Images with whole-number labels.
 
     Raises:
-        ValueError: `name` is not known, or the data is not what it should be.
-        DatasetError: (an OSError) the data is not there and cannot be downloaded, or
-            cannot be read.
+        ValueError: If `name` is unknown, or the data is not images with labels.
+        DatasetError: If the data is missing and cannot be downloaded, or cannot be
+            read (an OSError).
 
     >>> digits = load("digits")
     >>> digits.x_train.shape, digits.x_test.shape
@@ -167,7 +181,7 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
             else f"DIR/{name}.npz, with --data_dir DIR"
         )
         end = "" if message.endswith("?") else "."
-        raise ValueError(f"{message}{end} To use data of your own, put it in {where}.")
+        raise ValueError(f"{message}{end} To use your own data, put it in {where}.")
     if name == "digits":
         return _load_digits()
     return _load_tfds(name, source, data_dir)
@@ -181,18 +195,18 @@ def save_npz(
 ) -> epath.Path:
     """Writes a dataset to `folder/NAME.npz`, which `load` reads without TensorFlow.
 
-    The file appears when it is complete, not before.
+    The file appears only when it is complete.
 
     Args:
-        name: a name of `SOURCES`.
-        folder: where to write; it is made where it does not exist.
-        data_dir: where `load` looks.
+        name: A name in `SOURCES`.
+        folder: Where to write; it is made if it does not exist.
+        data_dir: Where `load` looks.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError, DatasetError: as `load`.
+        ValueError, DatasetError: As `load` raises them.
     """
     images = load(name, data_dir=data_dir)
     target = epath.Path(folder)
@@ -214,12 +228,20 @@ def save_npz(
 
 
 def _stratified(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Returns which examples are in a `fraction` of each class: [N] bool."""
-    rng = np.random.default_rng(seed)
+    """Returns which examples are in a stratified `fraction` of all: [N] bool."""
+    from sklearn.model_selection import train_test_split
+
+    count, classes = round(fraction * len(y)), len(np.unique(y))
+    if not classes <= count <= len(y) - classes:
+        raise ValueError(
+            "`fraction` leaves no image of some class to train on, or to validate on. "
+            f"Received: {fraction=} of {len(y)} images of {classes} classes"
+        )
+    _, members = train_test_split(
+        np.arange(len(y)), test_size=count, stratify=y, random_state=seed
+    )
     chosen = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        members = np.flatnonzero(y == label)
-        chosen[rng.permutation(members)[: round(fraction * len(members))]] = True
+    chosen[members] = True
     return chosen
 
 
@@ -247,16 +269,16 @@ def _check_labels(key: str, y: Any, count: int, num_classes: int) -> None:
 def _load_npz(name: str, path: epath.Path, source: _Source | None) -> Images:
     try:
         with path.open("rb") as file:
-            if file.read(2) != b"PK":  # NumPy would take it for a pickle, and say so.
+            if file.read(2) != b"PK":  # NumPy would report a pickle instead.
                 raise ValueError(
-                    "it is no .npz file, as `tflottery data` and numpy.savez write."
+                    "it is not an .npz file, as `tflottery data` and numpy.savez write."
                 )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in KEYS if key not in archive.files]
             if missing:
                 raise ValueError(
                     f"{', '.join(missing)} missing. It must have the arrays "
-                    f"{', '.join(KEYS)}, and has {', '.join(archive.files) or 'none'}"
+                    f"{', '.join(KEYS)}, but has {', '.join(archive.files) or 'none'}"
                 )
             arrays = {key: archive[key] for key in KEYS}
         for key, array in arrays.items():
@@ -295,13 +317,13 @@ def _load_tfds(
     name: str, source: _Source, data_dir: str | os.PathLike | None
 ) -> Images:
     remedy = (
-        f"Where there is a network and TensorFlow, `tflottery data {name} --to DIR` "
-        f"writes DIR/{name}.npz; bring it here and pass --data_dir DIR."
+        f"On a machine with a network and TensorFlow, `tflottery data {name} --to DIR` "
+        f"writes DIR/{name}.npz; copy it here and pass --data_dir DIR."
     )
     if data_dir:
         _check_holds_datasets(data_dir)
     try:
-        importlib.import_module("tensorflow")  # Which TFDS itself asks for too late.
+        importlib.import_module("tensorflow")  # TFDS itself would fail only later.
         tfds = importlib.import_module("tensorflow_datasets")
         builder = tfds.builder(name, data_dir=data_dir and os.fspath(data_dir))
     except ImportError as error:
@@ -319,10 +341,10 @@ def _load_tfds(
         ) from error
     try:
         arrays = _read_tfds(tfds, builder, source)
-    except Exception as error:  # TensorFlow's are of many kinds.
+    except Exception as error:  # TensorFlow raises many kinds of errors.
         raise DatasetError(
             f"The dataset {name!r} in {builder.data_dir} cannot be read: "
-            f"{_in_one_line(error)}. Delete that folder to have it made again."
+            f"{_in_one_line(error)}. Delete that folder, and it is made again."
         ) from error
     return Images(name=name, num_classes=source.num_classes, **arrays)
 
@@ -331,7 +353,7 @@ def _read_tfds(tfds: Any, builder: Any, source: _Source) -> dict[str, np.ndarray
     """Returns the arrays of a prepared dataset."""
     arrays = {}
     for part in ("train", "test"):
-        # All examples in one batch, and no other feature decoded than these two.
+        # All examples in one batch, with only these two features decoded.
         batch = builder.as_dataset(
             split=part,
             batch_size=-1,
@@ -347,10 +369,10 @@ def _read_tfds(tfds: Any, builder: Any, source: _Source) -> dict[str, np.ndarray
 
 
 def _check_holds_datasets(data_dir: str | os.PathLike) -> None:
-    """Checks that `data_dir` is no dataset's own folder, which TFDS would write into.
+    """Checks that `data_dir` is not one dataset's folder, where TFDS would write.
 
     Raises:
-        DatasetError: naming the folder to pass.
+        DatasetError: If it is; the message names the folder to pass.
     """
     path = epath.Path(data_dir)
     for pattern, above in (("*/dataset_info.json", 1), ("dataset_info.json", 2)):

@@ -1,10 +1,10 @@
-"""Pixels: images resized, converted from colour to grey and back, and standardized."""
+"""Pixels: resizes, converts (colour to grey and back) and standardizes images."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# Images per step of the passes over large arrays, so that temporaries stay small.
+# Images per step of a pass over a large array, so that temporaries stay small.
 CHUNK = 1024
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -14,20 +14,20 @@ Statistics = tuple[np.ndarray, np.ndarray]
 def adapt(x: np.ndarray, input_shape: Sequence[int]) -> np.ndarray:
     """Resizes images and converts their channels.
 
-    Sizes change by antialiased bilinear interpolation with half-pixel centres, as
-    `tf.image.resize(x, size, antialias=True)` does it: a smaller image is the average
-    of all pixels of the larger. Grey becomes three equal channels; colour becomes
-    its luma (ITU-R BT.601).
+    Sizes change by antialiased bilinear interpolation with half-pixel centres, as in
+    `tf.image.resize(x, size, antialias=True)`: a smaller image averages all pixels of
+    the larger one. Grey becomes three equal channels; colour becomes its luma (ITU-R
+    BT.601).
 
     Args:
-        x: [N, H, W, C], C 1 or 3.
-        input_shape: the new height, width and channels, 1 or 3.
+        x: Images [N, H, W, C], C 1 or 3.
+        input_shape: The new height, width and channels, 1 or 3.
 
     Returns:
-        [N, *input_shape]; uint8 for uint8, rounded, else float32.
+        Images [N, *input_shape]; uint8 for uint8, rounded, else float32.
 
     Raises:
-        ValueError: a shape is not of images, or has other channels.
+        ValueError: If a shape is not one of images with 1 or 3 channels.
 
     >>> adapt(np.array([[[[0], [8]], [[4], [4]]]], np.uint8), (1, 1, 3)).tolist()
     [[[[4, 4, 4]]]]
@@ -65,7 +65,7 @@ def adapt(x: np.ndarray, input_shape: Sequence[int]) -> np.ndarray:
 def channel_statistics(x: np.ndarray) -> Statistics:
     """Returns the mean and the standard deviation of each channel: two [C] float32.
 
-    Give it the training images alone.
+    Pass only the training images.
 
     >>> channel_statistics(np.array([[[[0, 3], [2, 3]]]], np.uint8))
     (array([1., 3.], dtype=float32), array([1., 0.], dtype=float32))
@@ -83,12 +83,12 @@ def channel_statistics(x: np.ndarray) -> Statistics:
 
 
 def standardize(x: np.ndarray, statistics: Statistics) -> np.ndarray:
-    """Returns float32 images: each channel less its mean, over its deviation.
+    """Returns float32 images: each channel minus its mean, divided by its deviation.
 
     Args:
-        x: images [N, H, W, C].
-        statistics: `channel_statistics` of the training images, whatever `x` is. A
-            channel without deviation is only shifted.
+        x: Images [N, H, W, C].
+        statistics: `channel_statistics` of the training images, also for test images.
+            A channel without deviation is only shifted.
 
     >>> statistics = np.float32([2.0]), np.float32([4.0])
     >>> standardize(np.array([[[[0], [6]]]], np.uint8), statistics).tolist()

@@ -1,63 +1,33 @@
-"""Bench: one compiled network, on which the cells of a design are trained in turn.
+"""Bench: one compiled network on which the cells of a design are trained in turn.
 
-A network is built, compiled and traced once; each cell puts its weights, its masks and
-the optimizer's first state in place.
+Building, compiling and tracing happen once; each cell sets the weights, the masks and
+the optimizer's initial state.
 """
 
-import dataclasses
 import functools
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
-from tflottery import engines
+import tflottery
+from tflottery import controls
 from tflottery.core import masks as masks_lib
-from tflottery.core.masks import Weights
-from tflottery.engines import network
 from tflottery.lab import models, training
 from tflottery.lab.data import pipelines
 from tflottery.lab.data.datasets import Images
-from tflottery.lab.experiment.designs import TICKETS, Design, Trial
+from tflottery.lab.experiment.designs import CONTROLS, TICKETS, Design, Trial
 from tflottery.lab.training import Arrays, Recipe
-from tflottery.search.loop import find_ticket
-from tflottery.ticket import Ticket
-from tflottery.transfer import controls
-from tflottery.transfer import student as student_lib
 
 _EVALUATION_BATCH = 1_000
+_STEPS_PER_EXECUTION = 20
 # About 50,000 more weights on ResNet-18's 512 features, as in Mehta 2019, section 3.
 _HIDDEN = 100
+# Added to a cell's seed, for weights that its search did not start from.
 _OTHER_SEEDS = 1_000
-
-
-def limited(images: Images, count: int | None) -> Images:
-    """Returns the dataset with at most `count` training images, classes in proportion.
-
-    Which ones is always the same.
-    """
-    if count is None or count >= len(images.x_train):
-        return images
-    _, (x, y) = images.split_validation(count / len(images.x_train), seed=0)
-    return dataclasses.replace(images, x_train=x, y_train=y)
-
-
-def with_classes(images: Images, classes: Collection[int] | None) -> Images:
-    """Returns the images of some classes alone, which are counted anew from 0."""
-    if classes is None:
-        return images
-    new = np.full(images.num_classes, -1)
-    new[list(classes)] = range(len(classes))
-    parts = {}
-    for part in ("train", "test"):
-        y = new[getattr(images, f"y_{part}")]
-        parts[f"x_{part}"] = getattr(images, f"x_{part}")[y >= 0]
-        parts[f"y_{part}"] = y[y >= 0]
-    return dataclasses.replace(images, **parts, num_classes=len(classes))
 
 
 def search(
@@ -68,188 +38,167 @@ def search(
     prunings: int,
     sparsity: float,
     run_dir: Any,
-    on_round: Callable[[], Any] | None = None,
+    on_round: Callable[[], Any],
 ) -> None:
-    """Searches for the tickets of a seed in `run_dir`, or for what is left of them."""
+    """Searches for the tickets of one seed, or resumes the search in `run_dir`.
+
+    Args:
+        design: The experiment.
+        images: The source task.
+        seed: Random seed.
+        prunings: How often to prune.
+        sparsity: Sparsity of the last round.
+        run_dir: Run directory of the search.
+        on_round: Called after each round.
+    """
     recipe = design.source
     arrays = recipe.arrays(images, seed=seed)
     train, validation, _ = _pipelines(recipe, arrays, seed)
-    model = recipe.build(images, seed=seed)
-    training.compile_model(model, recipe)
     settings = recipe.search_settings(len(arrays.train[0]))
     settings |= {"rounds": prunings, "target_sparsity": sparsity}
-    find_ticket(
-        model,
+    tflottery.find_ticket(
+        training.compile_model(recipe.build(images, seed=seed), recipe),
         train,
         validation_data=validation,
         **settings,
         select="last",
         seed=seed,
         run_dir=run_dir,
-        callbacks=[_at_end(on_round or (lambda: None))],
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_train_end=lambda logs=None: on_round())
+        ],
         verbose=0,
     )
 
 
 class Bench:
-    """Trains cells of one regime and one head.
+    """Trains the cells of one regime and one head.
 
     Args:
-        design: what the cells are of.
-        num_classes: how many classes the source task has.
-        target: the target task's images; without a target, the source's.
-        regime: of `designs.REGIMES`.
-        head: of `designs.HEADS`.
-        ticket: any ticket of the design.
+        design: The experiment.
+        num_classes: Number of classes of the source task.
+        images: The target task; without a target, the source task.
+        regime: One of `designs.REGIMES`.
+        head: One of `designs.HEADS`.
+        ticket: Any ticket of the design.
+
+    Attributes:
+        model: The network; after `train`, with the weights of the best epoch.
     """
 
     def __init__(
         self,
         design: Design,
         num_classes: int,
-        target: Images,
+        images: Images,
         *,
         regime: str,
         head: str,
-        ticket: Ticket,
+        ticket: tflottery.Ticket,
     ):
-        self.recipe = design.target or design.source
-        self._images = target
+        self._recipe = design.target or design.source
+        self._images = images
         self._network = functools.partial(
             models.builder(design.source.model),
-            self.recipe.input_shape or target.input_shape,
+            self._recipe.input_shape or images.input_shape,
             num_classes,
         )
-        self._same_task = design.target is None
-        self._head, self._regime = head, regime
-        student = self._network(seed=0)
-        if not self._same_task:
-            student = self._student(ticket, seed=0)
-        heads = {"output", *(f"head_{i}" for i in (1, 2))}
-        self._mapping = {
-            path: path
-            for path in network.variables(student)
-            if path.split("/")[0] not in heads
-        }
-        training.compile_model(student, self.recipe)
-        self._engine: Any = engines.engine_for(student)
-        self._first: dict[str, Any] = {}
+        self._transfers = design.target is not None
+        self._regime, self._head = regime, head
+        self.model = self._student(ticket, 0) if self._transfers else self._network()
+        training.compile_model(
+            self.model, self._recipe, steps_per_execution=_STEPS_PER_EXECUTION
+        )
+        self._optimizer = self.model.optimizer
+        self._optimizer.build(self.model.trainable_variables)
+        self._first = [keras.ops.convert_to_numpy(v) for v in self._optimizer.variables]
         self._data: tuple[int, Any] | None = None
-        self._fresh: tuple[int, Weights, Weights] | None = None
 
-    def train(self, trial: Trial, ticket: Ticket) -> dict[str, Any]:
-        """Trains a cell from its round's ticket, and returns its row of the results."""
+    def train(self, trial: Trial, ticket: tflottery.Ticket) -> dict[str, Any]:
+        """Trains one cell from its round's ticket, and returns its row."""
         began = time.monotonic()
         train, validation, test = self._data_of(trial.seed)
-        engine = self._engine
-        if not self._first:
-            engine.prepare(train, rewind_step=0, callbacks=[])
-            self._first = engine.state()
-        start, masks = self._weights_and_masks(trial, ticket)
-        state = self._first | {f"weights/{path}": w for path, w in start.items()}
-        engine.restore(state, parts=("weights", "optimizer", "seeds"))
-        engine.hold(masks)
-        best: dict[str, Any] = {"val_accuracy": -1.0, "failure": None}
-
-        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
-            if logs["val_accuracy"] > best["val_accuracy"]:
-                best["val_accuracy"] = logs["val_accuracy"]
-                best["step"] = engine.step()
-                best["weights"] = engine.weights()
-            if not math.isfinite(logs["loss"]):
-                best["failure"] = "diverged"
-                engine.stop()
-
+        found = self._ticket_of(trial, ticket)
+        for variable, value in zip(self._optimizer.variables, self._first, strict=True):
+            variable.assign(value)
+        weights: Any = trial.weights if trial.weights in TICKETS else "trained"
+        found.apply(self.model, weights=weights)
+        epochs = self._recipe.epochs(len(self._arrays.train[0]))
+        best: Any = keras.callbacks.EarlyStopping(
+            "val_accuracy", mode="max", patience=epochs, restore_best_weights=True
+        )
         train.epoch = 0
-        engine.fit(
+        history = self.model.fit(
             train,
             validation_data=validation,
-            epochs=self.recipe.epochs(self._train_size),
-            initial_epoch=0,
-            callbacks=[engine.callback(on_epoch=on_epoch)],
+            epochs=epochs,
+            callbacks=[best, keras.callbacks.LambdaCallback(on_epoch_end=self._check)],
+            shuffle=False,
             verbose=0,
         )
-        steps = engine.step()
-        engine.restore(
-            {f"weights/{path}": w for path, w in best["weights"].items()},
-            parts=("weights",),
-        )
+        metrics = self.model.evaluate(test, return_dict=True, verbose=0)
+        diverged = not math.isfinite(history.history["loss"][-1])
         return {
             "arm": trial.arm,
             "weights": trial.weights,
-            "density": masks_lib.density(masks),
-            "sparsity": masks_lib.sparsity(masks),
+            "density": masks_lib.density(found.masks),
+            "sparsity": masks_lib.sparsity(found.masks),
             "seed": trial.seed,
             "regime": trial.regime,
             "head": trial.head,
             "dataset": self._images.name,
-            "metric": engine.evaluate(test)["accuracy"],
-            "val_metric": best["val_accuracy"],
-            "steps": steps,
-            "steps_to_best": best["step"],
+            "metric": float(metrics["accuracy"]),
+            "val_metric": float(best.best),
+            "steps": len(history.epoch) * len(train),
+            "steps_to_best": (best.best_epoch + 1) * len(train),
             "seconds": time.monotonic() - began,
             "source_round": trial.round,
-            "density_per_layer": masks_lib.density_per_layer(masks),
-            "failure": best["failure"],
+            "density_per_layer": masks_lib.density_per_layer(found.masks),
+            "failure": "diverged" if diverged else None,
         }
 
-    def weights(self) -> Weights:
-        """Returns the weights that the last cell was judged by, by path."""
-        return self._engine.weights()
+    def _check(self, epoch: int, logs: Any) -> None:
+        if not math.isfinite(logs["loss"]):
+            self.model.stop_training = True
 
-    def _weights_and_masks(self, trial: Trial, ticket: Ticket) -> tuple[Any, Any]:
-        """Returns what a cell starts from, and what it holds."""
-        weights = trial.weights if trial.weights in TICKETS else "trained"
-        of_student, of_network = self._fresh_of(trial.seed, ticket)
-        if trial.arm not in ("ticket", "dense"):
-            ticket = controls.ARMS[trial.arm](ticket, of_network, trial.seed)
-        if not self._same_task:
-            origin = {"weights": weights}
-            ticket = student_lib.grafted(ticket, of_student, self._mapping, origin)
-        return getattr(ticket, weights), ticket.masks
+    def _ticket_of(self, trial: Trial, ticket: tflottery.Ticket) -> tflottery.Ticket:
+        """Returns the ticket that a cell trains, derived from its round's."""
+        if trial.arm in CONTROLS:
+            fresh = controls.weights_of(self._network(seed=_OTHER_SEEDS + trial.seed))
+            ticket = controls.ARMS[trial.arm](ticket, fresh, trial.seed)
+        return self._student(ticket, trial.seed).ticket if self._transfers else ticket
 
-    def _fresh_of(self, seed: int, ticket: Ticket) -> tuple[Weights, Weights]:
-        """Returns the weights of a student with a new head, and of a new network."""
-        if self._fresh is None or self._fresh[0] != seed:
-            # Other weights than the search's, which `seed` made.
-            other = controls.weights_of(self._network(seed=_OTHER_SEEDS + seed))
-            student = {} if self._same_task else self._student(ticket, seed)
-            self._fresh = (seed, student and controls.weights_of(student), other)
-        return self._fresh[1:]
-
-    def _student(self, ticket: Ticket, seed: int) -> Any:
-        classes = self._images.num_classes
-        layers = keras.layers
-        kinds: dict[str, Callable[[], dict[str, Any]]] = {
-            "linear": lambda: {"num_classes": classes},
-            "two_layer": lambda: {
+    def _student(self, ticket: tflottery.Ticket, seed: int) -> Any:
+        """Returns the network with a new head, for the target task."""
+        classes, layers = self._images.num_classes, keras.layers
+        head: dict[str, Any] = {"num_classes": classes}
+        if self._head == "two_layer":
+            head = {
                 "head": [
                     layers.Dense(_HIDDEN, activation="relu", name="head_1"),
                     layers.Dense(classes, activation="softmax", name="head_2"),
                 ]
-            },
-        }
+            }
         with warnings.catch_warnings():
-            # What frozen sparse features lose is what is measured here.
+            # The loss from freezing sparse features is what this experiment measures.
             warnings.filterwarnings("ignore", "`freeze_backbone=True`")
-            return student_lib.transfer_ticket(
+            return tflottery.transfer_ticket(
                 ticket,
-                **kinds[self._head](),
-                backbone=self._network(seed=0),
+                **head,
+                backbone=self._network(),
                 freeze_backbone=self._regime == "frozen",
                 seed=seed,
             )
 
     def _data_of(self, seed: int) -> Any:
         if self._data is None or self._data[0] != seed:
-            arrays = self.recipe.arrays(self._images, seed=seed)
-            self._train_size = len(arrays.train[0])
-            self._data = (seed, _pipelines(self.recipe, arrays, seed))
+            self._arrays = self._recipe.arrays(self._images, seed=seed)
+            self._data = seed, _pipelines(self._recipe, self._arrays, seed)
         return self._data[1]
 
 
 def _pipelines(recipe: Recipe, arrays: Arrays, seed: int) -> tuple[Any, Any, Any]:
-    """Returns the batches to train on, to choose with, and to report on."""
+    """Returns the batches to train on, to choose by, and to report on."""
     train = pipelines.train_pipeline(
         *arrays.train, batch_size=recipe.batch_size, seed=seed, augment=recipe.augment
     )
@@ -258,7 +207,3 @@ def _pipelines(recipe: Recipe, arrays: Arrays, seed: int) -> tuple[Any, Any, Any
         for part in (arrays.validation, arrays.test)
     )
     return train, validation, test
-
-
-def _at_end(call: Callable[[], Any]) -> Any:
-    return keras.callbacks.LambdaCallback(on_train_end=lambda logs=None: call())

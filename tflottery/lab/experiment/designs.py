@@ -1,4 +1,4 @@
-"""Designs: the published comparisons as data: which networks are trained, on what."""
+"""Designs: the published comparisons as data: networks, tasks and arms."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,17 +18,27 @@ REGIMES = ("fine_tuned", "frozen")
 HEADS = ("linear", "two_layer")
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One search of a design: its name, number of prunings and last sparsity."""
+
+    seed: int
+    name: str
+    prunings: int
+    sparsity: float
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
     """One cell of a design: a network to train.
 
     Attributes:
-        arm: `"ticket"`, `"dense"` or a name of `CONTROLS`.
-        weights: what it starts from: `"trained"`, `"rewind"`, `"initial"`; of a
-            control `"fresh"`, or `"trained"` where it has the ticket's own weights.
-        round: the round of the search that its masks are of; 0 is dense.
-        seed: the seed of its search, its data's order and its head.
-        regime: `"fine_tuned"`, or `"frozen"` where only the head trains.
+        arm: `"ticket"`, `"dense"` or a name in `CONTROLS`.
+        weights: Where training starts: `"trained"`, `"rewind"` or `"initial"`; for a
+            control `"fresh"`, or `"trained"` if it has the ticket's own weights.
+        round: Round of the search that its masks come from; 0 is dense.
+        seed: Seed of its search, its order of the data and its head.
+        regime: `"fine_tuned"`, or `"frozen"` if only the head trains.
         head: `"linear"` or `"two_layer"`.
     """
 
@@ -41,7 +51,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """A name of its own, for its folder."""
+        """A unique name, for its folder."""
         return (
             f"seed{self.seed}/round{self.round:02d}-{self.arm}-{self.weights}-"
             f"{self.regime}-{self.head}"
@@ -53,22 +63,22 @@ class Design:
     """A comparison: a search on a source task, and arms trained on a target task.
 
     Attributes:
-        name: what it is called, as in `tflottery reproduce NAME`.
+        name: Its name, as in `tflottery reproduce NAME`.
         preset: `"smoke"`, `"cpu"` or `"paper"`.
-        shows: what it is there to show, one sentence.
-        source: how tickets are searched for.
-        target: how the arms are trained; `None` trains them as the source is, on the
+        shows: The claim that it tests, in one sentence.
+        source: How tickets are searched for.
+        target: How the arms are trained; `None` trains them like the source, on the
             same task with the same head.
-        prunings: how often to prune, at least 1; each to an equal share of what is
-            left, down to the source's `target_sparsity`.
-        rounds: the rounds to compare at, of 1 to `prunings`.
-        arms: names of `TICKETS` and `CONTROLS`. The dense network is always there.
-        regimes, heads: of `REGIMES` and `HEADS`; without a target one of each.
-        seeds: how many seeds, where nothing else is asked for.
-        images: the largest number of training images of each task, or `None` for all.
-        source_classes, target_classes: the classes of the dataset that are the task, or
-            `None` for all.
-        one_shot: whether each density is pruned to at once, from the dense network.
+        prunings: How often to prune, at least 1; each keeps the same share of the
+            remaining weights, down to the source's `target_sparsity`.
+        rounds: Rounds to compare at, from 1 to `prunings`.
+        arms: Names in `TICKETS` and `CONTROLS`. The dense network is always trained.
+        regimes, heads: Names in `REGIMES` and `HEADS`; one of each without a target.
+        seeds: Default number of seeds.
+        images: Largest number of training images of each task, or `None` for all.
+        source_classes, target_classes: Classes of the dataset that make up the task,
+            or `None` for all.
+        one_shot: Whether to prune to each density at once, from the dense network.
     """
 
     name: str
@@ -97,39 +107,39 @@ class Design:
             for value in getattr(self, name):
                 if value not in known:
                     raise ValueError(
-                        f"`{name}` must be of {', '.join(map(str, known))}. "
-                        f"Received: {value!r}"
+                        f"Each of `{name}` must be one of "
+                        f"{', '.join(map(str, known))}. Received: {value!r}"
                     )
         if "rewind" in self.arms and not self.source.rewind_step:
             raise ValueError(
-                "`arms` has 'rewind' (θk), but `source` has rewind_step=0: it would be "
-                "'initial' (θ0) a second time. Leave it out, or give a `rewind_step`."
+                "`arms` has 'rewind' (θk), but `source` has rewind_step=0, which makes "
+                "it equal to 'initial' (θ0). Leave it out, or set a `rewind_step`."
             )
 
     def density(self, round_number: int) -> float:
-        """Returns the density that a round is pruned to, but for rounding."""
+        """Returns the density that a round is pruned to, before rounding."""
         target = 1 - self.source.target_sparsity
         return target ** (round_number / self.prunings)
 
-    def searches(self, seed: int) -> list[tuple[str, int, float]]:
-        """Returns the searches of a seed: the name, the prunings, the sparsity."""
+    def searches(self, seed: int) -> list[Search]:
+        """Returns the searches of a seed."""
         if not self.one_shot:
             sparsity = self.source.target_sparsity
-            return [(f"seed{seed}", self.prunings, sparsity)]
+            return [Search(seed, f"seed{seed}", self.prunings, sparsity)]
         return [
-            (f"seed{seed}-once{number:02d}", 1, 1 - self.density(number))
+            Search(seed, f"seed{seed}-once{number:02d}", 1, 1 - self.density(number))
             for number in self.rounds
         ]
 
     def ticket(self, seed: int, round_number: int) -> str:
-        """Returns where a round's ticket lies, relative to the searches."""
+        """Returns the path of a round's ticket, relative to the searches."""
         if not self.one_shot:
             return f"seed{seed}/rounds/{round_number:03d}.ticket"
         once = round_number or self.rounds[0]
         return f"seed{seed}-once{once:02d}/rounds/{min(round_number, 1):03d}.ticket"
 
     def trials(self, seed: int) -> Iterator[Trial]:
-        """Yields the cells of a seed, those that share a compiled model together."""
+        """Yields the cells of a seed, grouped by the compiled model that they share."""
         for regime in self.regimes:
             for head in self.heads:
                 more: dict[str, Any] = {"seed": seed, "regime": regime, "head": head}
@@ -145,10 +155,10 @@ class Design:
 
 
 def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
-    """Returns a design of `DESIGNS`.
+    """Returns a design in `DESIGNS`.
 
     Raises:
-        ValueError: where there is none of that name, or not with that preset.
+        ValueError: If there is no design of that name, or it has no such preset.
 
     >>> design("lenet_mnist", "smoke").source.dataset
     'digits'
@@ -161,7 +171,7 @@ def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
 
 
 def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """Returns a recipe with other settings, of which its source is not to blame."""
+    """Returns a recipe with other settings, marked as changed from its source."""
     return dataclasses.replace(recipe, source=f"{recipe.source}, made small", **changes)
 
 
@@ -177,7 +187,7 @@ _SMALL_RESNET = _changed(
     augment=None,
     batch_size=64,
     steps=705,
-    # A tenth of the paper's steps or less, so ten times its first learning rate.
+    # At most a tenth of the paper's steps, so ten times its first learning rate.
     optimizer=SGD(
         learning_rate=5e-2, weight_decay=1e-4, drops=((0.5, 5e-3), (0.75, 5e-4))
     ),
@@ -190,7 +200,7 @@ _TRANSFER = Design(
     preset="paper",
     shows="Tickets of one task reach the dense network's accuracy on another "
     "(Mehta 2019, section 4).",
-    # θk is Frankle et al.'s (2020, figure 5); Mehta has θ0 and θT alone.
+    # θk is from Frankle et al. (2020, figure 5); Mehta has only θ0 and θT.
     source=dataclasses.replace(_MEHTA, rewind_step=1_000),
     target=recipes.recipe("mehta_resnet18_fashion_mnist"),
     prunings=15,
@@ -205,8 +215,8 @@ _LENET_SOURCE = _changed(
 _FRANKLE = Design(
     name="lenet_mnist",
     preset="paper",
-    shows="Tickets trained anew from θ0 reach the dense network's accuracy, and "
-    "re-initialized they do not (Frankle & Carbin 2019, figures 3 and 4).",
+    shows="Tickets trained again from θ0 reach the dense network's accuracy; "
+    "re-initialized ones do not (Frankle & Carbin 2019, figures 3 and 4).",
     source=_LENET,
     target=None,
     prunings=16,

@@ -1,7 +1,7 @@
-"""Executors: where the parts of an experiment run, here or on a Ray cluster.
+"""Executors: run the parts of an experiment here, or on a Ray cluster.
 
-An executor is a function `(run, parts) -> results`, which yields each result as soon as
-it is there; one of your own is such a function.
+An executor is a function `(run, parts) -> results` that yields each result as soon as
+it is finished. You can pass your own.
 """
 
 import importlib
@@ -12,7 +12,7 @@ Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
 def local(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-    """Runs the parts in this process, one after the other.
+    """Runs the parts in this process, one after another.
 
     >>> list(local(abs, [-1, 2]))
     [1, 2]
@@ -21,13 +21,13 @@ def local(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
 
 
 def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-    """Runs each part as one task of a Ray cluster, and yields results as they come.
+    """Runs each part as one task of a Ray cluster.
 
-    It joins the cluster that the environment names (`RAY_ADDRESS`, or that of a Ray
-    job), or else starts one on this machine.
+    It joins the cluster in the environment (`RAY_ADDRESS`, or a Ray job's), or else
+    starts one on this machine.
 
     Raises:
-        RuntimeError: where Ray is not installed.
+        RuntimeError: If Ray is not installed.
     """
     try:
         library = importlib.import_module("ray")
@@ -37,7 +37,7 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
         ) from error
     if not library.is_initialized():
         library.init(log_to_driver=False)
-    # A killed worker's part is done again: all of its work is kept in files.
+    # The part of a killed worker runs again; what it finished is in files.
     task = library.remote(max_retries=3)(lambda part: run(part))
     waiting = [task.remote(part) for part in parts]
     try:
@@ -50,4 +50,4 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
 
 
 EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}
-"""The executors that can be asked for by name."""
+"""The executors by name."""

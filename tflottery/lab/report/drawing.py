@@ -1,19 +1,19 @@
-"""Drawing: one small figure, legible on a phone and in print, as SVG with a text.
+"""Drawing: one small figure as SVG with a text, legible on a phone and in print.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart; each goes with a
-marker and a line style of its own, so that grey print tells them apart too.
+The colours are Okabe and Ito's, which colour-blind readers can tell apart. Each comes
+with its own marker and line style, for printing in grey.
 """
 
+import base64
 import contextlib
 import dataclasses
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 BLACK, GREY = "#000000", "#666666"
-# Colour, marker and line style.
 STYLES = {
     "ticket trained": ("#0072B2", "o", "-"),
     "ticket rewind": ("#009E73", "^", "-"),
@@ -23,6 +23,8 @@ STYLES = {
     "layer_shuffled": ("#56B4E9", "P", "-."),
     "globally_shuffled": ("#999999", "X", "--"),
 }
+"""Colour, marker and line style of each arm."""
+
 _MORE = (("#009E73", "*", "--"), ("#E69F00", "<", ":"), ("#0072B2", ">", "-."))
 
 WIDTH = 4.6  # inches
@@ -52,14 +54,19 @@ class Picture:
     """A drawn figure.
 
     Attributes:
-        svg: the figure, a whole SVG file.
-        alt: what it shows, for those who do not see it.
-        caption: what to know when looking at it.
+        svg: The figure as an SVG file.
+        alt: What it shows, for readers who cannot see it.
+        caption: What to know when looking at it.
     """
 
     svg: bytes
     alt: str
     caption: str
+
+    @property
+    def base64(self) -> str:
+        """The SVG file in Base64, as a data URL holds it."""
+        return base64.b64encode(self.svg).decode()
 
 
 def draw(
@@ -68,13 +75,13 @@ def draw(
     """Returns what `plot` draws.
 
     Args:
-        plot: draws on the Matplotlib axes that it is given.
-        alt: see `Picture`.
-        caption: see `Picture`.
-        height: of the figure in inches; it is `WIDTH` wide.
+        plot: Draws on the Matplotlib axes that it is given.
+        alt: As in `Picture`.
+        caption: As in `Picture`.
+        height: Height of the figure in inches; it is `WIDTH` wide.
 
     Raises:
-        ImportError: where Matplotlib is not installed; it says how to install it.
+        ImportError: If Matplotlib is not installed; the message says how to install it.
     """
     with _matplotlib() as figures:
         figure = figures.Figure(figsize=(WIDTH, height), layout="constrained")
@@ -90,7 +97,7 @@ def draw(
 
 @contextlib.contextmanager
 def _matplotlib() -> Iterator[Any]:
-    """Lends Matplotlib's figures, without the user's own settings or windows."""
+    """Yields Matplotlib's `figure` module, with its default settings in force."""
     try:
         from matplotlib import figure, style
     except ImportError as error:
@@ -103,7 +110,7 @@ def _matplotlib() -> Iterator[Any]:
     logger.setLevel(logging.ERROR)
     try:
         with style.context(["default", _RC]), warnings.catch_warnings():
-            # Names in scripts that the font lacks become boxes.
+            # Characters that the font lacks become boxes.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             yield figure
     finally:
@@ -111,7 +118,7 @@ def _matplotlib() -> Iterator[Any]:
 
 
 def plain(text: str) -> str:
-    """Returns a text that any font and XML can hold: odd characters are replaced.
+    """Returns a text that fonts and XML can hold, with other characters replaced.
 
     >>> plain("a\\x00b")
     'a\ufffdb'
@@ -120,7 +127,7 @@ def plain(text: str) -> str:
 
 
 def styles(names: list[str]) -> dict[str, tuple[str, str, str]]:
-    """Returns a colour, marker and line style for every arm; known ones keep theirs.
+    """Returns a colour, marker and line style for every arm, by `STYLES` if known.
 
     >>> styles(["ticket trained", "mine"])
     {'ticket trained': ('#0072B2', 'o', '-'), 'mine': ('#009E73', '*', '--')}
@@ -136,7 +143,7 @@ def styles(names: list[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def density_axis(axes: Any, densities: list[float]) -> None:
-    """Makes the x axis the weights left in percent, from 100 % down, log-scaled."""
+    """Makes the x axis show the weights left, from 100 % down, on a log scale."""
     from matplotlib import ticker
 
     smallest = min([*densities, 0.5])
@@ -152,23 +159,21 @@ def density_axis(axes: Any, densities: list[float]) -> None:
 
 def bars(
     axes: Any,
-    names: list[str],
-    values: list[float],
-    ranges: list[tuple[float, float]],
-    *,
-    color: str = STYLES["ticket trained"][0],
+    names: Sequence[str],
+    values: Sequence[float],
+    ranges: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Draws one bar per name, the first on top, each with its value in percent.
+    """Draws one bar per name, the first at the top, each labelled with its value.
 
     Args:
-        axes: where to draw.
-        names: long ones are cut at the front.
-        values: in percent.
-        ranges: the smallest and the largest value over the seeds, in percent.
-        color: of the bars.
+        axes: Where to draw.
+        names: Labels of the bars; the start of a long one is cut off.
+        values: Lengths of the bars.
+        ranges: For each bar, the smallest and the largest value over the seeds.
     """
-    places = list(range(len(names)))
-    axes.barh(places, values, color=color, height=0.72)
+    places = range(len(names))
+    ranges = ranges or [(value, value) for value in values]
+    axes.barh(places, values, color=STYLES["ticket trained"][0], height=0.72)
     for place, value, (low, high) in zip(places, values, ranges, strict=True):
         if high > low:
             axes.plot([low, high], [place, place], color=BLACK, linewidth=1)

@@ -1,119 +1,98 @@
-"""Experiment report: the page of an experiment, from its results alone."""
+"""Experiment report: the page of an experiment, made from `results.json` alone."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflottery.core import files
 from tflottery.core.checks import is_number
-from tflottery.lab.report import figures, page, tables
-from tflottery.lab.report import results as cells_lib
+from tflottery.lab.report import figures, page, results, tables
 from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline, share
-from tflottery.lab.report.page import Html, element
+from tflottery.lab.report.page import Details, Section
 from tflottery.lab.report.results import Cell, Curve, Setting
 
 _NAMES = {"fine_tuned": "fine-tuned", "two_layer": "two-layer"}
+# What the page shows by itself, and not among the settings.
+_SHOWN = {"experiment", "shows", "command", "versions", "seeds", "rows", "mask_overlap"}
 
 
 def experiment_page(path: Any) -> bytes:
-    """Returns the page of the experiment whose `results.json` lies at `path`.
+    """Returns the page of an experiment.
+
+    Args:
+        path: Its `results.json`.
 
     Raises:
-        FileError: naming the file and the value that is not of its kind.
+        FileError: If the file is damaged; the message names the value.
     """
-    results = files.read_json(path)
+    found = files.read_json(path)
     try:
-        if not isinstance(results, dict):
+        if not isinstance(found, dict):
             raise ValueError("It must hold an object with `rows`.")
-        # How they were made stands beside the rows, or in a header.
-        header = results.get("header", results)
+        # How the results were made stands in a header, or beside the rows.
+        header = found.get("header", found)
         if not isinstance(header, dict):
             raise ValueError("`header` must be an object.")
-        cells = cells_lib.read(results.get("rows"))
+        cells = results.read(found.get("rows"))
         overlaps = _overlaps(header.get("mask_overlap"))
     except ValueError as error:
-        raise files.FileError(f"{path} is not an experiment's results. {error}") from (
-            error
-        )
+        raise files.FileError(f"{path} is not a valid results file. {error}") from error
     tolerance = _tolerance(header)
-    settings = cells_lib.settings(cells)
-    names = [_setting_name(settings, place) for place in range(len(settings))]
+    settings = results.settings(cells)
+    names = [_setting_name(settings, setting) for setting in settings]
     chosen = [
         [(curve, choose(curve, setting.dense, tolerance)) for curve in setting.tickets]
         for setting in settings
     ]
-    sentences = [
-        (name, figures.label(curve), choice)
+    verdicts = [
+        (", ".join(filter(None, (name, figures.label(curve)))), choice)
         for name, choices in zip(names, chosen, strict=True)
         for curve, choice in choices
     ]
-    first = headline(sentences[0][2] if sentences else None, tolerance)
-    sections = [
-        _section(*section, tolerance)
-        for section in zip(names, settings, chosen, strict=True)
-    ]
+    first_name, first = verdicts[0] if verdicts else ("", None)
     shared = figures.overlap(overlaps)
-    shows = header.get("shows")
-    return page.document(
+    sections = [
+        _section(*parts, tolerance)
+        for parts in zip(names, settings, chosen, strict=True)
+    ]
+    if shared:
+        sections.append(Section(title="Mask overlap between seeds", figures=[shared]))
+    sections.append(Section(title="Cells", table=tables.cells(cells)))
+    sections.append(_made(header, cells))
+    return page.render(
         str(header.get("experiment") or "Experiment"),
-        first,
-        element("p", f"Put to the test: {shows}") if shows else "",
-        _how(*sentences[0], tolerance) if sentences else "",
-        _others(sentences[1:], tolerance),
-        _notes(cells, settings, header),
-        *sections,
-        *([element("h2", "Mask overlap between seeds")] if shared else []),
-        page.figures([shared]),
-        element("h2", "Cells"),
-        tables.cells(cells),
-        element("h2", "How it was made"),
-        _made(header, cells),
+        headline(first, tolerance),
+        sections,
+        shows=header.get("shows"),
+        how=_how(first_name, first, tolerance) if first else "",
+        verdicts=[(name, headline(c, tolerance)) for name, c in verdicts[1:]],
+        notes=_notes(cells, settings, header),
     )
 
 
-def _how(name: str, label: str, choice: Choice | None, tolerance: float) -> Html:
-    """Says how the headline was come to."""
-    if choice is None:
-        return Html()
+def _how(name: str, choice: Choice, tolerance: float) -> str:
+    """Returns how the headline was reached."""
     test = choice.comparison.test
-    ends = [f"{label}{f' ({name})' if name else ''}; {HOW[choice.how]}."]
+    texts = [f"{name}; {HOW[choice.how]}."]
     if test is not None and test.half is not None:
-        ends.append(
+        texts.append(
             f"± is the 95 % interval by Student's t over {test.count} seeds of the "
             "differences in test accuracy, paired by seed."
         )
-    ends.append(
-        "An arm wins where that whole interval is at or above "
-        + (f"-{100 * tolerance:g} points. " if tolerance else "zero. ")
-        + "No density is chosen by the test accuracy."
-    )
-    return element("p", " ".join(ends), cls="how")
-
-
-def _others(
-    sentences: Sequence[tuple[str, str, Choice | None]], tolerance: float
-) -> Html:
-    if not sentences:
-        return Html()
-    items = (
-        element(
-            "li",
-            element("b", f"{', '.join(filter(None, (name, label)))}:"),
-            f" {headline(choice, tolerance)}",
-        )
-        for name, label, choice in sentences
-    )
-    return element("ul", *items)
+    limit = f"-{100 * tolerance:g} points" if tolerance else "zero"
+    texts.append(f"An arm wins if its whole interval is at or above {limit}.")
+    return " ".join([*texts, "No density is chosen by test accuracy."])
 
 
 def _notes(
     cells: Sequence[Cell], settings: Sequence[Setting], header: Mapping[str, Any]
-) -> Html:
-    """Says what is not there, or weaker than it looks."""
+) -> list[str]:
+    """Returns what is missing, or weaker than it looks."""
     notes = []
-    failed = [cell for cell in cells if cell.failed]
+    failed = sum(cell.failed for cell in cells)
     if failed:
         notes.append(
-            f"Failed cells: {len(failed)} of {len(cells)}. They are in no mean, and an "
+            f"Failed cells: {failed} of {len(cells)}. No mean includes them, and an "
             "arm does not win at a density where a seed failed."
         )
     pairs = [
@@ -126,23 +105,22 @@ def _notes(
     missing = sum(len(comparison.missing) for comparison in pairs)
     if missing:
         notes.append(
-            f"Missing pairs: {missing}. The arm or dense has no cell with that seed; "
-            "the others are compared."
+            f"Missing pairs: {missing}. The arm or dense has no cell for that seed; "
+            "only the other seeds are compared."
         )
-    equal = [c for c in pairs if c.test and c.test.is_flat and c.density < 1]
-    if equal:
+    flat = sum(bool(c.test and c.test.is_flat and c.density < 1) for c in pairs)
+    if flat:
         notes.append(
             "No spread: an arm at one density differs from dense by the same with all "
-            f"seeds, so there is no interval and no claim ({len(equal)} of "
-            f"{len(pairs)}). More seeds may show one."
+            f"seeds, so there is no interval and no claim ({flat} of {len(pairs)}). "
+            "More seeds may show one."
         )
     if any(setting.dense is None for setting in settings):
-        notes.append("Where there is no dense network, nothing is compared.")
-    done = {cell.seed for cell in cells}
-    planned = header.get("seeds")
+        notes.append("Without a dense network, nothing is compared.")
+    done, planned = {cell.seed for cell in cells}, header.get("seeds")
     if isinstance(planned, list) and len(planned) > len(done):
         notes.append(f"{len(done)} of {len(planned)} seeds have results so far.")
-    return element("ul", *(element("li", note) for note in notes)) if notes else Html()
+    return notes
 
 
 def _section(
@@ -150,78 +128,81 @@ def _section(
     setting: Setting,
     chosen: Sequence[tuple[Curve, Choice | None]],
     tolerance: float,
-) -> Html:
+) -> Section:
     """Returns the figures and tables of one setting."""
-    at, title = None, ""
-    densities: list[Mapping[str, float]] = []
+    at, title, densities = None, "", []
     if chosen and chosen[0][1]:
         curve, at = chosen[0][0], chosen[0][1].comparison.density
         cells = tables.nearest(curve, at).cells
         densities = [c.density_per_layer for c in cells if c.density_per_layer]
         title = f"{figures.label(curve)} with {share(at)} of the weights"
-    marks = {
-        curve.weights: choice.comparison.density for curve, choice in chosen if choice
-    }
-    return page.join(
-        (
-            element("h2", name or "Results"),
-            tables.arms(setting, at, tolerance),
-            page.figures(
-                [
-                    figures.accuracy(setting),
-                    figures.differences(setting, tolerance),
-                    figures.steps_to_best(setting),
-                    figures.layers(densities, title),
-                ]
-            ),
-            tables.layers(densities, title),
-            tables.densities(setting, tolerance, marks),
-        )
-    )
-
-
-def _made(header: Mapping[str, Any], cells: Sequence[Cell]) -> Html:
-    """Returns how the results were made: the command first, all settings last."""
-    command, versions = header.get("command"), header.get("versions")
-    seconds = sum(cell.seconds or 0 for cell in cells)
-    seeds = header.get("seeds") or sorted({cell.seed for cell in cells})
-    known = {"experiment", "shows", "command", "versions", "seeds", "rows"}
-    more = {k: v for k, v in header.items() if k not in {*known, "mask_overlap"}}
-    nested = {k: v for k, v in more.items() if isinstance(v, dict)}
-    facts = page.facts(
-        [
-            ("command", None if command is None else element("code", command)),
-            (
-                "seeds",
-                page.plain(seeds),
-            ),
-            ("training time", f"{seconds:,.0f} s in all cells"),
-            *((name, page.plain(v)) for name, v in more.items() if name not in nested),
-            ("versions", None if versions is None else page.plain(versions)),
-        ]
-    )
-    details = (
-        element("details", element("summary", f"All of {name}"), page.data(value))
-        for name, value in nested.items()
-    )
-    return page.join((facts, *details))
-
-
-def _setting_name(settings: Sequence[Setting], place: int) -> str:
-    """Returns what tells a setting from the others; nothing where it is alone."""
-    names = ("experiment", "dataset", "regime", "head")
-    varying = [n for n in names if len({getattr(s, n) for s in settings}) > 1]
-    values = [getattr(settings[place], name) for name in varying]
-    parts = [
-        f"{_NAMES.get(value, value)}{' head' if name == 'head' else ''}"
-        for name, value in zip(varying, values, strict=True)
-        if value
+    marks = {curve.weights: c.comparison.density for curve, c in chosen if c}
+    drawn = [
+        figures.accuracy(setting),
+        figures.differences(setting, tolerance),
+        figures.steps_to_best(setting),
+        figures.layers(densities, title),
     ]
+    layers = tables.layers(densities, title)
+    every = tables.densities(setting, tolerance, marks)
+    return Section(
+        title=name or "Results",
+        table=tables.arms(setting, at, tolerance),
+        figures=[picture for picture in drawn if picture],
+        details=[
+            *([Details(summary="Every layer", table=layers)] if layers else []),
+            Details(summary="Every arm at every density", table=every, open=True),
+        ],
+    )
+
+
+def _made(header: Mapping[str, Any], cells: Sequence[Cell]) -> Section:
+    """Returns how the results were made: the command first, all settings last."""
+    seconds = sum(cell.seconds or 0 for cell in cells)
+    more = {k: v for k, v in header.items() if k not in _SHOWN}
+    nested = {k: v for k, v in more.items() if isinstance(v, dict)}
+    facts = {
+        "command": header.get("command"),
+        "seeds": header.get("seeds") or sorted({cell.seed for cell in cells}),
+        "training time": f"{seconds:,.0f} s in all cells",
+        **{k: v for k, v in more.items() if k not in nested},
+        "versions": header.get("versions"),
+    }
+    return Section(
+        title="How it was made",
+        facts={k: None if v is None else plain(v) for k, v in facts.items()},
+        details=[Details(summary=f"All of {k}", data=v) for k, v in nested.items()],
+    )
+
+
+def plain(value: Any) -> str:
+    """Returns plain data as a reader would write it.
+
+    >>> plain({"keras": "3.13", "seeds": [0, 1]})
+    'keras 3.13, seeds [0, 1]'
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_item(item)}" for key, item in value.items())
+    return ", ".join(map(_item, value)) if isinstance(value, list) else _item(value)
+
+
+def _item(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _setting_name(settings: Sequence[Setting], setting: Setting) -> str:
+    """Returns what tells a setting from the others; nothing if it is the only one."""
+    parts = []
+    for name in results.SETTING:
+        value = getattr(setting, name)
+        if value and len({getattr(s, name) for s in settings}) > 1:
+            end = " head" if name == "head" else ""
+            parts.append(f"{_NAMES.get(value, value)}{end}")
     return ", ".join(parts)
 
 
 def _tolerance(header: Mapping[str, Any]) -> float:
-    """Returns the tolerance of the target's recipe, or of the only one there is."""
+    """Returns the tolerance of the target's recipe, or of the only recipe."""
     recipe = header.get("recipe")
     places: list[Any] = [header]
     if isinstance(recipe, dict):
@@ -234,15 +215,14 @@ def _tolerance(header: Mapping[str, Any]) -> float:
 
 
 def _overlaps(pairs: Any) -> list[tuple[float, float]]:
-    if pairs is None:
-        return []
+    """Returns the density and the overlap of each pair of seeds."""
     found = []
-    for pair in pairs if isinstance(pairs, list) else [pairs]:
+    for pair in pairs if isinstance(pairs, list) else [] if pairs is None else [pairs]:
         fits = isinstance(pair, list) and len(pair) == 4 and all(map(is_number, pair))
         if not fits or not (0 < pair[2] <= 1 and 0 <= pair[3] <= 1):
             raise ValueError(
                 "`mask_overlap` must be a list of [seed, seed, density, overlap]. "
-                f"It holds {pair!r}"
+                f"Received: {pair!r}"
             )
         found.append((pair[2], pair[3]))
     return found

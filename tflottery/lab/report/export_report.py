@@ -1,49 +1,41 @@
-"""Export report: what became of a ticket, on another task and as files, for a page."""
+"""Export report: a ticket's student on another task, and its files, for a page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tflottery.lab.report import drawing, page
+from tflottery import ExportReport
+from tflottery.lab.report import drawing
 from tflottery.lab.report.intervals import share
-from tflottery.lab.report.page import Html, element
-from tflottery.tflite import ExportReport
+from tflottery.lab.report.page import Section, Table
 
 # A file's report, and its metrics as `evaluate_tflite` returns them.
 Exported = tuple[ExportReport, Mapping[str, float]]
 
 
-def student(accuracy: float) -> Html:
-    """Returns what a transferred ticket reached.
+def student(accuracy: float) -> Section:
+    """Returns the section on a transferred ticket.
 
     Args:
-        accuracy: on the test images of its own task, in [0, 1].
+        accuracy: Test accuracy on its own task, in [0, 1].
     """
-    return page.join(
-        (
-            element("h2", "Student"),
-            element(
-                "p",
-                "Under a new head, with the same masks, the ticket was trained on the "
-                f"other classes: test accuracy {share(accuracy)}.",
-            ),
-        )
+    return Section(
+        title="Student",
+        text="With a new head and the same masks, the ticket was trained on the other "
+        f"classes: test accuracy {share(accuracy)}.",
     )
 
 
-def exported(files: Sequence[Exported]) -> Html:
-    """Returns the sizes, metrics and plans of one network's files, one or more."""
-    notes = [
-        element("li", f"{_kind(report)}: {warning}")
-        for report, _ in files
-        for warning in report.warnings
-    ]
-    return page.join(
-        (
-            element("h2", "Files"),
-            page.figures([_sizes([report for report, _ in files])]),
-            _table(files),
-            element("ul", *notes) if notes else Html(),
-        )
+def exported(files: Sequence[Exported]) -> Section:
+    """Returns the section on one network's files: sizes, metrics and plans."""
+    return Section(
+        title="Files",
+        table=_table(files),
+        figures=[_sizes([report for report, _ in files])],
+        notes=[
+            f"{_kind(report)}: {warning}"
+            for report, _ in files
+            for warning in report.warnings
+        ],
     )
 
 
@@ -57,11 +49,10 @@ def _sizes(reports: Sequence[ExportReport]) -> drawing.Picture:
         "dense int8 weights": reports[0].dense_int8_bytes,
         **{_kind(report): report.bytes for report in reports},
     }
-    kilobytes = [size / 1000 for size in sizes.values()]
 
     def plot(axes: Any) -> None:
-        ranges = [(size, size) for size in kilobytes]
-        drawing.bars(axes, list(sizes), kilobytes, ranges)
+        kilobytes = [size / 1000 for size in sizes.values()]
+        drawing.bars(axes, list(sizes), kilobytes)
         axes.set_xlabel("size (KB)")
 
     listed = ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())
@@ -69,11 +60,11 @@ def _sizes(reports: Sequence[ExportReport]) -> drawing.Picture:
         plot,
         height=0.9 + 0.24 * len(sizes),
         alt=f"Bytes of the files: {listed}.",
-        caption="Size of every file in KB, below those of the dense network.",
+        caption="Size of each file in KB, below the sizes of the dense network.",
     )
 
 
-def _table(files: Sequence[Exported]) -> Html:
+def _table(files: Sequence[Exported]) -> Table:
     first, metrics = files[0]
     runtimes = [f"on {name}" for name in first.plans]
     head = ["made for", "bytes", "gzip", "of dense", "to the bound", *metrics]
@@ -91,11 +82,11 @@ def _table(files: Sequence[Exported]) -> Html:
         ]
         for report, found in files
     ]
-    return page.table(
-        [*head, "largest difference", *runtimes, "file"],
-        rows,
-        caption="Every file was run and compared with the network; the largest "
-        "difference is a share of its largest output. The bound is what an ideal "
-        "sparse format would take.",
+    return Table(
+        head=[*head, "largest difference", *runtimes, "file"],
+        rows=rows,
+        caption="Each file was run and compared with the network; the largest "
+        "difference is a share of the network's largest output. The bound is the size "
+        "in an ideal sparse format.",
         text=("made for", *runtimes, "file"),
     )

@@ -1,4 +1,4 @@
-"""Figures: what the figures of a report show, each with its text and caption."""
+"""Figures: the figures of a report, each with its text and caption."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,16 +16,16 @@ _NAMES = {
     "globally_shuffled": "globally shuffled mask",
 }
 _T = (
-    "Bars and the grey band: 95 % intervals by Student's t over the seeds; what leaves "
-    "the frame is cut off."
+    "Bars and the grey band: 95 % intervals by Student's t over the seeds, cut off at "
+    "the frame."
 )
 
-# Density and what is drawn there.
+# Pairs of a density and the value drawn there.
 Series = Sequence[tuple[float, Interval]]
 
 
 def label(curve: Curve, setting: Setting | None = None) -> str:
-    """Returns what to call an arm; its start is named where there is a choice.
+    """Returns an arm's name, with where it starts if there is a choice.
 
     >>> label(Curve("ticket", "trained", ())), label(Curve("randomly_masked", None, ()))
     ('ticket θT', 'random mask')
@@ -52,7 +52,7 @@ def accuracy(setting: Setting) -> Picture:
 
 
 def steps_to_best(setting: Setting) -> Picture | None:
-    """Draws the steps to the best validation accuracy over density, if known."""
+    """Draws the steps to the best validation accuracy, if any are recorded."""
     points = [point for curve in setting.curves for point in curve.points]
     if not any(point.by_seed("steps_to_best") for point in points):
         return None
@@ -61,7 +61,7 @@ def steps_to_best(setting: Setting) -> Picture | None:
         lambda point: _interval(point, "steps_to_best", 1),
         ylabel="steps to best validation accuracy",
         what="Steps to the best validation accuracy",
-        caption=f"Optimizer steps to the best validation accuracy, the mean. {_T}",
+        caption=f"Mean optimizer steps to the best validation accuracy. {_T}",
         floor=0.0,
     )
 
@@ -99,45 +99,57 @@ def differences(setting: Setting, tolerance: float) -> Picture | None:
         alt=_describe("Difference in test accuracy to dense, in points", series),
         caption=(
             "Difference in test accuracy to the dense network of the same seed: an arm "
-            "wins where its whole interval is at or above "
+            "wins if its whole interval is at or above "
             + (f"-{100 * tolerance:g} points." if tolerance > 0 else "zero.")
         ),
     )
 
 
 def layers(densities: Sequence[Mapping[str, float]], title: str) -> Picture | None:
-    """Draws the density of every layer, the mean over the seeds.
+    """Draws the density of every layer, averaged over the tickets.
 
     Args:
-        densities: of one ticket each, the density by path, in [0, 1].
-        title: which tickets these are.
+        densities: For each ticket, the share kept by path; none draws nothing.
+        title: Which tickets these are.
     """
-    names = list(densities[0]) if densities else []
-    if not names:
+    found = means_by_layer(densities)
+    if not found:
         return None
-    by_name = {name: [100 * d[name] for d in densities if name in d] for name in names}
-    means = [sum(values) / len(values) for values in by_name.values()]
+    names, means = layer_names(list(found)), [mean for mean, _ in found.values()]
 
     def plot(axes: Any) -> None:
-        ranges = [(min(values), max(values)) for values in by_name.values()]
-        drawing.bars(axes, layer_names(names), means, ranges)
+        drawing.bars(axes, names, means, [ends for _, ends in found.values()])
         axes.set_xlabel("weights left in the layer (%)")
 
     listed = ", ".join(
-        f"{name} {mean:.3g}"
-        for name, mean in zip(layer_names(names), means, strict=True)
+        f"{name} {mean:.3g}" for name, mean in zip(names, means, strict=True)
     )
     return drawing.draw(
         plot,
         height=0.9 + 0.22 * len(names),
         alt=f"Weights left per layer in percent: {listed}.",
         caption=f"Weights left per layer, {title}."
-        + (" Black lines: from seed to seed." if len(densities) > 1 else ""),
+        + (" Black lines: range over the seeds." if len(densities) > 1 else ""),
     )
 
 
+def means_by_layer(
+    densities: Sequence[Mapping[str, float]],
+) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Returns each layer's mean density in percent, with the smallest and largest.
+
+    >>> means_by_layer([{"a": 0.25}, {"a": 0.75}])
+    {'a': (50.0, (25.0, 75.0))}
+    """
+    found = {}
+    for path in densities[0] if densities else ():
+        values = [100 * density[path] for density in densities if path in density]
+        found[path] = (sum(values) / len(values), (min(values), max(values)))
+    return found
+
+
 def layer_names(paths: Sequence[str]) -> list[str]:
-    """Returns the paths without the last part, where that is the same in all.
+    """Returns the paths without their last part if all have the same one.
 
     >>> layer_names(["a/kernel", "b/kernel"]), layer_names(["a/kernel", "a/bias"])
     (['a', 'b'], ['a/kernel', 'a/bias'])
@@ -153,7 +165,7 @@ def overlap(pairs: Sequence[tuple[float, float]]) -> Picture | None:
     """Draws how much of their masks the tickets of two seeds share.
 
     Args:
-        pairs: of two seeds each, the density and the Jaccard index of the kept
+        pairs: For each two seeds, the density and the Jaccard index of the kept
             weights, both in [0, 1].
     """
     if not pairs:
@@ -194,9 +206,8 @@ def overlap(pairs: Sequence[tuple[float, float]]) -> Picture | None:
         plot,
         alt=f"Overlap of the masks of two seeds over weights left: {listed}.",
         caption=(
-            "Of the weights that either seed's ticket keeps, those that both keep "
-            "(Jaccard index). Chance: of two masks drawn at random at density d, "
-            "d / (2 - d)."
+            "Of the weights that either seed's ticket keeps, the share that both keep "
+            "(Jaccard index). Chance: d / (2 - d) for two random masks of density d."
         ),
     )
 
@@ -242,7 +253,7 @@ def _series(
 
 
 def _curves(axes: Any, setting: Setting, series: Mapping[str, Series]) -> None:
-    """Draws the arms side by side, so that their intervals do not cover each other."""
+    """Draws the arms slightly apart, so that their intervals do not overlap."""
     keys = [
         f"ticket {curve.weights}" if curve.arm == "ticket" else curve.arm
         for curve in setting.curves
@@ -269,7 +280,7 @@ def _curves(axes: Any, setting: Setting, series: Mapping[str, Series]) -> None:
 
 
 def _limit(axes: Any, series: Sequence[Series], dense: Interval | None) -> None:
-    """Keeps the intervals of few seeds, which may be huge, from hiding the means."""
+    """Limits the y axis, as the huge intervals of few seeds would hide the means."""
     values = [value for points in series for _, value in points]
     values += [dense] if dense is not None else []
     if not values:

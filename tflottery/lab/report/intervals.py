@@ -1,19 +1,19 @@
-"""Statistics: what the seeds of an experiment show, and no more than that.
+"""Intervals: what the seeds of an experiment show, and no more than that.
 
 An arm is compared with the dense network of the same seed. The differences of n seeds
 give a two-sided 95 % interval by Student's t with n - 1 degrees of freedom:
 
     mean ± t(0.975, n - 1) * s / sqrt(n)
 
-An arm is *winning* where the lower end of that interval is at least -tolerance: with
-95 % confidence its mean difference to dense is not below -tolerance. To ask whether the
-interval merely reaches -tolerance would be the weaker claim, which the fewest and
-noisiest seeds pass best. With one seed there is no interval, and where all seeds differ
-by the same it has no width, as happens with two seeds and a small test set: neither
+An arm *wins* if the lower end of that interval is at least -tolerance: with 95 %
+confidence, its mean difference to dense is not below -tolerance. Asking only whether
+the interval reaches -tolerance would be a weaker claim, one that few and noisy seeds
+pass most easily. One seed has no interval. If all seeds differ by the same amount, as
+can happen with two seeds and a small test set, the interval has no width. Neither
 supports a claim.
 
-A density is chosen by the validation accuracy alone; claims are made of the test
-accuracy at the density so chosen.
+Densities are chosen by validation accuracy alone; claims are about the test accuracy
+at the chosen density.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from scipy import stats
 
 from tflottery.lab.report.results import Curve, Point
 
-# Below what any accuracy can resolve: 0.895 - 0.9 is not below -0.005.
+# Finer than any accuracy; without it, 0.895 - 0.9 would be below -0.005.
 _ROUNDING = 1e-9
 
 
@@ -34,9 +34,9 @@ class Interval:
     """A mean over seeds with its 95 % interval, `mean` ± `half`.
 
     Attributes:
-        mean: the mean.
-        half: half the interval's width, or `None` with one seed.
-        count: the number of seeds.
+        mean: The mean.
+        half: Half the interval's width; `None` with one seed.
+        count: Number of seeds.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class Interval:
 
     @property
     def is_flat(self) -> bool:
-        """Whether all values are equal, so that they show no spread."""
+        """Whether all values are equal, so that there is no spread to judge by."""
         return self.half is not None and self.half < _ROUNDING
 
 
@@ -66,10 +66,10 @@ def interval(values: Iterable[float]) -> Interval:
     sqrt(3) = 0.248.
 
     Args:
-        values: one per seed, independent of each other.
+        values: One per seed, independent of each other.
 
     Raises:
-        ValueError: where there is no value, or one that is not finite.
+        ValueError: If there is no value, or one is not finite.
 
     >>> found = interval([0.1, 0.2, 0.3])
     >>> round(found.mean, 3), round(found.half, 3), found.count
@@ -80,19 +80,20 @@ def interval(values: Iterable[float]) -> Interval:
     values = [float(value) for value in values]
     if not values or not all(map(math.isfinite, values)):
         raise ValueError(
-            "`values` must hold at least one number, each finite: leave out what "
-            f"failed. Received: {values!r}"
+            "`values` must hold at least one number, all finite. Leave out failed "
+            f"cells. Received: values={values!r}"
         )
     count, mean = len(values), statistics.fmean(values)
     if count == 1:
         return Interval(mean, None, 1)
-    # `pstdev` and such sum exactly: equal values have a deviation of exactly zero.
-    error = statistics.stdev(values) / math.sqrt(count)
-    return Interval(mean, float(stats.t.ppf(0.975, count - 1)) * error, count)
+    if max(values) - min(values) < _ROUNDING:
+        return Interval(mean, 0.0, count)  # SciPy warns about equal values.
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return Interval(mean, float(high - low) / 2, count)
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    """Returns `a - b` of every seed that both have.
+    """Returns `a - b` for every seed that both have.
 
     >>> paired({0: 0.5, 1: 0.75, 2: 0.5}, {0: 0.25, 1: 0.25})
     {0: 0.25, 1: 0.5}
@@ -105,18 +106,16 @@ class Comparison:
     """An arm at one density against the dense networks of the same seeds.
 
     Attributes:
-        density: the share of weights kept, in (0, 1].
-        test: the differences in test accuracy, arm minus dense; `None` without a pair.
-        validation: likewise in validation accuracy.
-        steps: likewise in steps to the best validation accuracy.
-        failed: the seeds whose cell of the arm, or of dense, failed.
-        missing: the seeds that dense has and the arm has not, or the reverse.
+        density: Share of weights kept, in (0, 1].
+        test: Differences in test accuracy, arm minus dense; `None` without a pair.
+        validation: Differences in validation accuracy.
+        failed: Seeds for which the cell of the arm, or of dense, failed.
+        missing: Seeds that only one of dense and the arm has.
     """
 
     density: float
     test: Interval | None
     validation: Interval | None
-    steps: Interval | None = None
     failed: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
 
@@ -134,7 +133,6 @@ def compare(point: Point, dense: Point) -> Comparison:
         density=point.density,
         test=differences("metric"),
         validation=differences("val_metric"),
-        steps=differences("steps_to_best"),
         failed=tuple(sorted(failed)),
         missing=tuple(sorted((seeds[0] ^ seeds[1]) - failed)),
     )
@@ -143,11 +141,11 @@ def compare(point: Point, dense: Point) -> Comparison:
 def is_winning(difference: Interval | None, tolerance: float = 0.0) -> bool:
     """Returns whether the mean difference to dense is not below `-tolerance`.
 
-    True only with 95 % confidence, so never with one seed or without any spread.
+    True only with 95 % confidence, so never with one seed or without spread.
 
     Args:
-        difference: of accuracies, arm minus dense, paired by seed.
-        tolerance: how much worse than dense a winner may be, in [0, 1].
+        difference: Accuracies, arm minus dense, paired by seed.
+        tolerance: Allowed drop below dense, in [0, 1].
 
     >>> is_winning(Interval(0.004, 0.002, 3)), is_winning(Interval(0.004, None, 1))
     (True, False)
@@ -164,13 +162,11 @@ def verdict(comparison: Comparison, tolerance: float = 0.0) -> str:
     """Returns what the test accuracy of one arm at one density shows.
 
     Returns:
-        `"beats"`: better than dense, the interval lies above zero.
-        `"ties"`: winning, but not shown to be better.
-        `"falls short"`: the interval lies below -tolerance.
-        `"not settled"`: the interval holds -tolerance, or an arm that would else be
-            winning failed with some seed.
-        `"no spread: no interval"`: all seeds differ by the same.
-        `"1 seed: no interval"`, and `"no pair"` where no seed has both.
+        `"beats"` if the interval is above zero; `"ties"` if the arm wins but is not
+        shown to be better; `"falls short"` if the interval is below -tolerance;
+        `"not settled"` if the interval contains -tolerance, or a seed of a winning arm
+        failed; `"no spread: no interval"`, `"1 seed: no interval"`, or `"no pair"` if
+        no seed has both.
     """
     test = comparison.test
     if test is None:
@@ -186,22 +182,22 @@ def verdict(comparison: Comparison, tolerance: float = 0.0) -> str:
     return "beats" if test.lower > _ROUNDING else "ties"
 
 
-# How a density can have been chosen, in words.
 HOW = {
     "winning": "the smallest that wins on validation",
     "near": "the smallest within the tolerance on validation",
-    "best": "the best on validation, where none wins",
+    "best": "the best on validation, as none wins",
     "smallest": "the smallest of all, as there is no validation accuracy to choose by",
 }
+"""How a density was chosen, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The density that speaks for an arm.
+    """The density that represents an arm.
 
     Attributes:
-        comparison: the arm there against dense.
-        how: a key of `HOW`.
+        comparison: The arm at that density against dense.
+        how: A key of `HOW`.
     """
 
     comparison: Comparison
@@ -209,15 +205,15 @@ class Choice:
 
 
 def choose(curve: Curve, dense: Point | None, tolerance: float = 0.0) -> Choice | None:
-    """Returns the density that speaks for an arm, chosen without the test accuracy.
+    """Returns the density that represents an arm, chosen without the test accuracy.
 
-    It is the smallest density that is winning by validation accuracy. Where there is
-    none, it is the best by mean validation accuracy; with one seed the smallest that
-    is within the tolerance, else the best; without validation accuracies the smallest
-    of all. A density where a seed failed or is missing is taken only if all are so.
+    That is the smallest density that wins by validation accuracy, else the one with
+    the best mean validation accuracy. With one seed it is the smallest within the
+    tolerance, else the best; without validation accuracies, the smallest of all. A
+    density with a failed or missing seed is chosen only if all densities have one.
 
     Returns:
-        `None` where no seed has both the arm and dense.
+        The choice; `None` if no seed has both the arm and dense.
     """
     if dense is None:
         return None
@@ -249,9 +245,9 @@ def points(
     """Returns a difference of accuracies in percentage points.
 
     Args:
-        difference: of accuracies in [0, 1].
-        signed: whether a plus sign is shown.
-        digits: after the point; `None` is 1, or 2 where the interval is that narrow.
+        difference: Of accuracies in [0, 1].
+        signed: Whether to show a plus sign.
+        digits: After the point; `None` is 1, or 2 if the interval is that narrow.
 
     >>> points(Interval(0.004, 0.0021, 3)), points(Interval(-0.013, None, 1))
     ('0.4 ± 0.2', '-1.3')
@@ -266,7 +262,7 @@ def points(
 
 
 def share(density: float) -> str:
-    """Returns a density as a percentage of three figures at most.
+    """Returns a density as a percentage with at most three digits.
 
     >>> share(0.0687), share(1.0), share(0.2621), share(0.00412)
     ('6.9 %', '100 %', '26.2 %', '0.41 %')
@@ -277,7 +273,7 @@ def share(density: float) -> str:
 
 
 def headline(choice: Choice | None, tolerance: float = 0.0) -> str:
-    """Returns the one sentence that an experiment comes to.
+    """Returns the result of an experiment in one sentence.
 
     >>> difference = Interval(0.004, 0.002, 3)
     >>> there = Comparison(density=0.0687, test=difference, validation=difference)

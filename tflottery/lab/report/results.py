@@ -1,46 +1,41 @@
-"""Cells: the results of an experiment, checked, and grouped into what is compared."""
+"""Results: the cells of an experiment, checked and grouped for comparison."""
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tflottery.core.checks import is_dict, is_number, is_whole
+from tflottery.core.checks import (
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Kind,
+    check,
+    dict_of,
+    is_number,
+    or_none,
+)
 
-# Of several dense networks in one setting, the one that others are compared with.
+SETTING = ("experiment", "dataset", "regime", "head")
+"""The attributes of a cell that name its setting."""
+
+# If a setting has several dense networks, the first of these is compared with.
 _STARTS = ("trained", "rewind", "initial")
 # Densities of one point differ at most by this share, as layers round their counts.
 _SAME_DENSITY = 0.01
 
-Kinds = dict[str, tuple[Callable[[Any], bool], str]]
 
-
-def _optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-_KINDS: Kinds = {
-    "arm": (_is_text, "text"),
-    "density": (lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]"),
-    "seed": (is_whole, "a whole number of at least 0"),
-    **{
-        name: (_optional(_is_text), "text or null")
-        for name in ("experiment", "weights", "regime", "head", "dataset", "failure")
-    },
-    **{
-        name: (_optional(is_number), "a number or null")
-        for name in ("metric", "val_metric", "steps", "steps_to_best", "seconds")
-    },
-    "source_round": (_optional(is_whole), "a whole number or null"),
-    "density_per_layer": (
-        _optional(lambda v: is_dict(v, is_number)),
-        "an object of numbers or null",
-    ),
+_DENSITY = Kind(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
+_KINDS = {
+    "arm": TEXT,
+    "density": _DENSITY,
+    "seed": WHOLE,
+    **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
+    **dict.fromkeys(("metric", "val_metric", "steps"), or_none(NUMBER)),
+    **dict.fromkeys(("steps_to_best", "seconds"), or_none(NUMBER)),
+    "source_round": or_none(WHOLE),
+    "density_per_layer": or_none(dict_of(NUMBER)),
 }
 
 
@@ -49,18 +44,18 @@ class Cell:
     """One trained network of an experiment.
 
     Attributes:
-        arm: `"ticket"`, `"dense"`, or the control that it is.
-        density: the share of prunable weights that are kept, in (0, 1].
-        seed: what pairs it with the other arms.
-        experiment, dataset, regime, head: the setting; `None` where it has none.
-        weights: `"initial"`, `"rewind"` or `"trained"`, what training started from.
-        metric: the test accuracy, in [0, 1]; `None` where the cell failed.
-        val_metric: the validation accuracy, in [0, 1].
-        steps, steps_to_best: steps trained, and to the best validation accuracy.
-        seconds: time taken.
-        source_round: the round of the search that the masks are of.
-        density_per_layer: the share kept by path, each in [0, 1].
-        failure: why the cell does not count, or `None`.
+        arm: `"ticket"`, `"dense"` or the name of a control.
+        density: Share of prunable weights that are kept, in (0, 1].
+        seed: Random seed; arms are paired by it.
+        experiment, dataset, regime, head: The setting; `None` if there is none.
+        weights: `"initial"`, `"rewind"` or `"trained"`, where training started.
+        metric: Test accuracy, in [0, 1]; `None` if the cell failed.
+        val_metric: Validation accuracy, in [0, 1].
+        steps, steps_to_best: Steps trained, and to the best validation accuracy.
+        seconds: Duration.
+        source_round: Round of the search that the masks come from.
+        density_per_layer: Share kept by path, each in [0, 1].
+        failure: Why the cell does not count, or `None`.
     """
 
     arm: str
@@ -82,53 +77,50 @@ class Cell:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no result, or one that is no number."""
+        """Whether the cell has no usable result."""
         return self.failure is not None or self.metric is None
 
 
-def read(rows: Any, where: Any = "rows") -> list[Cell]:
-    """Returns the cells that the rows of `results.json` describe.
+def read(rows: Any) -> list[Cell]:
+    """Returns the cells in the rows of `results.json`.
 
-    A value that is NaN or infinite becomes `None`; keys that no cell has are left out.
+    NaN and infinity become `None`; unknown keys are ignored.
 
     Args:
-        rows: a list of dicts.
-        where: what to call them in an error.
+        rows: A list of dicts.
 
     Raises:
-        ValueError: naming the first row and value that is not of its kind.
+        ValueError: If a value has the wrong type; the message names the row.
 
     >>> read([{"arm": "dense", "density": 1.0, "seed": 0, "metric": 0.9}])[0].metric
     0.9
     """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{where} must be a list of objects, one per cell.")
-    return [_read_row(row, f"{where}[{index}]") for index, row in enumerate(rows)]
+        raise ValueError("rows must be a list of objects, one per cell.")
+    return [_read_row(row, f"rows[{index}]") for index, row in enumerate(rows)]
 
 
 def _read_row(row: dict[str, Any], where: str) -> Cell:
     values = {}
-    for name, (fits, kind) in _KINDS.items():
+    for name, kind in _KINDS.items():
         value = row.get(name)
-        if not fits(value):
-            raise ValueError(
-                f"{where} is not the result of a cell: `{name}` must be {kind}. "
-                f"Received: {name}={value!r}"
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            value = None
-        values[name] = value
+        try:
+            check(name, value, kind)
+        except ValueError as error:
+            raise ValueError(f"{where} is not the result of a cell: {error}") from error
+        not_finite = isinstance(value, float) and not math.isfinite(value)
+        values[name] = None if not_finite else value
     return Cell(**values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """The cells of one arm at one density, one per seed or more.
+    """The cells of one arm at one density, at least one per seed.
 
     Attributes:
-        density: the share kept, in (0, 1]; the mean where seeds differ by rounding.
-        cells: those with a result.
-        failed: the seeds of those without one, in order.
+        density: Share kept, in (0, 1]; the mean if seeds differ by rounding.
+        cells: The cells with a result.
+        failed: Seeds of the cells without one, in order.
     """
 
     density: float
@@ -136,10 +128,10 @@ class Point:
     failed: tuple[int, ...] = ()
 
     def by_seed(self, name: str) -> dict[int, float]:
-        """Returns a value of the cells by seed; cells without it are left out.
+        """Returns one attribute of the cells by seed; cells without it are left out.
 
         Several cells of one seed, as of a control drawn more than once, count as
-        their mean: only seeds are independent of each other.
+        their mean, because only seeds are independent of each other.
 
         >>> cells = [Cell(arm="dense", density=1, seed=3, metric=m) for m in (0.5, 1)]
         >>> Point(1.0, tuple(cells)).by_seed("metric")
@@ -164,12 +156,13 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is equal in all cells that are compared with each other.
+    """Cells that are compared with each other.
 
     Attributes:
-        experiment, dataset, regime, head: as in `Cell`.
-        dense: the network that the arms are compared with, or `None`.
-        curves: the arms.
+        experiment, dataset, regime, head: What these cells share, as in `Cell`.
+        dense: The network that the arms are compared with, or `None`.
+        dense_weights: Where the training of `dense` started.
+        curves: The arms.
     """
 
     experiment: str | None
@@ -184,46 +177,40 @@ class Setting:
     def tickets(self) -> tuple[Curve, ...]:
         """The curves of tickets: trained weights first, initial last."""
         found = [curve for curve in self.curves if curve.arm == "ticket"]
-        return tuple(sorted(found, key=lambda curve: _order(curve.weights)))
+        return tuple(sorted(found, key=_order))
 
 
 def settings(cells: Iterable[Cell]) -> list[Setting]:
     """Returns the settings of an experiment in order of appearance.
 
-    The dense network of a setting is its arm `"dense"`, and where it has none, the
-    ticket at density 1. Of several dense networks, that from the trained weights is
-    compared with, then rewind, then initial; the others are curves of one point.
+    The dense network of a setting is its arm `"dense"`, or else its ticket at density
+    1. If there are several, the arms are compared with the one from the trained
+    weights, else rewind, else initial; the others are curves of one point.
     """
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        key = (cell.experiment, cell.dataset, cell.regime, cell.head)
+        key = tuple(getattr(cell, name) for name in SETTING)
         groups.setdefault(key, []).append(cell)
     return [_setting(key, group) for key, group in groups.items()]
 
 
 def _setting(key: tuple, cells: list[Cell]) -> Setting:
-    names = ("experiment", "dataset", "regime", "head")
     by_arm: dict[tuple[str, str | None], list[Cell]] = {}
     for cell in cells:
         by_arm.setdefault((cell.arm, cell.weights), []).append(cell)
     curves = [
         Curve(arm, weights, _points(group)) for (arm, weights), group in by_arm.items()
     ]
-    dense = sorted(
-        (curve for curve in curves if curve.arm == "dense"),
-        key=lambda curve: _order(curve.weights),
-    )
-    if dense:
-        curves.remove(dense[0])
+    dense = min((c for c in curves if c.arm == "dense"), key=_order, default=None)
+    if dense is not None:
+        curves.remove(dense)
     else:
-        dense = sorted(
-            (c for c in curves if c.arm == "ticket" and c.points[0].density == 1),
-            key=lambda curve: _order(curve.weights),
-        )
+        whole = (c for c in curves if c.arm == "ticket" and c.points[0].density == 1)
+        dense = min(whole, key=_order, default=None)
     return Setting(
-        **dict(zip(names, key, strict=True)),
-        dense=dense[0].points[0] if dense else None,
-        dense_weights=dense[0].weights if dense else None,
+        **dict(zip(SETTING, key, strict=True)),
+        dense=dense.points[0] if dense else None,
+        dense_weights=dense.weights if dense else None,
         curves=tuple(curves),
     )
 
@@ -245,5 +232,6 @@ def _points(cells: list[Cell]) -> tuple[Point, ...]:
     )
 
 
-def _order(weights: str | None) -> int:
-    return _STARTS.index(weights) if weights in _STARTS else len(_STARTS)
+def _order(curve: Curve) -> int:
+    known = curve.weights in _STARTS
+    return _STARTS.index(curve.weights) if known else len(_STARTS)

@@ -1,31 +1,31 @@
-"""Search report: the page of one search, finished or not, with its figures."""
+"""Search report: the page of one search, finished or not."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tflottery import load_ticket
 from tflottery.core import files
-from tflottery.core.checks import is_dict
+from tflottery.core.checks import TEXT, check, dict_of, list_of, or_none
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.records import Round
 from tflottery.lab.report import drawing, figures, page, tables
+from tflottery.lab.report.experiment_report import plain
 from tflottery.lab.report.intervals import share
-from tflottery.lab.report.page import Html, element
-from tflottery.search import run_dir
-from tflottery.ticket import load_ticket
+from tflottery.lab.report.page import Details, Section, Table
 
-_LARGEST = 1e100  # Figures whose axes are longer cannot be drawn.
+_LARGEST = 1e100  # Matplotlib cannot draw longer axes.
 
 
-def search_page(path: Any, *more: Html) -> bytes:
-    """Returns the page of the search that was kept in the folder `path`.
+def search_page(path: Any, *more: Section) -> bytes:
+    """Returns the page of a search.
 
     Args:
-        path: the folder.
-        more: what follows the rounds.
+        path: Its run directory.
+        more: Sections to add after the rounds.
 
     Raises:
-        FileError: naming the file that is damaged.
+        FileError: If a file is damaged; the message names it.
     """
     manifest = files.read_json(path / "run.json")
     try:
@@ -33,9 +33,9 @@ def search_page(path: Any, *more: Html) -> bytes:
         _check_manifest(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise files.FileError(
-            f"{path / 'run.json'} does not say how a search was done: {error}"
+            f"{path / 'run.json'} does not describe a search: {error}"
         ) from error
-    rounds = run_dir.Run(path, manifest, writes=False).rounds()
+    rounds = _rounds(path / "rounds")
     ticket_path = path / "ticket.safetensors"
     ticket = load_ticket(ticket_path) if ticket_path.exists() else None
     if ticket is not None and ticket.round >= len(rounds):
@@ -43,65 +43,79 @@ def search_page(path: Any, *more: Html) -> bytes:
     for r in rounds:
         if not all(0 <= d <= 1 for d in r.density_per_layer.values()):
             raise files.FileError(
-                f"{path / 'rounds'} holds a `density_per_layer` outside of [0, 1], "
-                f"that of round {r.round}. Received: {dict(r.density_per_layer)!r}"
+                f"{path / 'rounds'} holds a `density_per_layer` outside [0, 1] in "
+                f"round {r.round}. Received: {dict(r.density_per_layer)!r}"
             )
     monitor = config.monitor or (ticket.monitor if ticket else "")
     if not monitor and rounds:
         monitor = choose_monitor(rounds[0].metrics)
     chosen = None if ticket is None else ticket.round
-    parts: list[Any] = [_how(rounds, monitor, config, chosen)]
+    sections = []
     if any(_counts(r, monitor) for r in rounds):
-        shown = rounds[chosen if chosen is not None else -1]
+        shown = rounds[-1 if chosen is None else chosen]
         title = f"round {shown.round}, {share(1 - shown.sparsity)} of the weights"
-        parts.append(
-            page.figures(
-                [
-                    rounds_metric(rounds, monitor, chosen),
-                    learning_curves(rounds, monitor),
-                    figures.layers([shown.density_per_layer], title),
-                ]
+        drawn = [
+            rounds_metric(rounds, monitor, chosen),
+            learning_curves(rounds, monitor),
+            figures.layers([shown.density_per_layer], title),
+        ]
+        layers = tables.layers([shown.density_per_layer], title)
+        sections = [
+            Section(
+                figures=[picture for picture in drawn if picture],
+                details=[Details(summary="Every layer", table=layers)],
             )
-        )
-        parts.append(tables.layers([shown.density_per_layer], title))
-    versions = ticket.versions if ticket else manifest.get("versions")
-    return page.document(
+        ]
+    return page.render(
         "Ticket search",
         _headline(rounds, monitor, chosen),
-        *parts,
-        element("h2", "Rounds"),
-        _round_table(rounds, monitor, chosen),
-        *more,
-        element("h2", "How it was made"),
-        _made(manifest, config, versions),
+        [
+            *sections,
+            Section(title="Rounds", table=_round_table(rounds, monitor, chosen)),
+            *more,
+            _made(manifest, config, ticket.versions if ticket else None),
+        ],
+        how=_how(rounds, monitor, config, chosen),
     )
 
 
+def _rounds(folder: Any) -> list[Round]:
+    """Returns the records of the finished rounds, in order."""
+    rounds: list[Round] = []
+    for path in sorted(folder.glob("[0-9]*.json")):
+        try:
+            record = Round(**files.read_json(path))
+        except (TypeError, ValueError) as error:
+            raise files.FileError(
+                f"{path} is not the record of a round. {error}"
+            ) from error
+        if record.round != len(rounds):
+            raise files.FileError(
+                f"{path} is the record of round {record.round}, but round "
+                f"{len(rounds)} comes next: a file was lost or renamed."
+            )
+        rounds.append(record)
+    return rounds
+
+
 def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Checks the kinds of what is read of a manifest beside its config.
+    """Checks the types of a manifest's values, apart from its config.
 
     Raises:
-        ValueError: naming the first value that is not of its kind.
+        ValueError: If one has another type; the message names it.
     """
-    paths, versions = manifest.get("paths", []), manifest.get("versions")
-    fits = {
-        "paths": isinstance(paths, list) and all(isinstance(p, str) for p in paths),
-        "versions": versions is None
-        or is_dict(versions, lambda version: isinstance(version, str)),
-        **{
-            name: isinstance(manifest.get(name, ""), str)
-            for name in ("architecture", "command")
-        },
-    }
-    for name, fit in fits.items():
-        if not fit:
-            raise ValueError(
-                f"`{name}` is not of its kind. Received: {name}={manifest[name]!r}"
-            )
+    for name, kind in (
+        ("paths", list_of(TEXT)),
+        ("versions", or_none(dict_of(TEXT))),
+        ("architecture", TEXT),
+        ("command", TEXT),
+    ):
+        if name in manifest:
+            check(name, manifest[name], kind)
 
 
 def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
-    """Returns the sentence that the search came to."""
+    """Returns the result of the search in one sentence."""
     if not rounds:
         return "No round is finished yet."
     if chosen is None or chosen >= len(rounds):
@@ -115,21 +129,21 @@ def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
 
 def _how(
     rounds: Sequence[Round], monitor: str, config: LotteryConfig, chosen: int | None
-) -> Html:
+) -> str:
     texts = ["1 seed: no interval, so no claim that it wins."]
     if chosen is not None:
         how = "last" if config.select == "last" else "sparsest winning"
         texts.append(
-            f"Round {chosen} of {len(rounds) - 1} was chosen as the {how} one by "
-            f"{monitor}, with a tolerance of {config.tolerance:g}. So that number is "
-            "no test of it: measure the ticket on data that chose nothing."
+            f"Round {chosen} of {len(rounds) - 1} was chosen as the {how} round by "
+            f"{monitor}, with a tolerance of {config.tolerance:g}. That value is "
+            "therefore optimistic: measure the ticket on data that chose nothing."
         )
     failed = [r for r in rounds if r.failure is not None]
     texts += [f"Round {r.round} failed: {r.failure}." for r in failed]
-    return element("p", " ".join(texts), cls="how")
+    return " ".join(texts)
 
 
-def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> Html:
+def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> Table:
     names = list(dict.fromkeys(name for r in rounds for name in r.metrics))
     names.sort(key=lambda name: name != monitor)
     dense = rounds[0].metrics.get(monitor) if rounds else None
@@ -146,33 +160,31 @@ def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> H
                 r.failure,
             ]
         )
-    return page.table(
-        [
-            *("round", "left (%)", "to dense", *names),
-            *("steps", "seconds", "failure"),
-        ],
-        rows,
-        caption="The rounds; the ticket's is highlighted",
-        chosen=[] if chosen is None else [chosen],
+    head = ["round", "left (%)", "to dense", *names, "steps", "seconds", "failure"]
+    return Table(
+        head=head,
+        rows=rows,
+        caption="The rounds; the ticket's round is highlighted",
+        chosen=() if chosen is None else (chosen,),
         text=("failure",),
     )
 
 
-def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Html:
+def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Section:
+    versions = versions or manifest.get("versions")
     training = manifest.get("training")
-    command = manifest.get("command") or _call(config)
-    facts = page.facts(
-        [
-            ("command", element("code", command)),
-            ("seed", "none was set" if config.seed is None else config.seed),
-            ("architecture", manifest.get("architecture")),
-            ("versions", None if versions is None else page.plain(dict(versions))),
-        ]
+    return Section(
+        title="How it was made",
+        facts={
+            "command": manifest.get("command") or _call(config),
+            "seed": "none was set" if config.seed is None else config.seed,
+            "architecture": manifest.get("architecture"),
+            "versions": None if versions is None else plain(dict(versions)),
+        },
+        details=[Details(summary="Optimizer and loss", data=training)]
+        if training
+        else [],
     )
-    if not training:
-        return facts
-    summary = element("summary", "Optimizer and loss")
-    return page.join((facts, element("details", summary, page.data(training))))
 
 
 def _call(config: LotteryConfig) -> str:
@@ -235,7 +247,7 @@ def rounds_metric(
 
 
 def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | None:
-    """Draws the metric over the epochs of every round of a search."""
+    """Draws the metric over the epochs of each round of a search."""
     curves = [
         (r, [v if abs(v) < _LARGEST else math.nan for v in r.history.get(monitor, ())])
         for r in rounds
@@ -277,7 +289,7 @@ def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | 
     return drawing.draw(
         plot,
         alt=f"{monitor} over the epochs of {len(curves)} rounds: {ends}.",
-        caption=f"{monitor} in each round: the darker, the fewer weights.",
+        caption=f"{monitor} in each round; darker lines have fewer weights.",
     )
 
 

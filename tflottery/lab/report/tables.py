@@ -1,9 +1,9 @@
-"""Tables: the figures of an experiment in rows, by arm, by density and by cell."""
+"""Tables: an experiment's numbers by arm, by density and by cell."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-from tflottery.lab.report import figures, page
+from tflottery.lab.report import figures
 from tflottery.lab.report.intervals import (
     Interval,
     compare,
@@ -13,111 +13,128 @@ from tflottery.lab.report.intervals import (
     share,
     verdict,
 )
-from tflottery.lab.report.page import Html, element
-from tflottery.lab.report.results import Cell, Curve, Point, Setting
+from tflottery.lab.report.page import Table
+from tflottery.lab.report.results import SETTING, Cell, Curve, Point, Setting
+
+# How far, as a share, a point's density may be from the one asked for.
+_SAME_DENSITY = 0.02
 
 
 def nearest(curve: Curve, density: float) -> Point:
-    """Returns the point of a curve that lies nearest to a density."""
+    """Returns the point of a curve whose density is nearest to `density`."""
     return min(curve.points, key=lambda p: abs(math.log(p.density / density)))
 
 
-def arms(setting: Setting, at: float | None, tolerance: float) -> Html:
+def arms(setting: Setting, at: float | None, tolerance: float) -> Table | None:
     """Returns all arms at the density that the ticket is judged at."""
     dense = setting.dense
     if at is None or dense is None:
-        return Html()
+        return None
     ticket = nearest(setting.tickets[0], at)
-    rows = [["dense", *_means(dense), None, None, _of_ticket(ticket, dense)]]
+    name = figures.label(setting.tickets[0])
+    rows = [["dense", *_means(dense), None, None, _minus(ticket, dense)]]
     for curve in setting.curves:
         point = nearest(curve, at)
-        if abs(point.density / at - 1) > 0.02:
-            continue
-        found = compare(point, dense)
-        rows.append(
-            [
-                figures.label(curve, setting),
-                *_means(point),
-                None
-                if found.test is None
-                else points(found.test, signed=True, digits=2),
-                verdict(found, tolerance),
-                None if point is ticket else _of_ticket(ticket, point),
-            ]
-        )
-    name = figures.label(setting.tickets[0])
+        if abs(point.density / at - 1) <= _SAME_DENSITY:
+            found = compare(point, dense)
+            rows.append(
+                [
+                    figures.label(curve, setting),
+                    *_means(point),
+                    _signed(found.test),
+                    verdict(found, tolerance),
+                    None if point is ticket else _minus(ticket, point),
+                ]
+            )
     head = ["arm", "test accuracy (%)", "steps to best", "to dense (points)", "verdict"]
-    return page.table(
-        [*head, f"{name} minus arm (points)"],
-        rows,
+    return Table(
+        head=[*head, f"{name} minus arm (points)"],
+        rows=rows,
         caption=f"The arms at {share(at)} of the weights, with 95 % intervals",
         text=("arm", "verdict"),
         chosen=[i for i, row in enumerate(rows) if row[0] == name],
     )
 
 
-def _of_ticket(ticket: Point, other: Point) -> str | None:
-    pairs = paired(ticket.by_seed("metric"), other.by_seed("metric"))
-    return points(interval(pairs.values()), signed=True, digits=2) if pairs else None
-
-
 def densities(
     setting: Setting, tolerance: float, chosen: Mapping[str | None, float]
-) -> Html:
+) -> Table:
+    """Returns every arm at every density.
+
+    Args:
+        setting: The arms.
+        tolerance: Allowed difference to dense, in [0, 1].
+        chosen: For the weights that a ticket starts from, the density to highlight.
+    """
     rows, marked = [], []
     for curve in setting.curves:
         for point in curve.points:
             found = compare(point, setting.dense) if setting.dense else None
             if curve.arm == "ticket" and chosen.get(curve.weights) == point.density:
                 marked.append(len(rows))
+            to_dense = [None, None, None]
+            if found is not None:
+                judged = point is not setting.dense
+                to_dense = [_signed(found.test), _signed(found.validation)]
+                to_dense.append(verdict(found, tolerance) if judged else None)
             rows.append(
                 [
                     figures.label(curve, setting),
                     share(point.density),
                     len({cell.seed for cell in point.cells}),
                     *_means(point),
-                    _signed(found.test if found else None),
-                    _signed(found.validation if found else None),
-                    None
-                    if found is None or point is setting.dense
-                    else verdict(found, tolerance),
+                    *to_dense,
                 ]
             )
-    return element(
-        "details",
-        element("summary", "Every arm at every density"),
-        page.table(
-            [
-                *("arm", "left", "seeds", "test accuracy (%)", "steps to best"),
-                *("to dense (points)", "to dense, validation", "verdict"),
-            ],
-            rows,
-            caption="Means over the seeds with 95 % intervals; the highlighted rows "
-            "were chosen on validation. Of many verdicts some are wrong by chance.",
-            text=("arm", "verdict"),
-            chosen=marked,
-        ),
-        open="",
+    return Table(
+        head=[
+            *("arm", "left", "seeds", "test accuracy (%)", "steps to best"),
+            *("to dense (points)", "to dense, validation", "verdict"),
+        ],
+        rows=rows,
+        caption="Means over the seeds with 95 % intervals. The highlighted rows were "
+        "chosen on validation. With this many verdicts, some are wrong by chance.",
+        text=("arm", "verdict"),
+        chosen=marked,
     )
 
 
-def layers(densities: Sequence[Mapping[str, float]], title: str) -> Html:
-    """Returns the density of every layer, the mean over tickets."""
+def layers(densities: Sequence[Mapping[str, float]], title: str) -> Table | None:
+    """Returns the density of every layer, averaged over the tickets."""
     if not densities or not densities[0]:
-        return Html()
-    rows = []
-    for path in densities[0]:
-        values = [100 * found[path] for found in densities if path in found]
-        rows.append([path, f"{sum(values) / len(values):.2f}"])
-    return element(
-        "details",
-        element("summary", "Every layer"),
-        page.table(
-            ["weight", "left (%)"],
-            rows,
-            caption=f"Weights left per layer, {title}",
-            text=("weight",),
-        ),
+        return None
+    means = figures.means_by_layer(densities)
+    return Table(
+        head=["weight", "left (%)"],
+        rows=[[path, f"{mean:.2f}"] for path, (mean, _) in means.items()],
+        caption=f"Weights left per layer, {title}",
+        text=("weight",),
+    )
+
+
+def cells(found: Sequence[Cell]) -> Table:
+    """Returns all cells, with the settings in which they differ."""
+    varying = [n for n in SETTING if len({getattr(c, n) for c in found}) > 1]
+    failures = ["failure"] if any(cell.failed for cell in found) else []
+    numbers = {"metric": 4, "val_metric": 4, "steps": 0, "steps_to_best": 0}
+    numbers["seconds"] = 1
+    rows = [
+        [
+            *(getattr(cell, name) for name in varying),
+            *(cell.arm, cell.weights, share(cell.density), cell.seed),
+            cell.source_round,
+            *(_number(getattr(cell, name), digits) for name, digits in numbers.items()),
+            *(cell.failure or cell.failed * "failed" for _ in failures),
+        ]
+        for cell in found
+    ]
+    head = [*varying, "arm", "weights", "left", "seed", "round of the search"]
+    head += ["test accuracy", "validation accuracy", "steps", "steps to best"]
+    return Table(
+        head=[*head, "seconds", *failures],
+        rows=rows,
+        caption=f"{len(found)} cells, one trained network each",
+        text=(*varying, "arm", "weights", "failure"),
     )
 
 
@@ -130,6 +147,11 @@ def _means(point: Point) -> list[str | None]:
     ]
 
 
+def _minus(ticket: Point, other: Point) -> str | None:
+    pairs = paired(ticket.by_seed("metric"), other.by_seed("metric"))
+    return _signed(interval(pairs.values()) if pairs else None)
+
+
 def _whole(found: Interval) -> str:
     end = "" if found.half is None else f" ± {found.half:,.0f}"
     return f"{found.mean:,.0f}{end}"
@@ -137,32 +159,6 @@ def _whole(found: Interval) -> str:
 
 def _signed(found: Interval | None) -> str | None:
     return None if found is None else points(found, signed=True, digits=2)
-
-
-def cells(found: Sequence[Cell]) -> Html:
-    settings = ("experiment", "dataset", "regime", "head")
-    varying = [n for n in settings if len({getattr(c, n) for c in found}) > 1]
-    failures = any(cell.failed for cell in found)
-    numbers = {"metric": 4, "val_metric": 4, "steps": 0, "steps_to_best": 0}
-    numbers["seconds"] = 1
-    rows = [
-        [
-            *(getattr(cell, name) for name in varying),
-            *(cell.arm, cell.weights, share(cell.density), cell.seed),
-            cell.source_round,
-            *(_number(getattr(cell, name), digits) for name, digits in numbers.items()),
-            *([cell.failure or cell.failed * "failed"] if failures else ()),
-        ]
-        for cell in found
-    ]
-    head = [*varying, "arm", "weights", "left", "seed", "round of the search"]
-    head += ["test accuracy", "validation accuracy", "steps", "steps to best"]
-    return page.table(
-        [*head, "seconds", *(["failure"] if failures else ())],
-        rows,
-        caption=f"{len(found)} cells, one trained network each",
-        text=(*varying, "arm", "weights", "failure"),
-    )
 
 
 def _number(value: float | None, digits: int) -> str | None:
