@@ -4,7 +4,6 @@ from typing import Any
 
 from tflottery.core.masks import Masks
 from tflottery.engines import network
-from tflottery.engines.engine import engine_for as engine_for
 
 
 def hold(model: Any, masks: Masks) -> None:

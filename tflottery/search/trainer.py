@@ -14,8 +14,8 @@ from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
-from tflottery.engines import shuffling
-from tflottery.engines.engine import as_numbers, engine_for
+from tflottery.engines import network, shuffling
+from tflottery.engines.engine import Engine, as_numbers
 from tflottery.search import callback_state
 from tflottery.search.checkpoint import Checkpoint
 
@@ -24,6 +24,22 @@ _REWOUND = {
     "learning_rate": ("optimizer",),
     "fine_tune": (),
 }
+
+
+def engine_for(model: Any) -> Engine:
+    """Returns the engine for `model`.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not built, or nothing in it can be pruned.
+    """
+    if network.keras_of(model).__name__ == "tf_keras":
+        from tflottery.engines.tf_keras import TfKerasEngine
+
+        return TfKerasEngine(model)
+    from tflottery.engines.keras3 import Keras3Engine
+
+    return Keras3Engine(model)
 
 
 @dataclasses.dataclass(frozen=True)
