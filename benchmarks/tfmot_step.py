@@ -19,11 +19,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from tflottery import LotterySchedule, RewindToInit, engines
+from tflottery import LotterySchedule, RewindToInit
 from tflottery.core import criteria, pruning
 from tflottery.core import masks as masks_lib
 from tflottery.engines.tfmot.imported import sparsity, tf_keras
 from tflottery.lab.data import datasets
+from tflottery.search.trainer import engine_for
 
 SPARSITY = 0.9
 
@@ -72,7 +73,7 @@ class EachBatch(tf_keras.callbacks.Callback):
 
 def ours(ds, callbacks):
     model = compiled(lenet())
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare(ds, rewind_step=0, callbacks=callbacks)
     masks = masks_lib.ones({p: engine.weights()[p] for p in engine.prunable})
     scores = criteria.magnitude(engine.weights(), {})

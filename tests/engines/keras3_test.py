@@ -7,6 +7,7 @@ import pytest
 import tflottery
 from tflottery import engines
 from tflottery.engines import network
+from tflottery.search.trainer import engine_for
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 tensorflow_only = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
@@ -89,7 +90,7 @@ def test_pruned_weights_are_zero_after_every_step(name):
     model = make_model()
     model.compile(OPTIMIZERS[name](), "sparse_categorical_crossentropy")
     masks = half_masks(model)
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[Watch(masks)])
     model.fit(X, Y, batch_size=8, epochs=1, verbose=0)  # Fills slots and averages.
     engine.hold(masks)
@@ -114,7 +115,7 @@ def test_masks_hold_in_mixed_precision(policy):
     model = make_model()
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     masks = half_masks(model)
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     engine.hold(masks)
     before, watch = engine.weights(), Watch(masks)
@@ -136,7 +137,7 @@ def test_masks_hold_however_the_step_is_run(options):
         **options,
     )
     masks = half_masks(model)
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[Watch(masks)])
     engine.hold(masks)
     before, watch = engine.weights(), Watch(masks)
@@ -149,7 +150,7 @@ def test_a_constraint_of_the_users_own_applies_too():
     model = make_model(kernel_constraint=keras.constraints.MaxNorm(0.3, axis=0))
     model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
     masks = half_masks(model)
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     engine.hold(masks)
     model.fit(X, Y, batch_size=8, epochs=3, verbose=0)
@@ -183,7 +184,7 @@ def traced_model():
 
 def test_new_masks_take_effect_without_a_new_trace():
     model, traces = traced_model()
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     path = next(iter(engine.prunable))
     state = engine.state()
@@ -223,7 +224,7 @@ def test_new_masks_take_effect_outside_a_search_too():
 def test_restoring_brings_back_weights_statistics_slots_and_step():
     model = make_model()
     model.compile("adam", "sparse_categorical_crossentropy")
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
     state = engine.state()

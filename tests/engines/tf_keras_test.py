@@ -4,10 +4,10 @@ import tensorflow as tf
 import tf_keras
 
 import tflottery
-from tflottery import engines
 from tflottery.core import masks
 from tflottery.engines import network
 from tflottery.engines.tfmot.imported import sparsity
+from tflottery.search.trainer import engine_for
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
@@ -179,7 +179,7 @@ def test_nothing_is_traced_anew_between_rounds():
 def test_rewinding_restores_all_state_exactly(optimizer):
     model = sequential()
     model.compile(optimizer(), "sparse_categorical_crossentropy")
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     fit = {"validation_data": None, "initial_epoch": 0, "callbacks": [], "verbose": 0}
     engine.fit((X, Y), epochs=2, **fit)
@@ -351,7 +351,7 @@ def told(*more):
     model = tf_keras.Sequential(
         [layers.Input((6,)), *more, layers.Dense(3, activation="softmax")]
     )
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     return "".join(engine.prepare((X, Y), rewind_step=0, callbacks=[])[1:])
 
 

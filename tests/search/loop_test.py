@@ -10,8 +10,8 @@ import tflottery
 from tflottery.core import masks as masks_lib
 from tflottery.core import paths as paths_lib
 from tflottery.engines import network
-from tflottery.engines.engine import engine_for
 from tflottery.lab.data import pipelines
+from tflottery.search.trainer import engine_for
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 tensorflow_only = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")

@@ -7,7 +7,6 @@ import numpy as np
 from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
 from tflottery.engines import holding, network
-from tflottery.engines.engine import engine_for as engine_for
 
 
 def hold(model: Any, masks: Masks | None = None) -> Any:

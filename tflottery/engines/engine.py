@@ -23,26 +23,6 @@ _MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "io
 _LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
 
 
-def engine_for(model: Any, include: Sequence[str] = ()) -> "Engine":
-    """Returns the engine for `model`.
-
-    Args:
-        model: A Keras model.
-        include: Patterns of weights to prune that are not pruned by default.
-
-    Raises:
-        TypeError: If it is not a Keras model.
-        ValueError: If it is not built, or nothing in it can be pruned.
-    """
-    if network.keras_of(model).__name__ == "tf_keras":
-        from tflottery.engines.tf_keras import TfKerasEngine
-
-        return TfKerasEngine(model, include)
-    from tflottery.engines.keras3 import Keras3Engine
-
-    return Keras3Engine(model, include)
-
-
 class Engine(abc.ABC):
     """Trains a model for a search.
 

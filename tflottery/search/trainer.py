@@ -13,10 +13,10 @@ from tflottery.core import plan
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round
-from tflottery.engines import building, holding, shuffling
+from tflottery.engines import building, holding, network, shuffling
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
-from tflottery.engines.engine import as_numbers, engine_for
+from tflottery.engines.engine import Engine, as_numbers
 from tflottery.search import callback_state
 from tflottery.search.checkpoint import Checkpoint
 
@@ -25,6 +25,26 @@ _REWOUND = {
     "learning_rate": ("optimizer",),
     "fine_tune": (),
 }
+
+
+def engine_for(model: Any, include: Sequence[str] = ()) -> Engine:
+    """Returns the engine for `model`.
+
+    Args:
+        model: A Keras model.
+        include: Patterns of weights to prune that are not pruned by default.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not built, or nothing in it can be pruned.
+    """
+    if network.keras_of(model).__name__ == "tf_keras":
+        from tflottery.engines.tf_keras import TfKerasEngine
+
+        return TfKerasEngine(model, include)
+    from tflottery.engines.keras3 import Keras3Engine
+
+    return Keras3Engine(model, include)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import tf_keras
 from tflottery import engines
 from tflottery.engines import holding, network
 from tflottery.engines.tfmot import held
+from tflottery.search.trainer import engine_for
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 6)).astype("float32")
@@ -64,7 +65,7 @@ def held_model(optimizer, model=None, **compile_options):
     model = make_model() if model is None else model
     model.compile(optimizer, "sparse_categorical_crossentropy", **compile_options)
     masks = half_masks(model)
-    engine = engines.engine_for(model)
+    engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[Watch(masks)])
     model.fit(X, Y, batch_size=8, verbose=0)  # Fills slots and averages.
     engine.hold(masks)
