@@ -33,13 +33,6 @@ class FitSettings:
     validation_steps: int | None = None
     validation_batch_size: int | None = None
 
-    def of_validation(self) -> "FitSettings":
-        """Returns the settings under which validation data is read."""
-        return FitSettings(
-            batch_size=self.validation_batch_size or self.batch_size,
-            steps_per_epoch=self.validation_steps,
-        )
-
 
 PLAIN = FitSettings()
 
@@ -82,14 +75,15 @@ def check(name: str, data: Any, settings: FitSettings = PLAIN) -> None:
             f"keras.utils.PyDataset or arrays. Received: {data!r}"
         )
     steps = "validation_steps" if name == "validation_data" else "steps_per_epoch"
+    ends = getattr(settings, steps) is not None
     if hasattr(data, "cardinality"):
-        if int(data.cardinality()) == -1 and settings.steps_per_epoch is None:
+        if int(data.cardinality()) == -1 and not ends:
             raise ValueError(
                 f"`{name}` is endless, so an epoch never ends. Remove its `.repeat()`, "
                 f"or pass `{steps}`."
             )
     elif hasattr(data, "num_batches") and data.num_batches is None:
-        if settings.steps_per_epoch is None:
+        if not ends:
             raise ValueError(
                 f"`{name}` is endless, so an epoch never ends: its `num_batches` is "
                 f"None. Give it a `__len__`, or pass `{steps}`."
@@ -104,7 +98,7 @@ def check(name: str, data: Any, settings: FitSettings = PLAIN) -> None:
             "keras.utils.PyDataset. Received: "
             f"{reprlib.repr(data)} of type {type(data).__name__}"
         )
-    if steps_per_epoch(data, settings) == 0:
+    if steps_per_epoch(data) == 0:
         raise ValueError(f"`{name}` is empty: it has no batches.")
 
 
@@ -217,9 +211,19 @@ def check_examples(name: str, data: Any, model: Any) -> None:
             f"`{name}` has examples of type {kind}, but `model` {model.name!r} takes "
             "numbers. Convert them first."
         )
-    if _fits(shape[1:], wanted):
+    # The examples, or a single one if the data is not batched; Keras adds or removes a
+    # last axis of 1.
+    fits = {
+        axes: any(
+            len(s) == len(wanted)
+            and all(w in (None, n) for n, w in zip(s, wanted, strict=True))
+            for s in (s, (*s, 1), s[:-1] if s[-1:] == (1,) else s)
+        )
+        for axes, s in (("batched", shape[1:]), ("single", shape))
+    }
+    if fits["batched"]:
         return
-    if _fits(shape, wanted):
+    if fits["single"]:
         raise ValueError(
             f"`{name}` is not batched: it yields single examples of shape {shape}. "
             "Call `.batch(batch_size)` on it."
@@ -227,16 +231,6 @@ def check_examples(name: str, data: Any, model: Any) -> None:
     raise ValueError(
         f"`{name}` has examples of shape {shape[1:]}, but `model` {model.name!r} "
         f"takes {wanted}. Reshape the examples, or give the model another input."
-    )
-
-
-def _fits(shape: tuple, wanted: tuple) -> bool:
-    # Keras adds or removes a last axis of 1.
-    shapes = [shape, (*shape, 1), *([shape[:-1]] if shape[-1:] == (1,) else [])]
-    return any(
-        len(s) == len(wanted)
-        and all(w is None or n == w for n, w in zip(s, wanted, strict=True))
-        for s in shapes
     )
 
 

@@ -156,13 +156,14 @@ class Engine(abc.ABC):
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Returns the loss and the metrics on validation data by name."""
-        settings = self.settings.of_validation()
+        settings = self.settings
+        batch_size = settings.validation_batch_size or settings.batch_size
         arrays = isinstance(data, (tuple, list))
         parts = data if arrays else (data,)
         logs = self.model.evaluate(
             **dict(zip(("x", "y", "sample_weight"), parts, strict=False)),
-            batch_size=settings.batch_size if arrays else None,
-            steps=settings.steps_per_epoch,
+            batch_size=batch_size if arrays else None,
+            steps=settings.validation_steps,
             return_dict=True,
             verbose=0,
         )

@@ -130,9 +130,8 @@ def _tf_dataset(
     tf = importlib.import_module("tensorflow")
     # On the host: a gather on the device would bring each batch back to tf.data.
     with tf.device("/cpu:0"):
-        tensors = map_arrays(
-            tf.constant, tuple(part for part in arrays if part is not None)
-        )
+        given = tuple(part for part in arrays if part is not None)
+        tensors = tf.nest.map_structure(tf.constant, given)
     count = len(tf.nest.flatten(tensors)[0])
     length = steps * batch_size if steps else None
     steps = steps or -(-count // batch_size)
@@ -159,7 +158,7 @@ def _tf_dataset(
         return tf.ensure_shape(indices, [length or count]), tf.ensure_shape(epoch, [])
 
     def gather(indices, index, epoch):
-        x, *others = map_arrays(lambda tensor: tf.gather(tensor, indices), tensors)
+        x, *others = tf.nest.map_structure(lambda t: tf.gather(t, indices), tensors)
         if augment is not None:
             shape = x.shape
             x = tf.numpy_function(change, [x, epoch, index], tf.float32)

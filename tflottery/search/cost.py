@@ -87,7 +87,10 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
     steps, batches = _batches("ds", ds, settings), 0
     if validation_data is not None:
-        judged = settings.of_validation()
+        judged = data_lib.FitSettings(
+            batch_size=settings.validation_batch_size or settings.batch_size,
+            steps_per_epoch=settings.validation_steps,
+        )
         batches = _batches("validation_data", validation_data, judged)
     engine = trainer.engine
     masks = trainer.masks

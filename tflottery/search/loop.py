@@ -332,10 +332,10 @@ def _done(last: Trained | None, config: LotteryConfig) -> bool:
 
 def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Masks:
     """Returns the masks of the round after `trained`."""
-    config, rewind = trainer.config, trainer.weights_at("rewind")
+    config, rewind = trainer.config, trainer.rewind_state
     scores = score(
         {path: trained.weights[path] for path in trainer.paths},
-        {path: rewind[path] for path in trainer.paths},
+        {path: rewind[f"weights/{path}"] for path in trainer.paths},
     )
     target = 1 - config.target_sparsity
     masks = pruning.prune(

@@ -73,6 +73,7 @@ class Trainer:
         masks: The masks of round 0: those that the model holds, else they keep every
             weight.
         monitor: The metric that tells a winning ticket; empty until it is known.
+        rewind_state: The state at step k; empty until the search has been there.
         verbose: What `fit` prints inside a round.
 
     Raises:
@@ -107,8 +108,7 @@ class Trainer:
         self.ds, self.validation_data = ds, validation_data
         data_lib.check("ds", ds, settings)
         if validation_data is not None:
-            judged = settings.of_validation()
-            data_lib.check("validation_data", validation_data, judged)
+            data_lib.check("validation_data", validation_data, settings)
         self.config = config
         self.paths = plan.choose(engine.prunable, config.skip, config.layer_fractions)
         self.masks = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
@@ -135,7 +135,7 @@ class Trainer:
             self._numbers = self._settings = callback_state.numbers_in(self.callbacks)
         self._run: Any = None
         self._start: Mapping[str, np.ndarray] = {}
-        self._rewind: Mapping[str, np.ndarray] = {}
+        self.rewind_state: Mapping[str, np.ndarray] = {}
         self._first_step = 0
 
     def _held_masks(self) -> Masks:
@@ -184,7 +184,7 @@ class Trainer:
         self._start = start or light(engine.state())
         if run and not start:
             run.save("start", self._start, {})
-        self._rewind = rewind if self.config.rewind_step > 0 else self._start
+        self.rewind_state = rewind if self.config.rewind_step > 0 else self._start
         if records:
             self.monitor = self.monitor or choose_monitor(records[0].metrics)
         engine.restore(self._start)
@@ -251,7 +251,7 @@ class Trainer:
         """Trains the next round with `masks`, after the rounds of `records`."""
         engine, config, epoch = self.engine, self.config, 0
         if records:
-            engine.restore(self._rewind, parts=_REWOUND[config.retrain])
+            engine.restore(self.rewind_state, parts=_REWOUND[config.retrain])
             rewinds = config.retrain == "rewind" and config.rewind_step > 0
             if rewinds and self._steps_per_epoch:
                 epoch = engine.batches(config.rewind_step) // self._steps_per_epoch
@@ -309,9 +309,11 @@ class Trainer:
                 callback_state.remind(self.callbacks, remembered, at.arrays)
 
         def at_step_k() -> None:
-            self._rewind = light(engine.state())
+            self.rewind_state = light(engine.state())
             if self._run:
-                self._run.save("rewind", self._rewind, {"step": config.rewind_step})
+                self._run.save(
+                    "rewind", self.rewind_state, {"step": config.rewind_step}
+                )
 
         def on_epoch_end(epoch: int, logs: Any = None) -> None:
             if hasattr(engine.model, "jax_state_sync"):
@@ -347,7 +349,7 @@ class Trainer:
         counters, watchers = [], []
         if self._uncounted and config.rewind_step > 0 and at.round == 0:
             counters = [callbacks_lib.batch_counter(keras)]
-        if not self._rewind:
+        if not self.rewind_state:
             k = at.step + config.rewind_step
             watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
         if ordered:
@@ -366,7 +368,7 @@ class Trainer:
             callbacks=[*self.callbacks, *counters, *watchers, ours],
             verbose=self.verbose,
         )
-        if not self._rewind:
+        if not self.rewind_state:
             raise ValueError(
                 f"`rewind_step` must lie within round 0, which ended after "
                 f"{engine.step() - at.step} steps. Received: "
@@ -375,13 +377,13 @@ class Trainer:
 
     def _save(self, at: Checkpoint) -> None:
         at.callbacks, arrays = callback_state.remembered(self.callbacks, self._settings)
-        at.rewound, at.steps_per_epoch = bool(self._rewind), self._steps_per_epoch
+        at.rewound, at.steps_per_epoch = bool(self.rewind_state), self._steps_per_epoch
         arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}
         self._run.save("current", {**self.engine.state(), **arrays}, at.header())
 
     def weights_at(self, name: str) -> dict[str, np.ndarray]:
         """Returns all weights as they were `"initial"`ly (θ0) or at `"rewind"` (θk)."""
-        state = self._start if name == "initial" else self._rewind
+        state = self._start if name == "initial" else self.rewind_state
         return {
             path.removeprefix("weights/"): w
             for path, w in state.items()
