@@ -3,6 +3,7 @@
 Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs to.
 """
 
+import contextlib
 import dataclasses
 import math
 import reprlib
@@ -287,7 +288,14 @@ def compile_default(model: Any, keras: Any, data: Any) -> str:
     """
     y = first_batch(data)[1]
     units = _output_units(model)
-    activation = _output_activation(model, keras)
+    # The activation of the layer that makes the output, if that is known.
+    activation = None
+    with contextlib.suppress(AttributeError, TypeError, IndexError):
+        history = model.outputs[0]._keras_history
+        layer = getattr(history, "operation", None) or history.layer
+        activation = getattr(getattr(layer, "activation", None), "__name__", None)
+        if isinstance(layer, keras.layers.Softmax):
+            activation = "softmax"
     loss = None
     if units is not None and activation is not None and not isinstance(y, dict | None):
         loss = _cross_entropy(keras, np.asarray(y), units, activation)
@@ -328,19 +336,6 @@ def _cross_entropy(keras: Any, y: np.ndarray, units: int, activation: str) -> An
         if y.ndim == 2 and y.shape[1] == units and np.all(y.sum(1) == 1):
             return keras.losses.CategoricalCrossentropy(from_logits=logits)
     return None
-
-
-def _output_activation(model: Any, keras: Any) -> str | None:
-    """Returns the name of the activation that makes the model's output, if known."""
-    try:
-        history = model.outputs[0]._keras_history
-        layer = getattr(history, "operation", None) or history.layer
-    except (AttributeError, TypeError, IndexError):
-        return None
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", None)
 
 
 def arrays_in(tree: Any) -> list[Any]:

@@ -50,8 +50,8 @@ class TfKerasEngine(Engine):
     def fit(self, data: Any, *, validation_data: Any, **settings: Any) -> None:
         if (
             validation_data is not None
-            and data_lib.steps_per_epoch(validation_data, self.settings.of_validation())
-            is None
+            and self.settings.validation_steps is None
+            and data_lib.steps_per_epoch(validation_data) is None
         ):
             # tf_keras refuses to group steps if it cannot count them.
             self._later_execution = self._given_execution or 1
