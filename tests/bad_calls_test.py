@@ -252,8 +252,8 @@ ARGUMENTS = {
         "`resume` must be one of 'auto', 'never'. Received: resume='always'"
     ),
     "run_dir=3": (
-        '`run_dir` must be a path or a URL, such as "runs/a" or '
-        '"gs://bucket/a". Received: run_dir=3'
+        "`run_dir` must be a local path, or a URL that starts with gs://, s3:// or "
+        'az://, such as "runs/a" or "gs://bucket/a". Received: run_dir=3'
     ),
     "criterion=lambda trained, rewind: list(trained)": (
         "A criterion must return a dict from paths to arrays of scores. Received: list"

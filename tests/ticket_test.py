@@ -308,20 +308,20 @@ def test_what_is_no_path_is_refused(call, path):
     with pytest.raises((TypeError, ValueError)) as caught:
         call(path)
     assert str(caught.value) == (
-        "`path` must be the path or URL of a file, as RUN_DIR/ticket.safetensors. "
-        f"Received: path={path!r}"
+        "`path` must be a local path, or a URL that starts with gs://, s3:// or az://, "
+        f'such as "runs/a" or "gs://bucket/a". Received: path={path!r}'
     )
 
 
 def test_a_folder_or_a_pipe_is_no_ticket(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name, what in ((".", "a folder"), ("pipe", "no regular file")):
+    for name, what in ((".", "a folder"), ("pipe", "a pipe or a device")):
         path = str(tmp_path / name)
-        with pytest.raises(ValueError, match="must be a file") as caught:
+        with pytest.raises(ValueError, match="must be a regular file") as caught:
             ticket_lib.load_ticket(path)
         assert str(caught.value) == (
-            "`path` must be a file, as RUN_DIR/ticket.safetensors. Received: "
-            f"path={path!r}, which is {what}"
+            "`path` must be a regular file, such as RUN_DIR/ticket.safetensors. "
+            f"Received: path={path!r}, which is {what}"
         )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -135,7 +134,7 @@ class Ticket:
             TypeError, ValueError: where `path` is not the path of a file.
             OSError: where the file cannot be written; what it held before stays.
         """
-        path = _file(path)
+        path = files.path_of(path)
         arrays = {}
         for mask_path, mask in self.masks.items():
             arrays[f"masks/{mask_path}"] = masks_lib.pack(mask)
@@ -209,11 +208,12 @@ def load_ticket(path: Any) -> Ticket:
         FileError: (a ValueError) naming the file and the path that is damaged.
         FileNotFoundError: where there is no file.
     """
-    place = _file(path)
+    place = files.path_of(path)
     if isinstance(place, pathlib.Path) and place.exists() and not place.is_file():
         raise ValueError(  # A device or a pipe may never end.
-            f"`path` must be a file, as {_EXAMPLE}. Received: path={str(path)!r}, "
-            f"which is {'a folder' if place.is_dir() else 'no regular file'}"
+            f"`path` must be a regular file, such as RUN_DIR/ticket.safetensors. "
+            f"Received: path={str(path)!r}, which is "
+            f"{'a folder' if place.is_dir() else 'a pipe or a device'}"
         )
     arrays, header = files.read_arrays(place)
     try:
@@ -302,24 +302,6 @@ def _check_texts(ticket: Ticket) -> None:
             raise ValueError(
                 f"A ticket's names must be printable text. Received: {text!r}"
             )
-
-
-_EXAMPLE = "RUN_DIR/ticket.safetensors"
-
-
-def _file(path: Any) -> Any:
-    """Returns the path that the argument `path` is.
-
-    Raises:
-        TypeError, ValueError: where it is none, or empty.
-    """
-    is_path = isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str)
-    if not is_path or not os.fspath(path):
-        raise (ValueError if is_path else TypeError)(
-            f"`path` must be the path or URL of a file, as {_EXAMPLE}. "
-            f"Received: path={path!r}"
-        )
-    return files.path_of(path)
 
 
 def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ...]:

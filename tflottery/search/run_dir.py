@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,15 +31,6 @@ _OF_PATHS = ("weights/", "masks/")  # Arrays of a state that bear a path.
 _STATES = r"run\.json|(start|rewind|current|ticket)\.safetensors"
 _ROUND = r"(\d{3,})\.(json|ticket)"
 _WHOLE = "Put the right file back from a copy, or choose another `run_dir`."
-
-
-def check_path(run_dir: Any) -> None:
-    """Raises TypeError if the argument `run_dir` is not a path."""
-    if not isinstance(run_dir, str | os.PathLike):
-        raise TypeError(
-            '`run_dir` must be a path or a URL, such as "runs/a" or "gs://bucket/a". '
-            f"Received: run_dir={run_dir!r}"
-        )
 
 
 class RunError(ValueError):
