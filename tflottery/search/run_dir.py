@@ -75,7 +75,6 @@ class Run:
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
         """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
         if self.path is not None and self.writes:
-            locks.check(self.path)
             state = _renamed(state, self._there, _OF_PATHS)
             files.write_arrays(self.path / f"{name}.safetensors", state, header)
 
@@ -111,7 +110,6 @@ class Run:
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket first, then the record that ends it."""
         if self.path is not None and self.writes:
-            locks.check(self.path)
             ticket = _with_paths(ticket, self._there)
             ticket.save(self._of_round(ticket.round, "ticket"))
             record = dataclasses.asdict(ticket.rounds[-1])
@@ -215,7 +213,6 @@ class Run:
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search came to."""
         if self.path is not None and self.writes:
-            locks.check(self.path)
             ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
 
