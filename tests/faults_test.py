@@ -236,7 +236,7 @@ def forged(what, state, header):
         ("key", "'x'"),
         (
             "callbacks",
-            "`callbacks` of a Stage must be a list in which each item is a dict",
+            "`callbacks` of a Checkpoint must be a list in which each item is a dict",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_state_that_is_whole_but_of_another_network_is_an_error_that_names_it(
     watch = Raises(0, None)
     with pytest.raises(run_dir.RunError, match=message) as caught:
         find(run_dir=tmp_path, callbacks=[watch])
-    assert "current.safetensors that is whole, but no state of" in str(caught.value)
+    assert "undamaged current.safetensors that does not fit this" in str(caught.value)
     assert watch.epochs == []
 
 
@@ -320,11 +320,11 @@ def test_a_damaged_state_is_an_error_and_is_not_taken_up(tmp_path):
 @pytest.mark.parametrize(
     ("stop", "name", "what"),
     [
-        (2, "start.safetensors", "the weights it began with"),
+        (2, "start.safetensors", "the weights it started with"),
         (3, "rewind.safetensors", "the state to rewind to"),
-        (5, "current.safetensors", "the state to go on with"),
+        (5, "current.safetensors", "the state to resume from"),
         (5, "run.json", "what was searched"),
-        (5, "rounds/000.json", "how a finished round went"),
+        (5, "rounds/000.json", "the record of a round"),
         (5, "rounds/000.ticket", "the ticket of a round"),
     ],
 )
@@ -339,8 +339,8 @@ def test_a_search_that_lacks_a_file_is_an_error_and_trains_nothing(
     with pytest.raises(run_dir.RunError) as caught:
         find(run_dir=tmp_path, callbacks=[watch], epochs=3)
     assert str(caught.value) == (
-        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks {name}: {what}. Put "
-        "the right file back from a copy, or choose another `run_dir`."
+        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks {name}: {what}. "
+        "Restore the right file from a copy, or choose another `run_dir`."
     )
     assert watch.epochs == []
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -36,18 +36,17 @@ def held(folder: Any) -> Iterator[None]:
         FileError: If the folder has a file of that name that is not a lock.
         OSError: If the folder is not writable.
     """
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(" ")
-    signature = f"{_this_process()} since {now}"
+    process = f"process {os.getpid()} on {socket.gethostname()}"
     lock = _local if isinstance(folder, pathlib.Path) else _remote
-    with lock(folder / _NAME, signature):
+    with lock(folder / _NAME, process):
         yield
 
 
 @contextlib.contextmanager
-def _local(path: pathlib.Path, signature: str) -> Iterator[None]:
+def _local(path: pathlib.Path, process: str) -> Iterator[None]:
     def sign(file: int) -> None:
         os.ftruncate(file, 0)
-        os.write(file, signature.encode())
+        os.write(file, process.encode())
 
     _owner(path)  # Raises if the file is somebody else's.
     lock = filelock.FileLock(path, blocking=False, on_acquired=sign)
@@ -55,13 +54,11 @@ def _local(path: pathlib.Path, signature: str) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         owner = _owner(path)
-        if owner.startswith(f"{_this_process()} "):
-            owner = "another search in this process"
-        raise _taken(path, owner) from None
+        this = "another search in this process"
+        raise _taken(path, this if owner == process else owner) from None
     except OSError as error:
-        raise files.explained(
-            error, "Could not lock the folder", path.parent
-        ) from error
+        what = "Could not lock the folder"
+        raise files.explained(error, what, path.parent) from error
     try:
         yield
     finally:
@@ -69,14 +66,16 @@ def _local(path: pathlib.Path, signature: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _remote(path: Any, signature: str) -> Iterator[None]:
+def _remote(path: Any, process: str) -> Iterator[None]:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    signature = f"{process} since {now.isoformat(' ')}"
     try:
         path.fs.pipe_file(path.path, signature.encode(), mode="create")
-    except Exception as error:  # Every store has its own for an object that exists.
+    except Exception as error:  # Stores raise different errors if the object exists.
         owner = _owner(path)
         if not owner:
             raise
-        if owner != signature:  # Equal if a request was repeated that had succeeded.
+        if owner != signature:  # Equal if the client retried a request that succeeded.
             remedy = f" If it was killed, delete {str(path)!r} by hand."
             raise _taken(path, owner, remedy) from error
     try:
@@ -87,12 +86,8 @@ def _remote(path: Any, signature: str) -> Iterator[None]:
                 path.unlink()
 
 
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 def _owner(path: Any) -> str:
-    """Returns the signature in a lock, or "" if there is none or it cannot be read."""
+    """Returns who has signed a lock, or "" if it is missing or cannot be read."""
     try:
         owner = path.read_bytes()[:1000].decode(errors="replace")
     except OSError:
