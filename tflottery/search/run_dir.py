@@ -347,16 +347,11 @@ def _compare(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
                 f"{name}.{key}".lstrip("."), old.get(key), new.get(key)
             )
         ]
-    if _are_long(old, new):
-        return [
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    if lists and any(isinstance(each, dict) for each in (*old, *new)):
+        return [  # Too long to show in a line.
             difference
             for index, (was, now) in enumerate(zip(old, new, strict=True))
             for difference in _compare(f"{name}.{index}", was, now)
         ]
     return [] if old == new else [(name, old, new)]
-
-
-def _are_long(old: Any, new: Any) -> bool:
-    """Returns whether they are lists of equal length, too long to show in a line."""
-    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
-    return lists and any(isinstance(each, dict) for each in (*old, *new))
