@@ -236,7 +236,7 @@ def forged(what, state, header):
         ("key", "'x'"),
         (
             "callbacks",
-            "`callbacks` of a Stage must be a list in which each item is a dict",
+            "`callbacks` of a Checkpoint must be a list in which each item is a dict",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_state_that_is_whole_but_of_another_network_is_an_error_that_names_it(
     watch = Raises(0, None)
     with pytest.raises(run_dir.RunError, match=message) as caught:
         find(run_dir=tmp_path, callbacks=[watch])
-    assert "current.safetensors that is whole, but no state of" in str(caught.value)
+    assert "undamaged current.safetensors that does not fit this" in str(caught.value)
     assert watch.epochs == []
 
 
@@ -320,11 +320,11 @@ def test_a_damaged_state_is_an_error_and_is_not_taken_up(tmp_path):
 @pytest.mark.parametrize(
     ("stop", "name", "what"),
     [
-        (2, "start.safetensors", "the weights it began with"),
+        (2, "start.safetensors", "the weights it started with"),
         (3, "rewind.safetensors", "the state to rewind to"),
-        (5, "current.safetensors", "the state to go on with"),
+        (5, "current.safetensors", "the state to resume from"),
         (5, "run.json", "what was searched"),
-        (5, "rounds/000.json", "how a finished round went"),
+        (5, "rounds/000.json", "the record of a round"),
         (5, "rounds/000.ticket", "the ticket of a round"),
     ],
 )
@@ -339,8 +339,8 @@ def test_a_search_that_lacks_a_file_is_an_error_and_trains_nothing(
     with pytest.raises(run_dir.RunError) as caught:
         find(run_dir=tmp_path, callbacks=[watch], epochs=3)
     assert str(caught.value) == (
-        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks {name}: {what}. Put "
-        "the right file back from a copy, or choose another `run_dir`."
+        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks {name}: {what}. "
+        "Restore the right file from a copy, or choose another `run_dir`."
     )
     assert watch.epochs == []
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -381,7 +381,7 @@ def test_files_that_are_the_users_own_stay(tmp_path):
     with pytest.raises(files.FileError) as caught:
         find(run_dir=tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'lock'} is no lock of tflottery's, which would overwrite it. "
+        f"{tmp_path / 'lock'} is not a lock of tflottery and would be overwritten. "
         "Move it away, or choose another `run_dir`."
     )
     assert (tmp_path / "lock").read_bytes() == b"mine"
@@ -409,7 +409,7 @@ def test_resume_never_starts_beside_and_says_where(tmp_path, capsys):
 
 HOLD = """
 import pathlib, sys, time
-from tflottery import locks
+from tflottery.search import locks
 with locks.held(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -471,21 +471,17 @@ def test_a_second_search_in_one_process_is_refused(tmp_path):
 
 
 def test_a_run_dir_may_lie_in_an_object_store(unbroken, tmp_path, monkeypatch):
-    from etils import epath
-
-    monkeypatch.setattr(files, "path_of", lambda path: epath.Path(path))
-    monkeypatch.setattr(locks, "_SETTLE", 0.0)
-    folder = epath.Path(tmp_path / "run")
+    monkeypatch.setitem(files._PACKAGES, "memory", "fsspec")
+    folder = files.path_of(f"memory://{tmp_path}/run")
     assert not isinstance(folder, pathlib.Path)
     with pytest.raises(KeyboardInterrupt):
         find(run_dir=folder, stop=4)
     assert not (folder / "lock").exists()
     with locks.held(folder):
-        key = (folder / "lock").read_text()
-        monkeypatch.setattr(locks, "_held_here", set())
-        with pytest.raises(locks.LockError, match="its lock ends within 180 seconds"):
+        owner = (folder / "lock").read_text()
+        with pytest.raises(locks.LockError, match=r"If it was killed, delete 'memory:"):
             find(run_dir=folder)
-        assert (folder / "lock").read_text() == key
-    find(run_dir=folder)
-    monkeypatch.undo()
+        assert (folder / "lock").read_text() == owner
+    find(run_dir=str(folder))
+    folder.fs.get(folder.path, str(tmp_path / "run"), recursive=True)
     assert same(tmp_path / "run", unbroken)

@@ -8,8 +8,9 @@ import math
 import os
 from typing import Any, Literal, get_args
 
+from tflottery.core import files
 from tflottery.core.checks import is_number
-from tflottery.tflite.file.destination import destination, replacing
+from tflottery.tflite.file.destination import destination
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.report import ExportReport
 from tflottery.tflite.rewrite import dead_units, sparsify
@@ -121,7 +122,7 @@ def export_tflite(
     faster = planner.warn(plans, target) if len(graph.model.subgraphs) == 1 else []
     bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
     operators = collections.Counter(graph.name(op) for op in graph.operators)
-    with replacing(final) as temporary:
+    with files.replacing(final) as temporary:
         temporary.write_bytes(data)
         checked = verify.verify(temporary, source.samples, source.expected, tolerance)
         return ExportReport(

@@ -3,8 +3,9 @@ import pathlib
 
 import pytest
 
+from tflottery.core.files import replacing
 from tflottery.tflite import export_tflite
-from tflottery.tflite.file.destination import destination, replacing
+from tflottery.tflite.file.destination import destination
 
 
 def write(path, text="new"):

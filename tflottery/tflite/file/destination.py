@@ -1,12 +1,9 @@
-"""The destination: where a file is written, complete or not at all."""
+"""The destination: which file a path to write stands for."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-import uuid
-from collections.abc import Iterator
 
 
 def destination(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -27,18 +24,3 @@ def destination(path: str | os.PathLike[str]) -> pathlib.Path:
             f"not written over. Received: path={path!r}"
         )
     return final
-
-
-@contextlib.contextmanager
-def replacing(final: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a temporary file beside `final`, which takes its place if all went well."""
-    temporary = final.with_name(f"{uuid.uuid4().hex}.tflite")
-    # Made like any new file, for the mode that the process gives those.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield temporary
-        if final.exists():
-            temporary.chmod(final.stat().st_mode & 0o7777)
-        temporary.replace(final)
-    finally:
-        temporary.unlink(missing_ok=True)
