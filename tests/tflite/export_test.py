@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from small_files import one_layer, prune, sparse_array
+from making.tflite_files import one_layer, prune, sparse_array
 
 from tflottery.tflite import WrongFileError, evaluate_tflite, export_tflite
 from tflottery.tflite.file.graph import Graph
@@ -46,7 +46,7 @@ def test_every_target_is_small_and_right(name, target, request, tmp_path):
 
 def test_float32_values_are_kept_exactly(lenet, tmp_path):
     export_tflite(lenet, tmp_path / "model.tflite")
-    from tflottery.tflite.file.parameters import read
+    from tflottery.tflite.file.encoding import read
 
     graph = Graph((tmp_path / "model.tflite").read_bytes())
     stored = [read(graph, tensor) for tensor in range(len(graph.tensors))]
@@ -317,7 +317,7 @@ def test_arguments_that_do_not_fit_are_errors(options, message, lenet, tmp_path)
 def test_a_model_that_answers_nan_is_an_error(tmp_path):
     model = keras.Sequential([layers.Input((3,)), layers.Dense(2)])
     model.set_weights([np.full((3, 2), np.nan), np.zeros(2)])
-    with pytest.raises(ValueError, match=r"^`model` answers NaN or infinity"):
+    with pytest.raises(ValueError, match=r"^`model` returns NaN or infinity"):
         export_tflite(model, tmp_path / "model.tflite")
 
 

@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from small_files import prune
+from making.tflite_files import prune
 
 from tflottery.lab import models
 from tflottery.tflite import export_tflite

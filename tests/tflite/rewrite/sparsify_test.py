@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from small_files import one_layer, sparse_array
+from making.tflite_files import one_layer, sparse_array
 
 from tflottery.tflite.file import encoding
+from tflottery.tflite.file.encoding import read
 from tflottery.tflite.file.graph import Graph
-from tflottery.tflite.file.parameters import read
 from tflottery.tflite.rewrite import sparsify
 from tflottery.tflite.run import verify
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from small_files import one_layer, sparse_array
+from making.tflite_files import one_layer, sparse_array
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file.graph import Graph
@@ -111,9 +111,14 @@ def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
     # job lasts much less than these seconds, and still long.
     job = {"threads": 1, "runtime": None, "rounds": 9, "seconds": 100_000}
     me = threading.get_ident()
+    # A shell's background job ignores SIGINT, and so would this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(1, signal.pthread_kill, (me, signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        worker.call({"do": "time", "paths": [str(path)], **job})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.call({"do": "time", "paths": [str(path)], **job})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
 
 

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from small_files import one_layer, prune, sparse_array
+from making.tflite_files import one_layer, prune, sparse_array
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file import inputs as inputs_lib
@@ -135,7 +135,7 @@ def test_an_operator_that_tflite_lacks_is_an_error_that_names_it():
 
 def test_an_open_input_shape_is_an_error():
     model = keras.Sequential([layers.Input((None, 4)), layers.Dense(2)])
-    with pytest.raises(ValueError, match="has an open shape"):
+    with pytest.raises(ValueError, match="has the open shape"):
         model_lib.from_model(model)
 
 
@@ -150,7 +150,7 @@ def test_a_model_that_does_not_know_its_inputs_needs_samples():
 
     model = Plain()
     model(np.zeros((1, 5), np.float32))
-    with pytest.raises(ValueError, match="does not say what its inputs are"):
+    with pytest.raises(ValueError, match="does not define its inputs"):
         model_lib.from_model(model)
     source = model_lib.from_model(model, samples=np.ones((2, 5), np.float32))
     assert source.expected[0].shape == (2, 3)
