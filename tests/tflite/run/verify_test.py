@@ -102,6 +102,7 @@ def test_a_job_that_kills_its_process_says_how(tmp_path):
     assert "crashed (SIGSEGV) while loading" in result[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
     import signal
     import threading
@@ -122,6 +123,7 @@ def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
     assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_found_dead_is_started_again(file):
     import os
     import signal
