@@ -237,7 +237,14 @@ def mobilenet_v2():
 
 
 @pytest.mark.parametrize(
-    "build", [two_inputs, two_outputs, recurrent, mobilenet_v1, mobilenet_v2]
+    "build",
+    [
+        two_inputs,
+        two_outputs,
+        recurrent,
+        pytest.param(mobilenet_v1, marks=pytest.mark.slow),
+        pytest.param(mobilenet_v2, marks=pytest.mark.slow),
+    ],
 )
 def test_other_kinds_of_models_are_right(build, tmp_path):
     model = prune(build())

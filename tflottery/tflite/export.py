@@ -8,13 +8,13 @@ import math
 import os
 from typing import Any, Literal, get_args
 
-from tflottery.core.checks import is_number
+from tflottery.core import checks
 from tflottery.tflite.file.destination import destination, replacing
 from tflottery.tflite.file.graph import INT8, Graph
 from tflottery.tflite.report import ExportReport
 from tflottery.tflite.rewrite import dead_units, sparsify
 from tflottery.tflite.rewrite.widen import widen
-from tflottery.tflite.run import verify, worker
+from tflottery.tflite.run import verify
 from tflottery.tflite.source import model as model_lib
 from tflottery.tflite.xnnpack import planner
 from tflottery.tflite.xnnpack.speed import make_fast
@@ -24,6 +24,10 @@ Target = Literal["size", "int8", "sparse_speed", "float16"]
 # Largest output difference allowed by default, as a share of the largest output.
 _TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01, "int8": 0.3}
 _INT8_WEIGHTS_TOLERANCE = 0.1
+_SHARE = checks.Kind(
+    lambda v: checks.is_number(v) and 0 <= v < math.inf,
+    "a number of at least 0, such as 0.01 for 1 % of the largest output",
+)
 _VALUE_BYTES = {"size": 4, "sparse_speed": 4, "float16": 2, "int8": 1}
 
 
@@ -213,10 +217,7 @@ def _check(
     tolerance: float | None,
     batch_size: int,
 ) -> None:
-    if target not in get_args(Target):
-        raise ValueError(
-            f"`target` must be one of {get_args(Target)}. Received: target={target!r}"
-        )
+    checks.choice("target", target, get_args(Target))
     if quantize not in (None, "weights"):
         raise ValueError(
             f'`quantize` must be None or "weights". Received: quantize={quantize!r}'
@@ -231,11 +232,6 @@ def _check(
             '`representative_data` is only for `target="int8"`. '
             f"Received: target={target!r}"
         )
-    if tolerance is not None and not (
-        is_number(tolerance) and 0 <= tolerance < math.inf
-    ):
-        raise ValueError(
-            "`tolerance` must be a number of at least 0, such as 0.01 for 1 % of "
-            f"the largest output. Received: tolerance={tolerance!r}"
-        )
-    worker.count(batch_size, "batch_size")
+    if tolerance is not None:
+        checks.check("tolerance", tolerance, _SHARE)
+    checks.whole("batch_size", batch_size, 1)

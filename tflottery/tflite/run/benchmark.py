@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 
 import numpy as np
 
-from tflottery.core.checks import is_number
+from tflottery.core import checks
 from tflottery.tflite.run import runtimes, worker
 
 
@@ -99,9 +98,15 @@ def benchmark_tflite(
         ValueError: If another argument is out of range.
         JobError: If a file does not run.
     """
-    threads = worker.count(threads, "threads")
-    rounds = worker.count(rounds, "rounds")
-    _check(seconds, runtime)
+    threads = checks.whole("threads", threads, 1)
+    rounds = checks.whole("rounds", rounds, 1)
+    checks.check("seconds", seconds, checks.POSITIVE)
+    runtimes.default()  # raises if no runtime is installed
+    if runtime is not None and runtime not in runtimes.installed():
+        raise ValueError(
+            f"`runtime` must be None or an installed one, of {runtimes.installed()}. "
+            f"Received: runtime={runtime!r}"
+        )
     given, paths = [path], [worker.file(path)]
     if against is not None:
         given.append(against)
@@ -109,7 +114,7 @@ def benchmark_tflite(
     common = {"threads": threads, "runtime": runtime}
     turns = {"rounds": rounds, "seconds": float(seconds)}
     timed = worker.call({"do": "time", "paths": paths, **turns, **common})["ms"]
-    timings: list[Timing] = []
+    timings = []
     for shown, name, taken in zip(given, paths, timed, strict=True):
         loaded = worker.call({"do": "load", "path": name, **common})
         low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75]).tolist()
@@ -122,27 +127,11 @@ def benchmark_tflite(
                 peak_ram=loaded["ram"],
             )
         )
-    if against is None:
-        return BenchmarkReport(
-            file=timings[0], against=None, speedup=None, threads=threads
-        )
+    other = None if against is None else timings[1]
+    speedup = None if other is None else np.median(np.divide(timed[1], timed[0]))
     return BenchmarkReport(
         file=timings[0],
-        against=timings[1],
-        speedup=float(np.median(np.array(timed[1]) / np.array(timed[0]))),
+        against=other,
+        speedup=None if speedup is None else float(speedup),
         threads=threads,
     )
-
-
-def _check(seconds: float, runtime: str | None) -> None:
-    if not is_number(seconds) or not 0 < seconds < math.inf:
-        raise ValueError(
-            "`seconds` must be a number above 0, such as 1.5. "
-            f"Received: seconds={seconds!r}"
-        )
-    runtimes.default()  # raises if no runtime is installed
-    if runtime is not None and runtime not in runtimes.installed():
-        raise ValueError(
-            f"`runtime` must be None or an installed one, of {runtimes.installed()}. "
-            f"Received: runtime={runtime!r}"
-        )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import rich.progress
 
+from tflottery.core import checks
 from tflottery.tflite.file import inputs
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.run import runtimes, worker
@@ -135,13 +136,16 @@ def evaluate_tflite(
     ```
     """
     functions = _functions(metrics)
-    threads = worker.count(threads, "threads")
+    threads = checks.whole("threads", threads, 1)
     runtimes.default()  # raises if no runtime is installed
     name = worker.file(path)
     specs = inputs.specs_of(Graph(pathlib.Path(name).read_bytes()))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
-    for batches in _gathered(_shown(ds, progress), specs):
+    shown = rich.progress.track(
+        ds, description="Evaluating", transient=True, disable=not progress
+    )
+    for batches in _gathered(shown, specs):
         columns = zip(*(x for x, _ in batches), strict=True)
         predictions = worker.call(
             {"do": "predict", "path": name, "threads": threads},
@@ -234,17 +238,4 @@ def _functions(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metri
     raise ValueError(
         f"`metrics` must be of {sorted(_METRICS)}, or functions by name, such as "
         f'{{"error": my_function}}. Received: metrics={metrics!r}'
-    )
-
-
-def _shown(ds: Iterable[Any], progress: bool) -> Iterator[Any]:
-    if not progress:
-        yield from ds
-        return
-    try:
-        total = len(ds)  # type: ignore[arg-type]
-    except TypeError:
-        total = None
-    yield from rich.progress.track(
-        ds, description="Evaluating", total=total, transient=True
     )

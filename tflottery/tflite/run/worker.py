@@ -21,7 +21,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from tflottery.core.checks import is_whole
 from tflottery.tflite.run import jobs, runtimes
 
 _LIMIT = 900  # seconds after which a job is ended
@@ -55,20 +54,6 @@ def file(path: str | os.PathLike[str], argument: str = "path") -> str:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     return os.path.abspath(path)
-
-
-def count(value: Any, argument: str) -> int:
-    """Returns an argument as an int.
-
-    Raises:
-        ValueError: If it is not a whole number of at least 1.
-    """
-    if not is_whole(value) or value < 1:
-        raise ValueError(
-            f"`{argument}` must be a whole number of at least 1. "
-            f"Received: {argument}={value!r}"
-        )
-    return int(value)
 
 
 def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, Any]:

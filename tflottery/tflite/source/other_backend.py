@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
@@ -28,7 +27,8 @@ def to_tflite(
     Raises:
         ValueError: If the model cannot be rebuilt there, or cannot be converted.
     """
-    job = {"modules": _modules(model), "specs": [_written(spec) for spec in specs]}
+    described = [(spec.shape, spec.dtype.name, spec.name) for spec in specs]
+    job = {"modules": _modules(model), "specs": described}
     with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
         folder = pathlib.Path(name)
         model.save(folder / "model.keras")
@@ -74,14 +74,6 @@ def _modules(model: Any) -> list[str]:
     return sorted({kind.__module__ for kind in own})
 
 
-def _written(spec: Spec) -> dict[str, Any]:
-    return dataclasses.asdict(spec) | {"dtype": spec.dtype.name}
-
-
-def _read(fields: dict[str, Any]) -> Spec:
-    return Spec(tuple(fields["shape"]), np.dtype(fields["dtype"]), fields["name"])
-
-
 def _main(name: str) -> None:
     import keras
 
@@ -94,7 +86,7 @@ def _main(name: str) -> None:
     if (folder / "calibration.npz").exists():
         with np.load(folder / "calibration.npz") as stored:
             calibration = [stored[f"arr_{i}"] for i in range(len(stored.files))]
-    specs = [_read(fields) for fields in job["specs"]]
+    specs = [Spec(tuple(s), np.dtype(dtype), n) for s, dtype, n in job["specs"]]
     try:
         float32, dense = converter.to_tflite(model, specs, calibration)
     except ValueError as error:
