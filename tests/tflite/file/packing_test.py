@@ -124,6 +124,22 @@ def test_constants_behind_the_flatbuffer_that_are_cut_off_are_an_error():
         Graph(behind[:-32])
 
 
+def test_the_reader_of_tensorflow_gives_the_same_file(monkeypatch):
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    def stored(data):
+        graph = Graph(data)
+        sparsify.sparsify(graph, "int8")
+        return graph.to_bytes(keep_names=True)
+
+    dense, _ = one_layer(sparse_array((300, 40)))
+    behind = with_constants_behind(dense)
+    expected = stored(dense)
+    monkeypatch.setattr(packing, "library", lambda: flatbuffer_utils)
+    assert stored(dense) == stored(behind) == expected
+    assert Graph(expected).to_bytes(keep_names=True) == expected
+
+
 def test_a_file_too_large_for_the_format_is_an_error(monkeypatch):
     monkeypatch.setattr(packing.flatbuffers.Builder, "MAX_BUFFER_SIZE", 1 << 17)
     data, _ = one_layer(np.zeros((100, 100), np.float32))

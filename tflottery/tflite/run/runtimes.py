@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import pathlib
 import warnings
@@ -11,14 +12,17 @@ from typing import Any
 
 import numpy as np
 
-LITERT = "litert"  # ai_edge_litert.interpreter
-TENSORFLOW = "tensorflow"  # tf.lite
+# Runtime -> the module of its `Interpreter`. LiteRT first, as devices use it.
+_MODULES = {
+    "litert": "ai_edge_litert.interpreter",
+    "tensorflow": "tensorflow.lite.python.interpreter",
+}
 
 
 def installed() -> tuple[str, ...]:
-    """Returns the installed runtimes; LiteRT first, as devices use it."""
-    modules = {LITERT: "ai_edge_litert", TENSORFLOW: "tensorflow"}
-    return tuple(n for n, m in modules.items() if importlib.util.find_spec(m))
+    """Returns the installed runtimes, the default one first."""
+    packages = {name: module.partition(".")[0] for name, module in _MODULES.items()}
+    return tuple(n for n, p in packages.items() if importlib.util.find_spec(p))
 
 
 def default() -> str:
@@ -36,17 +40,12 @@ def default() -> str:
 
 def preload(runtime: str) -> Any:
     """Imports and returns the module with the `Interpreter` of a runtime."""
-    if runtime == LITERT:
-        from ai_edge_litert import interpreter
-
-        return interpreter
-    if runtime == TENSORFLOW:
-        from tensorflow.lite.python import interpreter
-
-        return interpreter
-    raise ValueError(
-        f"`runtime` must be {LITERT!r} or {TENSORFLOW!r}. Received: runtime={runtime!r}"
-    )
+    if runtime not in _MODULES:
+        raise ValueError(
+            f"`runtime` must be one of {', '.join(map(repr, _MODULES))}. "
+            f"Received: runtime={runtime!r}"
+        )
+    return importlib.import_module(_MODULES[runtime])
 
 
 @dataclasses.dataclass(frozen=True)
