@@ -1,4 +1,4 @@
-"""The destination: which file a path to write stands for."""
+"""Destination: the file that a path to write stands for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pathlib
 
 
 def destination(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the regular file that `path` means, there or not yet; links are followed.
+    """Returns the file that `path` points to, which need not exist; follows links.
 
     Raises:
-      FileNotFoundError: If its folder does not exist.
-      ValueError: If something else than a regular file is there.
+        FileNotFoundError: If its folder does not exist.
+        ValueError: If `path` is not a regular file.
     """
     final = pathlib.Path(path).resolve()
     if not final.parent.is_dir():
@@ -20,7 +20,7 @@ def destination(path: str | os.PathLike[str]) -> pathlib.Path:
         )
     if final.exists() and not final.is_file():
         raise ValueError(
-            "`path` must be a regular file, or none yet: a folder or a device is "
-            f"not written over. Received: path={path!r}"
+            "`path` must be a regular file or not exist yet; a folder or a device is "
+            f"never overwritten. Received: path={path!r}"
         )
     return final
