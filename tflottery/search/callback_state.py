@@ -49,7 +49,7 @@ def unchanged(callbacks: Sequence[Any], numbers: Sequence[Mapping]) -> list[dict
 
 
 def remembered(
-    callbacks: Sequence[Any], settings: Sequence[Mapping] | None = None
+    callbacks: Sequence[Any], settings: Sequence[Mapping] = ()
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Returns the numbers and the lists of arrays in each callback's attributes.
 
@@ -65,13 +65,11 @@ def remembered(
     >>> remembered([stop])
     ([{'wait': 2}], {'callbacks/0/best_weights/00000': array([1., 1., 1.])})
     """
-    numbers = numbers_in(callbacks)
-    if settings is not None:
-        kept = zip(numbers, unchanged(callbacks, settings), strict=True)
-        numbers = [
-            {name: value for name, value in now.items() if name not in still}
-            for now, still in kept
-        ]
+    kept = unchanged(callbacks, settings or [{}] * len(callbacks))
+    numbers = [
+        {name: value for name, value in now.items() if name not in still}
+        for now, still in zip(numbers_in(callbacks), kept, strict=True)
+    ]
     arrays: dict[str, np.ndarray] = {}
     for index, callback in enumerate(callbacks):
         for name, value in _state(callback, vars(callback)).items():

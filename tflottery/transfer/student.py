@@ -3,7 +3,6 @@
 Mehta 2019, "Sparse Transfer Learning via Winning Lottery Tickets", section 2.
 """
 
-import contextlib
 import dataclasses
 import os
 import warnings
@@ -14,7 +13,7 @@ from tflottery import ticket as ticket_lib
 from tflottery.core import checks, paths
 from tflottery.core.masks import Weights
 from tflottery.engines import data as data_lib
-from tflottery.engines import network
+from tflottery.engines import holding, network
 from tflottery.ticket import Ticket
 from tflottery.transfer import graph, heads
 
@@ -111,7 +110,7 @@ def transfer_ticket(
     checks.choice("weights", weights, ticket_lib.WEIGHTS)
     ticket, model = _source(source)
     body, keras = _body(model, backbone)
-    with _scope(body):
+    with holding.scope(body):
         body, layers = _parts(ticket, body, backbone, keras, num_classes, head)
         if graph.is_graph(body) and (backbone is None or input_shape is not None):
             body = graph.clone(body, keras, input_shape)
@@ -333,8 +332,3 @@ def _check_shape(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
             f"`tflottery.lab.data.pixels.adapt(x, {wanted})`; or, if the network ends "
             f"in global pooling, pass `input_shape={found}` to `transfer_ticket`."
         )
-
-
-def _scope(model: Any) -> Any:
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy is not None else contextlib.nullcontext()
