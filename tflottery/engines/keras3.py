@@ -109,9 +109,14 @@ def release(model: Any) -> None:
 def _constrain(variable: Any, mask: Any) -> None:
     given = variable.constraint
     inner = given.inner if isinstance(given, Held) else given
-    variable.constraint = Held(
-        mask, inner, lambda weight, mask: keras.ops.where(mask, weight, 0)
-    )
+    variable.constraint = Held(mask, inner, _cut)
+
+
+def _cut(weight: Any, mask: Any) -> Any:
+    # JAX needs values here, not Keras' variables.
+    weight = keras.ops.convert_to_tensor(weight)
+    mask = keras.ops.convert_to_tensor(mask)
+    return keras.ops.where(mask, weight, keras.ops.cast(0, weight.dtype))
 
 
 def _averages_of(optimizer: Any) -> dict[int, Any]:
