@@ -10,7 +10,7 @@ PLOTS = ["matplotlib>=3.8"]
 JAX = ["jax>=0.4.30"]
 RAY = ["ray>=2.30"]
 REMOTE = ["s3fs>=2024.1"]
-EDGE = ["ai-edge-litert>=2.0"]
+EDGE = ["ai-edge-litert>=2.1"]
 
 setuptools.setup(
     name="tflottery",

@@ -1,11 +1,11 @@
-"""How small are the files, and do they answer alike? Beside dense and the converter.
+"""How small are the files compared with the converter's, and do they answer alike?
 
     python benchmarks/export_sizes.py --data_dir DIR --networks lenet,resnet20
 
-Finds a ticket at 95 % sparsity, exports it for every target, and evaluates the files on
-the whole test set. MobileNetV1 sees CIFAR-10 at 96 x 96 pixels, and keeps the 1,000
-classes of its head, so that its sizes are those of the network that everybody knows.
-Prints the figures; --out keeps them, --run_dir the searches, so that they go on.
+Finds a ticket of 95 % sparsity, exports it for every target, and evaluates the files on
+the whole test set. MobileNetV1 is trained on CIFAR-10 at 96 x 96 pixels, and keeps the
+1,000 classes of its head, so that its sizes are those of the published network. Prints
+the figures; --out saves them, and --run_dir lets an interrupted search resume.
 """
 
 import json
@@ -21,16 +21,20 @@ import tflottery
 from tflottery.lab import models
 from tflottery.lab.data import datasets, pipelines
 
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the images are, for TFDS.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the images, for TFDS.")
 NETWORKS = flags.DEFINE_list(
-    "networks", ["lenet", "resnet20", "conv6", "mobilenet"], "Which networks."
+    "networks", ["lenet", "resnet20", "conv6", "mobilenet"], "Networks to measure."
 )
 SPARSITY = flags.DEFINE_float("sparsity", 0.95, "Share of the weights to prune.")
 EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of a round.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "How many times to prune.")
-IMAGES = flags.DEFINE_integer("images", None, "Train on so many images; all if None.")
-OUT = flags.DEFINE_string("out", None, "A JSON file to add the figures to.")
-RUN_DIR = flags.DEFINE_string("run_dir", None, "Keep the searches here, to go on.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of prunings.")
+IMAGES = flags.DEFINE_integer(
+    "images", None, "Number of images to train on; all if None."
+)
+OUT = flags.DEFINE_string("out", None, "JSON file to add the figures to.")
+RUN_DIR = flags.DEFINE_string(
+    "run_dir", None, "Folder for the searches, to resume them."
+)
 
 
 def mobilenet(shape, classes, *, seed):
@@ -39,11 +43,11 @@ def mobilenet(shape, classes, *, seed):
     model = keras.applications.MobileNet(shape, weights=None)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9  # its statistics must settle within a short round
+            layer.momentum = 0.9  # so that its statistics settle in a short round
     return model
 
 
-# Data, network, and the images' height and width if not their own.
+# Data, network, and height and width of the images, or None for their own.
 SOURCES = {
     "lenet": ("mnist", models.lenet_300_100, None),
     "conv6": ("cifar10", models.conv6, None),
@@ -105,7 +109,7 @@ def accuracy(path, x, y):
 
 
 def converter(model, title, calibration, *, sparse):
-    """Returns the bytes of the converter's own file; why it has none, if it fails."""
+    """Returns the bytes of the converter's own file, or why it fails."""
     plain = keras.models.clone_model(model)
     plain.set_weights(model.get_weights())
     converter = tf.lite.TFLiteConverter.from_keras_model(plain)
@@ -154,7 +158,7 @@ def ticket(name):
 
 
 def at_size(images, size):
-    """Returns images in [0, 1], `size` pixels high and wide if it is given."""
+    """Returns images in [0, 1], resized to `size` pixels if it is given."""
     parts = []
     for start in range(0, len(images), 1000):
         part = np.float32(images[start : start + 1000]) / 255

@@ -1,11 +1,12 @@
-"""How fast are the files, against dense ones? In LiteRT.js, and native on this CPU.
+"""How fast are the files compared with dense ones, in LiteRT.js and on this CPU?
 
     (cd tools/wasm_check && npm ci)
     python benchmarks/export_speed.py --networks mobilenet,conv6,resnet20,lenet
 
-Weights are drawn and pruned at random: values do not change the speed. In LiteRT.js
-XNNPACK's sparse kernels are on, as on ARM; native x86 has none but TFLite's own for
-fully-connected layers. Every ratio is a median over rounds that time the files in turn.
+Weights are random and pruned at random, as values do not change the speed. LiteRT.js
+uses XNNPACK's sparse kernels, like ARM; on x86 there is only TFLite's own sparse kernel
+for fully-connected layers. Each ratio is a median over rounds in which the files take
+turns.
 """
 
 import json
@@ -22,11 +23,13 @@ from tflottery.lab import models
 from tflottery.tflite.source import model as model_lib
 
 NETWORKS = flags.DEFINE_list(
-    "networks", ["mobilenet", "conv6", "resnet20", "lenet"], "Which networks."
+    "networks", ["mobilenet", "conv6", "resnet20", "lenet"], "Networks to measure."
 )
-SPARSITIES = flags.DEFINE_list("sparsities", ["0.9", "0.95"], "Shares to prune.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "How many turns each file has.")
-OUT = flags.DEFINE_string("out", None, "A JSON file to add the figures to.")
+SPARSITIES = flags.DEFINE_list(
+    "sparsities", ["0.9", "0.95"], "Shares of the weights to prune."
+)
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Number of turns of each file.")
+OUT = flags.DEFINE_string("out", None, "JSON file to add the figures to.")
 
 CHECK = pathlib.Path(__file__).parents[1] / "tools" / "wasm_check" / "check.mjs"
 BUILDERS = {
@@ -89,7 +92,7 @@ def prune(model, sparsity):
     for layer in model.layers:
         if type(layer).__name__ in ("Conv2D", "Dense"):
             kernel, *rest = layer.get_weights()
-            # He's scale for what is left, so that outputs are worth comparing.
+            # He's scale for the remaining weights, so that outputs do not vanish.
             left = np.prod(kernel.shape[:-1]) * (1 - sparsity)
             kernel = generator.normal(size=kernel.shape) * np.sqrt(2 / left)
             flat = kernel.reshape(-1)

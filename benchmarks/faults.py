@@ -285,8 +285,8 @@ def main(arguments=None) -> int:
             assert total[case] == epochs_kept(folder), case
             seconds[case] = time.monotonic() - began
             wanted[case] = {name: (folder / name).read_bytes() for name in KEPT}
+        searches = 0
         for fault in options.faults:
-            searches = 0
             while counts[fault, "faults"] < options.kills:
                 case = options.cases[searches % len(options.cases)]
                 searches += 1

@@ -149,7 +149,7 @@ def _anywhere(header: dict, chance: random.Random) -> tuple:
 def words(error: Exception, path: pathlib.Path) -> str:
     """Returns the error's words without what differs from input to input."""
     text = str(error).replace(str(path), "FILE")
-    text = re.sub(r"^FILE is not a whole ticket[.:] ", "", text)
+    text = re.sub(r"^FILE is not a valid ticket[.:] ", "", text)
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "..", text)
     text = re.sub(r"(Received:|lacks|no ticket has:|Its format is) .*", r"\1", text)
     return re.split(r"\.? [(\[{]|: \.\.|(?<!\.)\. ", text)[0][:72]

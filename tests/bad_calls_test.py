@@ -252,8 +252,8 @@ ARGUMENTS = {
         "`resume` must be one of 'auto', 'never'. Received: resume='always'"
     ),
     "run_dir=3": (
-        '`run_dir` must be a path or a URL, such as "runs/a" or '
-        '"gs://bucket/a". Received: run_dir=3'
+        "`run_dir` must be a local path, or a URL that starts with gs://, s3:// or "
+        'az://, such as "runs/a" or "gs://bucket/a". Received: run_dir=3'
     ),
     "criterion=lambda trained, rewind: list(trained)": (
         "A criterion must return a dict from paths to arrays of scores. Received: list"
@@ -267,9 +267,9 @@ ARGUMENTS = {
         "shape (6, 8). A criterion must return one score per weight."
     ),
     "criterion=lambda trained, rewind: {p: w * np.nan for p, w in trained.items()}": (
-        "The scores of 'hidden/kernel' hold NaN: training diverged. Lower "
-        "the learning rate, or start from a later `rewind_step`; where a "
-        "criterion of your own made them, look for 0 / 0 in it."
+        "The scores of 'hidden/kernel' contain NaN: training diverged. Lower the "
+        "learning rate or use a later `rewind_step`. If the scores come from your own "
+        "criterion, look for 0 / 0 in it."
     ),
     "criterion=lambda trained, rewind: {**trained, 'x': X}": (
         "`criterion` must score the weights that it is given and no others."
@@ -566,8 +566,8 @@ VERBS = {
         "print> of type builtins.builtin_function_or_method"
     ),
     "ticket.apply(keras.Sequential([keras.layers.Dense(3)], name='net'))": (
-        "`model` 'net' is not built, so it has no weights to put the ticket in. Give "
-        "it an `Input`, call `model.build(input_shape)`, or call it once on a batch."
+        "`model` 'net' is not built, so it has no weights yet. Give it an `Input`, "
+        "call `model.build(input_shape)`, or call it once on a batch."
     ),
     "tflottery.release(None)": (
         "`model` must be a Keras 3 or tf_keras model. Received: None of type "
@@ -624,7 +624,7 @@ def test_the_run_of_another_search_is_refused_with_every_difference(tmp_path):
     lines = str(caught.value).splitlines()
     assert lines[0] == (
         f"`run_dir` {str(tmp_path)!r} holds another search. Choose another folder, or "
-        "call with what it was made with:"
+        "call with the values it was made with:"
     )
     assert lines[1] == "  config.epochs: 1 there, 2 now"
     names = {line.split(":")[0].strip().split(".config")[0] for line in lines[1:]}

@@ -14,3 +14,7 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
     )
+
+
+# Doctests are looked for in every module, which imports it.
+collect_ignore = ["making"]

@@ -33,6 +33,10 @@ EXCEPTIONS = {
     "tflottery.lab.data.pipelines": "tflottery.engines.shuffling",
 }
 
+# Libraries that the core may import; those for file formats and URLs in files.py only.
+CORE_MAY_IMPORT = {"numpy"}
+FILES_MAY_IMPORT = CORE_MAY_IMPORT | {"safetensors", "ml_dtypes", "upath"}
+
 TENSORFLOW = {"tensorflow", "tf_keras", "tensorflow_model_optimization"}
 FRAMEWORKS = TENSORFLOW | {"keras", "jax", "torch"}
 MAY_LOAD_TENSORFLOW = (
@@ -179,6 +183,20 @@ def framework_imports(root: pathlib.Path) -> list[str]:
     return found
 
 
+def core_imports(root: pathlib.Path) -> list[str]:
+    """Returns one line for each import of a library that the core may not have."""
+    found = []
+    for module, file in sources(root).items():
+        allowed = FILES_MAY_IMPORT if file.name == "files.py" else CORE_MAY_IMPORT
+        allowed = allowed | sys.stdlib_module_names | {PACKAGE}
+        found += [
+            f"{module} imports {name}"
+            for name in sorted(imports(module, file))
+            if layer(module) == "core" and name.split(".")[0] not in allowed
+        ]
+    return found
+
+
 def loaded(root: pathlib.Path, module: str, names: set[str]) -> set[str]:
     """Returns which of `names` are loaded once `module` is imported, in a new process.
 
@@ -236,6 +254,10 @@ def test_every_module_has_a_layer():
 
 def test_the_core_imports_no_framework_and_the_rest_loads_no_tensorflow():
     assert framework_imports(ROOT) == []
+
+
+def test_the_core_imports_numpy_alone():
+    assert core_imports(ROOT) == []
 
 
 def test_importing_the_core_loads_neither_keras_nor_tensorflow():
@@ -369,6 +391,18 @@ def test_a_framework_out_of_place_is_found(tmp_path: pathlib.Path):
     assert framework_imports(tree(tmp_path, files)) == [
         "tflottery.core.masks imports keras",
         "tflottery.search.loop imports tensorflow",
+    ]
+
+
+def test_a_library_in_the_core_is_found(tmp_path: pathlib.Path):
+    files = {
+        "core/masks.py": "import json\nimport numpy as np\nimport safetensors.numpy",
+        "core/files.py": "import safetensors.numpy\ndef f():\n    import etils.epath",
+        "search/files.py": "import rich",
+    }
+    assert core_imports(tree(tmp_path, files)) == [
+        "tflottery.core.files imports etils.epath",
+        "tflottery.core.masks imports safetensors.numpy",
     ]
 
 

@@ -1,17 +1,16 @@
 """Object store: a search kept in S3, which moto serves on this machine."""
 
 import importlib.util
-import json
 import os
+import re
 import subprocess
 import sys
-import time
 
 import keras
 import pytest
 
 from tflottery.core import files
-from tflottery.search import locks, run_dir
+from tflottery.search import locks
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 MISSING = [
@@ -37,7 +36,7 @@ import keras
 import numpy as np
 
 import tflottery
-from tflottery import locks, runs
+from tflottery.search import locks, run_dir
 
 s3 = boto3.client("s3")
 s3.create_bucket(Bucket="tickets")
@@ -84,15 +83,16 @@ for name in ("ticket.safetensors", "rounds/000.ticket", "rounds/002.ticket"):
         assert there == file.read(), name
 ticket = tflottery.load_ticket("s3://tickets/run/ticket.safetensors")
 print(f"{ticket.round} rounds")
-with runs.opened("s3://tickets/other", {}):
-    locks._held_here.clear()  # As in another process.
+with run_dir.opened("s3://tickets/other", {}):
+    held = s3.get_object(Bucket="tickets", Key="other/lock")["Body"].read()
     try:
         find("s3://tickets/other")
     except locks.LockError as error:
         print(error)
+    assert s3.get_object(Bucket="tickets", Key="other/lock")["Body"].read() == held
 try:
     find("s3://tickets/run", rewind_step=1)
-except runs.RunError as error:
+except run_dir.RunError as error:
     print(error)
 names = [o["Key"] for o in s3.list_objects_v2(Bucket="tickets")["Contents"]]
 print(*sorted(n for n in names if "rounds" not in n))
@@ -131,127 +131,76 @@ def test_a_search_is_kept_in_s3_goes_on_there_and_is_locked(tmp_path):
     ]
 
 
-class Store:
-    """A path in an object store that can fail, in memory."""
-
-    objects: dict[str, bytes]
-    error: Exception | None
-
-    def __init__(self, path):
-        self.path = path
-
-    def __truediv__(self, name):
-        return Store(f"{self.path}/{name}")
-
-    def __str__(self):
-        return self.path
-
-    def exists(self):
-        return self.path in Store.objects
-
-    def read_bytes(self):
-        return Store.objects[self.path]
-
-    def write_bytes(self, data):
-        if Store.error is not None:
-            raise Store.error
-        Store.objects[self.path] = data
-
-    def unlink(self):
-        del Store.objects[self.path]
-
-
-LOCK = "gs://b/run/lock"
-
-
 @pytest.fixture
-def store(monkeypatch):
-    monkeypatch.setattr(locks, "_RENEW", 0.02)
-    monkeypatch.setattr(locks, "_SETTLE", 0.0)
-    monkeypatch.setattr(Store, "objects", {}, raising=False)
-    monkeypatch.setattr(Store, "error", None, raising=False)
-    return Store("gs://b/run")
+def folder(monkeypatch, tmp_path):
+    """A folder in an object store in memory."""
+    monkeypatch.setitem(files._PACKAGES, "memory", "fsspec")
+    return files.path_of(f"memory://{tmp_path}/run")
 
 
-def eventually(check):
-    end = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def written():
-    return json.loads(Store.objects[LOCK])["time"]
-
-
-def test_a_lock_in_an_object_store_is_renewed_after_an_error_of_any_kind(store):
-    with locks.held(store):
-        Store.error = RuntimeError("503 try again")
-        time.sleep(0.1)
-        Store.error, before = None, written()
-        eventually(lambda: written() > before)
-    assert Store.objects == {}
-
-
-def test_a_lock_that_another_took_over_is_lost_and_stays_the_others(store):
-    theirs = json.dumps({"owner": "process 7 on there", "key": "k", "time": 0})
-    with locks.held(store):
-        locks.check(store)
-        Store.objects[LOCK] = theirs.encode()
-        time.sleep(0.1)
-        with pytest.raises(locks.LockError) as caught:
-            locks.check(store)
+def test_two_searches_do_not_share_a_folder_in_an_object_store(folder):
+    with locks.held(folder):
+        owner = (folder / "lock").read_text()
+        with pytest.raises(locks.LockError) as caught, locks.held(folder):
+            pass
+        assert (folder / "lock").read_text() == owner
+    assert re.fullmatch(rf"process {os.getpid()} on .+ since \S+ \S+\+00:00", owner)
     assert str(caught.value) == (
-        "`run_dir` 'gs://b/run' was taken over by process 7 on there, as this search "
-        "could not renew its lock for 180 seconds. Nothing more was written. Call "
-        "again when the other ends."
+        f"`run_dir` {str(folder)!r} is in use by {owner}. Wait until it ends, stop it, "
+        f"or choose another folder. If it was killed, delete '{folder}/lock' by hand."
     )
-    assert Store.objects == {LOCK: theirs.encode()}
-    locks.check(store)
+    with locks.held(folder):
+        pass
+    assert not (folder / "lock").exists()
 
 
-def test_a_process_that_slept_looks_before_it_writes(store, monkeypatch):
-    monkeypatch.setattr(locks, "_RENEW", 1000.0)
-    with locks.held(store):
-        Store.objects[LOCK] = b'{"owner": "process 7 on there", "key": "k", "time": 0}'
-        locks.check(store)
-        monkeypatch.setattr(locks, "_ABANDONED", 0.0)
-        with pytest.raises(locks.LockError, match="taken over by process 7 on there"):
-            locks.check(store)
+def test_of_two_that_start_at_once_one_has_the_lock(folder, monkeypatch):
+    write, others = folder.fs.pipe_file, "process 7 on there since then"
+
+    def late(path, data, mode):
+        write(path, others.encode(), mode="create")
+        write(path, data, mode=mode)
+
+    monkeypatch.setattr(folder.fs, "pipe_file", late)
+    with pytest.raises(locks.LockError, match=f"in use by {others}"):
+        locks.held(folder).__enter__()
+    assert (folder / "lock").read_text() == others
 
 
-def test_a_lock_that_is_gone_is_written_again(store):
-    with locks.held(store):
-        del Store.objects[LOCK]
-        eventually(lambda: LOCK in Store.objects)
-        locks.check(store)
+def test_a_lock_whose_first_request_was_repeated_is_held(folder, monkeypatch):
+    write = folder.fs.pipe_file
+
+    def twice(path, data, mode):
+        write(path, data, mode=mode)
+        write(path, data, mode=mode)
+
+    monkeypatch.setattr(folder.fs, "pipe_file", twice)
+    with locks.held(folder):
+        assert (folder / "lock").exists()
+    assert not (folder / "lock").exists()
 
 
-def test_a_run_whose_lock_is_lost_writes_nothing(tmp_path, monkeypatch):
-    with run_dir.opened(tmp_path, {}) as run:
+def test_a_lock_that_another_has_made_since_stays_the_others(folder):
+    with locks.held(folder):
+        (folder / "lock").write_text("process 7 on there since then")
+    assert (folder / "lock").read_text() == "process 7 on there since then"
 
-        def lost(folder):
-            raise locks.LockError(str(folder))
 
-        monkeypatch.setattr(locks, "check", lost)
-        with pytest.raises(locks.LockError, match=str(tmp_path)):
-            run.save("current", {}, {})
-        assert not (tmp_path / "current.safetensors").exists()
+def test_a_store_that_cannot_be_written_is_an_error_of_its_own(folder, monkeypatch):
+    def refuse(path, data, mode):
+        raise PermissionError("403 Forbidden")
+
+    monkeypatch.setattr(folder.fs, "pipe_file", refuse)
+    with pytest.raises(PermissionError, match="403 Forbidden"), locks.held(folder):
+        pass
 
 
 @pytest.mark.parametrize("data", [b"mine", b"[1]", b'{"a": 1}'])
-def test_an_object_of_that_name_that_is_no_lock_is_refused(store, data):
-    Store.objects[LOCK] = data
+def test_an_object_of_that_name_that_is_no_lock_is_refused(folder, data):
+    (folder / "lock").write_bytes(data)
     with (
-        pytest.raises(files.FileError, match="lock is no lock of tflottery's"),
-        locks.held(store),
+        pytest.raises(files.FileError, match="lock is not a lock of tflottery"),
+        locks.held(folder),
     ):
         pass
-    assert Store.objects == {LOCK: data}
-
-
-@pytest.mark.parametrize("data", [b"", b"process 7 on a", b'{"owner": "process 7'])
-def test_what_a_dead_owner_left_of_a_lock_is_taken(store, data):
-    Store.objects[LOCK] = data
-    with locks.held(store):
-        assert written() > 0
+    assert (folder / "lock").read_bytes() == data

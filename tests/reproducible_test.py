@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from making import QUICK_XLA
 
 # Arrays, dropout, BatchNorm, momentum, and a step to rewind to inside an epoch.
 SEARCH = """
@@ -41,11 +42,12 @@ tflottery.find_ticket(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_fresh_processes_write_equal_bytes(tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": QUICK_XLA}
     files = [tmp_path / name for name in ("a", "b")]
     for file, seed in zip(files, ("1", "2"), strict=True):
         subprocess.run(

@@ -158,7 +158,7 @@ KERNEL = "dense/kernel"
         (
             {},
             {"shapes": {KERNEL: [2, 2], "dense/bias": HUGE}},
-            r"'dense/bias' has values of shape \(2,\), where \(1000000, 1000000\) are",
+            r"'dense/bias' has values of shape \(2,\) instead of \(1000000, 1000000\)",
         ),
         ({}, {"shapes": {KERNEL: [-2, -2]}}, r"'dense/kernel' has the shape \[-2, -2"),
         ({}, {"shapes": {KERNEL: "22"}}, "'dense/kernel' has the shape '22'"),
@@ -169,7 +169,7 @@ KERNEL = "dense/kernel"
         (
             {},
             {"masked": []},
-            r"'dense/kernel' has values of shape \(3,\), where \(2, 2",
+            r"'dense/kernel' has values of shape \(3,\) instead of \(2, 2",
         ),
         ({}, {"rounds": [{"round": 0}]}, "missing 5 required keyword-only arguments"),
         ({}, {"rounds": 3}, "object is not iterable"),
@@ -185,21 +185,25 @@ KERNEL = "dense/kernel"
         ),
         ({}, {"config": {"epochs": 0}}, "`epochs` must be a whole number"),
         ({}, {"config": {"code": 0}}, "unexpected keyword argument 'code'"),
-        ({}, {"architecture": "0"}, "weights do not fit its hash of the architecture"),
+        ({}, {"architecture": "0"}, "weights do not match its architecture hash"),
         ({"masks/x": np.zeros(1, "u1")}, {}, "arrays that no ticket has: masks/x"),
         ({f"masks/{KERNEL}": np.zeros(9, "u1")}, {}, "needs 1 bytes of bits"),
-        ({f"masks/{KERNEL}": np.zeros(1, "u1")}, {}, r"of shape \(3,\), where \(0,\)"),
-        ({}, {"round": 99}, "It is of round 99, and has 2 records"),
-        ({}, {"round": 2}, "It is of round 2, and has 2 records"),
+        (
+            {f"masks/{KERNEL}": np.zeros(1, "u1")},
+            {},
+            r"of shape \(3,\) instead of \(0,\)",
+        ),
+        ({}, {"round": 99}, "It is of round 99, but has 2 records"),
+        ({}, {"round": 2}, "It is of round 2, but has 2 records"),
         (
             {},
             {"rounds": [dataclasses.asdict(record())] * 3},
-            "Record 1 is that of round 0",
+            "Record 1 is of round 0",
         ),
         (
             {},
             {"origin": None, "round": 0},
-            "Its masks have the sparsity 0.25, and the record of its round says 0.0",
+            "Its masks have the sparsity 0.25, but the record of its round says 0.0",
         ),
         ({}, {"monitor": "\x1b[2J"}, r"must be printable.* Received: '\\x1b\[2J'"),
         ({}, {"versions": {"a": "\x07"}}, r"must be printable.* Received: '\\x07'"),
@@ -220,24 +224,28 @@ KERNEL = "dense/kernel"
         (
             {"trained/dense/bias": np.array([1, np.inf], "f4")},
             {},
-            "The trained weight 'dense/bias' holds infinity",
+            "The trained weight 'dense/bias' contains infinity",
         ),
         # One value must not be spread over the three places that are kept.
-        ({f"rewind/{KERNEL}": np.ones(1, "f4")}, {}, r"of shape \(1,\), where \(3,\)"),
+        (
+            {f"rewind/{KERNEL}": np.ones(1, "f4")},
+            {},
+            r"of shape \(1,\) instead of \(3,\)",
+        ),
         (
             {f"rewind/{KERNEL}": np.ones(3, "f2")},
             {},
-            "The rewind weights do not fit th",
+            "The rewind weights differ from th",
         ),
         (
             {f"initial/{KERNEL}": np.array([1, np.nan, 1], "f4")},
             {},
-            "The initial weight 'dense/kernel' holds NaN",
+            "The initial weight 'dense/kernel' contains NaN",
         ),
         (
             {"trained/dense/bias": np.array([1, np.nan], "f4")},
             {},
-            "The trained weight 'dense/bias' holds NaN",
+            "The trained weight 'dense/bias' contains NaN",
         ),
     ],
 )
@@ -252,7 +260,7 @@ def test_a_forged_ticket_is_refused_and_takes_no_memory(saved, arrays, header, m
         pytest.fail("The ticket was not refused.")
     finally:
         tracemalloc.stop()
-    assert re.search(f"/t is not a whole ticket.*{message}", told)
+    assert re.search(f"/t is not a valid ticket.*{message}", told)
     # What is asked for in vain would take a terabyte.
     assert peak < 10_000_000
 
@@ -273,7 +281,7 @@ def test_nan_of_bfloat16_is_noticed(tmp_path):
     ticket(masks={}, initial=weights, rewind=weights, trained=weights).save(
         tmp_path / "t"
     )
-    with pytest.raises(files.FileError, match="The initial weight 'a/b' holds NaN"):
+    with pytest.raises(files.FileError, match="The initial weight 'a/b' contains NaN"):
         ticket_lib.load_ticket(tmp_path / "t")
 
 
@@ -308,27 +316,27 @@ def test_what_is_no_path_is_refused(call, path):
     with pytest.raises((TypeError, ValueError)) as caught:
         call(path)
     assert str(caught.value) == (
-        "`path` must be the path or URL of a file, as RUN_DIR/ticket.safetensors. "
-        f"Received: path={path!r}"
+        "`path` must be a local path, or a URL that starts with gs://, s3:// or az://, "
+        f'such as "runs/a" or "gs://bucket/a". Received: path={path!r}'
     )
 
 
 def test_a_folder_or_a_pipe_is_no_ticket(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name, what in ((".", "a folder"), ("pipe", "no regular file")):
+    for name, what in ((".", "a folder"), ("pipe", "a pipe or a device")):
         path = str(tmp_path / name)
-        with pytest.raises(ValueError, match="must be a file") as caught:
+        with pytest.raises(ValueError, match="must be a regular file") as caught:
             ticket_lib.load_ticket(path)
         assert str(caught.value) == (
-            "`path` must be a file, as RUN_DIR/ticket.safetensors. Received: "
-            f"path={path!r}, which is {what}"
+            "`path` must be a regular file, such as RUN_DIR/ticket.safetensors. "
+            f"Received: path={path!r}, which is {what}"
         )
 
 
 def test_what_is_no_ticket_is_refused(tmp_path):
     files.write_arrays(tmp_path / "t", {}, None)
     with pytest.raises(
-        files.FileError, match=r"t is not a whole ticket\. Its format is"
+        files.FileError, match=r"t is not a valid ticket\. Its format is"
     ):
         ticket_lib.load_ticket(tmp_path / "t")
     with pytest.raises(FileNotFoundError):
@@ -355,7 +363,7 @@ def test_weights_that_do_not_fit_together_are_an_error():
         ValueError, match=r"initial weights .* at 'dense/bias': none ins"
     ):
         ticket(initial=other)
-    with pytest.raises(ValueError, match=r"rewind weights do not fit .* 'dense/more'"):
+    with pytest.raises(ValueError, match=r"rewind weights differ .* 'dense/more'"):
         ticket(rewind=WEIGHTS | {"dense/more": np.ones(1)})
     with pytest.raises(ValueError, match="There is a mask for 'x', but no such weight"):
         ticket(masks={"x": np.ones(1, bool)})

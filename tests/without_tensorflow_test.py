@@ -1,9 +1,12 @@
-"""The Keras 3 tests once more, on JAX, where importing TensorFlow raises."""
+"""Runs the tests marked `without_tensorflow` on JAX, where TensorFlow is blocked."""
 
 import os
 import pathlib
 import subprocess
 import sys
+
+import pytest
+from making import QUICK_XLA
 
 HERE = pathlib.Path(__file__).parent
 
@@ -21,20 +24,27 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_search_transfer_and_lab_work_on_jax_where_tensorflow_is_not_installed():
-    tests = [
-        "engines/keras3_test.py",
-        "search/loop_test.py",
-        "transfer/student_test.py",
+    files = [
+        str(file)
+        for file in sorted(HERE.rglob("*_test.py"))
+        if "pytest.mark.without_tensorflow" in file.read_text("utf-8")
+        and file.name != pathlib.Path(__file__).name
     ]
-    tests += ["lab/experiment/run_test.py::test_the_test_images_choose_nothing"]
+    options = ["-q", "-n0", "-p", "no:cacheprovider", "-m", "without_tensorflow"]
     done = subprocess.run(
-        [sys.executable, "-c", BLOCK, "-q", "-n0", "-p", "no:cacheprovider"]
-        + [str(HERE / test) for test in tests],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        [sys.executable, "-c", BLOCK, *options, *files],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": QUICK_XLA,
+        },
         cwd=HERE.parent,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+    assert " skipped" not in done.stdout

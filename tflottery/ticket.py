@@ -1,9 +1,8 @@
-"""Tickets: masks, the weights to start from, and how they were found; in one file."""
+"""Tickets: masks, the weights to start from, and how they were found, in one file."""
 
 import dataclasses
 import io
 import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -28,21 +27,21 @@ class Ticket:
     """A winning ticket: a sparse network and how it was found.
 
     Attributes:
-        masks: boolean arrays by path.
-        initial: θ0, the weights at initialization, by path: all of the model's, with
-            the pruned ones at zero.
-        rewind: θk, the weights at step k, likewise.
-        trained: θT, the weights after training, likewise.
-        config: how it was searched for.
-        monitor: the metric that winning was judged by.
-        rounds: what each round came to, the dense round 0 first.
-        round: the number of the round whose network this is.
-        versions: the versions of the libraries that found it.
-        origin: where the ticket came from, where it was derived from another.
+        masks: Boolean arrays by path.
+        initial: θ0, the weights at initialization: all weights of the model by path,
+            with the pruned ones at zero.
+        rewind: θk, the same weights at step k.
+        trained: θT, the same weights after training.
+        config: How the ticket was searched for.
+        monitor: The metric that decided which rounds won.
+        rounds: The results of each round, starting with the dense round 0.
+        round: The number of the round whose network this is.
+        versions: The versions of the libraries that found the ticket, by name.
+        origin: How the ticket was derived from another one, or `None`.
 
     Raises:
-        ValueError: naming the first path where masks and weights do not fit together,
-            or a value that is not of its kind.
+        ValueError: If masks and weights do not fit together (names the first path), or
+            another value is of the wrong kind.
     """
 
     masks: Masks
@@ -75,17 +74,17 @@ class Ticket:
 
     @property
     def sparsity(self) -> float:
-        """The share of masked weights that are zero, in [0, 1]."""
+        """Share of masked weights that are zero, in [0, 1]."""
         return masks_lib.sparsity(self.masks)
 
     @property
     def density(self) -> float:
-        """The share of masked weights that are kept, in [0, 1]."""
+        """Share of masked weights that are kept, in [0, 1]."""
         return masks_lib.density(self.masks)
 
     @property
     def architecture(self) -> str:
-        """A SHA-256 of the paths, shapes and types of all weights, in order."""
+        """SHA-256 of the paths, shapes and dtypes of all weights, in order."""
         return architecture(self.trained)
 
     def apply(
@@ -94,28 +93,28 @@ class Ticket:
         *,
         weights: Literal["initial", "rewind", "trained"] = "trained",
     ) -> Any:
-        """Puts the ticket's weights into `model` and holds its masks there.
+        """Loads the ticket's weights into `model` and holds its masks there.
 
         Args:
-            model: a built Keras 3 or tf_keras model whose weights have the ticket's
-                paths and shapes. Numbers that Keras gave its layers need not agree.
+            model: A built Keras 3 or tf_keras model whose weights have the ticket's
+                paths and shapes. The numbers in Keras' layer names may differ.
             weights: `"trained"` (θT), `"rewind"` (θk) or `"initial"` (θ0).
 
         Returns:
-            `model` itself, now sparse; its `ticket` is this one.
+            The same `model`, now sparse. Its `ticket` is this one.
 
         Raises:
-            TypeError: where `model` is no Keras model.
-            ValueError: where it is not built, or naming the first path that does not
-                fit.
+            TypeError: If `model` is not a Keras model.
+            ValueError: If `model` is not built, or does not fit the ticket. Names the
+                first path that differs.
         """
         checks.choice("weights", weights, WEIGHTS)
-        network.keras_of(model)  # Raises if it is no Keras model.
+        network.keras_of(model)  # Raises if it is not a Keras model.
         if not model.weights:
             raise ValueError(
-                f"`model` {model.name!r} is not built, so it has no weights to put the "
-                "ticket in. Give it an `Input`, call `model.build(input_shape)`, or "
-                "call it once on a batch."
+                f"`model` {model.name!r} is not built, so it has no weights yet. Give "
+                "it an `Input`, call `model.build(input_shape)`, or call it once on a "
+                "batch."
             )
         variables = network.variables(model)
         mapping = paths.align(self.trained, network.read(variables))
@@ -126,16 +125,16 @@ class Ticket:
         return model
 
     def save(self, path: Any) -> None:
-        """Writes the ticket to `path`, one safetensors file without code in it.
+        """Writes the ticket to `path`, a safetensors file that contains no code.
 
-        Masks are stored as bits and of masked weights only the kept values. The
-        times of the rounds are left out, so equal searches write equal files.
+        Masks are stored as bits, and masked weights by their kept values only. The
+        times of the rounds are left out, so that equal searches write equal files.
 
         Raises:
-            TypeError, ValueError: where `path` is not the path of a file.
-            OSError: where the file cannot be written; what it held before stays.
+            TypeError, ValueError: If `path` is not a path.
+            OSError: If the file cannot be written. Its old content stays.
         """
-        path = _file(path)
+        path = files.path_of(path)
         arrays = {}
         for mask_path, mask in self.masks.items():
             arrays[f"masks/{mask_path}"] = masks_lib.pack(mask)
@@ -164,7 +163,7 @@ class Ticket:
         )
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Prints the ticket: the layers' densities and what each round came to."""
+        """Prints the layers' densities and the results of each round."""
         from rich import box, console, table
 
         layers = table.Table("weight", "shape", "kept", "of", "left %", box=box.SIMPLE)
@@ -200,30 +199,30 @@ class Ticket:
 def load_ticket(path: Any) -> Ticket:
     """Returns the ticket that `Ticket.save` wrote to `path`.
 
-    Reading runs no code from the file. Everything is checked: checksums, shapes,
-    types, names, the count of kept values, NaN and infinity, the architecture's hash,
-    and that the rounds are those of such masks.
+    No code from the file is run. Everything is checked: checksums, shapes, dtypes,
+    names, the number of kept values, NaN and infinity, the architecture's hash, and
+    that the rounds match the masks.
 
     Raises:
-        TypeError, ValueError: where `path` is not the path of a file.
-        FileError: (a ValueError) naming the file and the path that is damaged.
-        FileNotFoundError: where there is no file.
+        TypeError, ValueError: If `path` is not the path of a file.
+        FileError: (a ValueError) If the file is damaged. Names the damaged part.
+        FileNotFoundError: If there is no such file.
     """
-    place = _file(path)
+    place = files.path_of(path)
     if isinstance(place, pathlib.Path) and place.exists() and not place.is_file():
-        raise ValueError(  # A device or a pipe may never end.
-            f"`path` must be a file, as {_EXAMPLE}. Received: path={str(path)!r}, "
-            f"which is {'a folder' if place.is_dir() else 'no regular file'}"
+        raise ValueError(  # A pipe or a device may never end.
+            "`path` must be a regular file, such as RUN_DIR/ticket.safetensors. "
+            f"Received: path={str(path)!r}, which is "
+            f"{'a folder' if place.is_dir() else 'a pipe or a device'}"
         )
     arrays, header = files.read_arrays(place)
     try:
         return _from_file(arrays, header)
     except KeyError as error:
-        raise files.FileError(f"{path} is not a whole ticket: it lacks {error}.") from (
-            error
-        )
+        what = f"{path} is not a valid ticket: it lacks {error}."
+        raise files.FileError(what) from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise files.FileError(f"{path} is not a whole ticket. {error}") from error
+        raise files.FileError(f"{path} is not a valid ticket. {error}") from error
 
 
 def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
@@ -243,7 +242,7 @@ def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
         for part in WEIGHTS
     }
     if arrays:
-        raise ValueError(f"It holds arrays that no ticket has: {', '.join(arrays)}.")
+        raise ValueError(f"It has arrays that no ticket has: {', '.join(arrays)}.")
     ticket = Ticket(
         masks=masks,
         **weights,
@@ -255,45 +254,41 @@ def _from_file(arrays: dict[str, np.ndarray], header: Any) -> Ticket:
         origin=header["origin"],
     )
     if ticket.architecture != header["architecture"]:
-        raise ValueError("Its weights do not fit its hash of the architecture.")
+        raise ValueError("Its weights do not match its architecture hash.")
     _check_rounds(ticket)
-    # The rounds of a run are kept even where they diverged.
+    # A run also keeps the rounds that diverged.
     failed = {record.round for record in ticket.rounds if record.failure is not None}
     for part in WEIGHTS if ticket.round not in failed else ():
         for name, w in getattr(ticket, part).items():
             if np.any(w != w):
-                raise ValueError(f"The {part} weight {name!r} holds NaN.")
-            # Before the training a bias of -inf may mask what attention looks at.
+                raise ValueError(f"The {part} weight {name!r} contains NaN.")
+            # Before training, a bias of -inf may be a mask for attention.
             if part == "trained" and np.any(np.abs(w) == np.inf):
-                raise ValueError(f"The {part} weight {name!r} holds infinity.")
+                raise ValueError(f"The {part} weight {name!r} contains infinity.")
     return ticket
 
 
 def _check_rounds(ticket: Ticket) -> None:
-    """Checks that the records are those of rounds that led to the ticket's masks."""
+    """Checks that the records match the ticket's masks."""
     for number, record in enumerate(ticket.rounds):
         if record.round != number:
-            raise ValueError(f"Record {number} is that of round {record.round}.")
+            raise ValueError(f"Record {number} is of round {record.round}.")
     if ticket.rounds and ticket.round >= len(ticket.rounds):
         raise ValueError(
-            f"It is of round {ticket.round}, and has {len(ticket.rounds)} records."
+            f"It is of round {ticket.round}, but has {len(ticket.rounds)} records."
         )
-    # The masks of a control arm or a student are no longer those of the round.
+    # The masks of a control arm or a student differ from the round's.
     if ticket.rounds and ticket.origin is None:
         said = ticket.rounds[ticket.round].sparsity
         if not math.isclose(said, ticket.sparsity, abs_tol=1e-9):
             raise ValueError(
-                f"Its masks have the sparsity {ticket.sparsity}, and the record of "
+                f"Its masks have the sparsity {ticket.sparsity}, but the record of "
                 f"its round says {said}."
             )
 
 
 def _check_texts(ticket: Ticket) -> None:
-    """Checks that what `summary` and reports print cannot steer a terminal.
-
-    Raises:
-        ValueError: naming the first text that holds a control character.
-    """
+    """Checks that names and messages have no control characters for a terminal."""
     texts = {ticket.monitor, *ticket.versions, *ticket.versions.values()}
     for r in ticket.rounds:
         texts |= {r.failure or "", *r.metrics, *r.history, *r.density_per_layer}
@@ -302,24 +297,6 @@ def _check_texts(ticket: Ticket) -> None:
             raise ValueError(
                 f"A ticket's names must be printable text. Received: {text!r}"
             )
-
-
-_EXAMPLE = "RUN_DIR/ticket.safetensors"
-
-
-def _file(path: Any) -> Any:
-    """Returns the path that the argument `path` is.
-
-    Raises:
-        TypeError, ValueError: where it is none, or empty.
-    """
-    is_path = isinstance(path, str | os.PathLike) and isinstance(os.fspath(path), str)
-    if not is_path or not os.fspath(path):
-        raise (ValueError if is_path else TypeError)(
-            f"`path` must be the path or URL of a file, as {_EXAMPLE}. "
-            f"Received: path={path!r}"
-        )
-    return files.path_of(path)
 
 
 def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ...]:
@@ -335,11 +312,11 @@ def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ..
 def _fill(
     name: str, values: np.ndarray, shape: tuple[int, ...], mask: np.ndarray | None
 ) -> np.ndarray:
-    """Returns the weight whose kept values, in order, are `values`."""
+    """Returns the weight with the kept values `values`, in order."""
     wanted = shape if mask is None else (int(np.count_nonzero(mask)),)
     if values.shape != wanted:
         raise ValueError(
-            f"{name!r} has values of shape {values.shape}, where {wanted} are due."
+            f"{name!r} has values of shape {values.shape} instead of {wanted}."
         )
     if mask is None:
         return values
@@ -355,7 +332,7 @@ def _shape(name: str, shape: Any) -> tuple[int, ...]:
 
 
 def _check_like(part: str, weights: Weights, trained: Weights) -> None:
-    """Checks that `weights` has the paths, shapes and types of θT."""
+    """Checks that `weights` has the same paths, shapes and dtypes as θT."""
     for name in [*trained, *weights]:
         mine, wanted = (
             (w[name].shape, w[name].dtype) if name in w else "none"
@@ -363,6 +340,6 @@ def _check_like(part: str, weights: Weights, trained: Weights) -> None:
         )
         if mine != wanted:
             raise ValueError(
-                f"The {part} weights do not fit the trained ones at {name!r}: {mine} "
+                f"The {part} weights differ from the trained ones at {name!r}: {mine} "
                 f"instead of {wanted}."
             )

@@ -60,7 +60,7 @@ def test_layers_that_keep_more_than_the_target_are_an_error():
 
 
 def test_more_rounds_than_weights_to_prune_are_an_error():
-    with pytest.raises(ValueError, match="at most the 5 weights"):
+    with pytest.raises(ValueError, match="at most 5, the number of weights to prune"):
         plan_lib.densities({"w": np.ones(10, bool)}, 0.1, target_density=0.5, rounds=6)
 
 

@@ -1,4 +1,4 @@
-"""PyDatasets: a search on one goes on to the bytes of an unbroken one."""
+"""Shuffling: a search on a PyDataset goes on to the bytes of an unbroken one."""
 
 import pickle
 import random
@@ -6,14 +6,13 @@ import random
 import keras
 import numpy as np
 import pytest
+from making.models import dense, interrupts, points
 
 import tflottery
 from tflottery.engines import shuffling
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(80, 6)).astype("float32")
-Y = (X[:, 0] > 0).astype("int64")
+X, Y = points(80, classes=2)
 
 
 class Batches(keras.utils.PyDataset):
@@ -29,29 +28,12 @@ class Batches(keras.utils.PyDataset):
         return X[8 * index : 8 * index + 8], Y[8 * index : 8 * index + 8]
 
 
-class Stop(keras.callbacks.Callback):
-    def __init__(self, at):
-        super().__init__()
-        self.at = at
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.at:
-            raise KeyboardInterrupt
-
-
-def find(folder, ds, library=keras, callbacks=()):
+def find(folder, ds, library=keras, stop=None):
     library.utils.set_random_seed(2)
-    layers = library.layers
-    model = library.Sequential(
-        [
-            layers.Input((6,)),
-            layers.Dense(8, "relu", name="a"),
-            layers.Dense(2, name="b"),
-        ]
-    )
+    model = dense(library, classes=2)
     model.compile(
         library.optimizers.Adam(0.01),
-        library.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
     random.seed()  # As in a process of its own.
@@ -64,22 +46,24 @@ def find(folder, ds, library=keras, callbacks=()):
         select="last",
         seed=1,
         run_dir=folder,
-        callbacks=callbacks,
+        callbacks=[interrupts(library, at=stop)],
         verbose=0,
     )
     return (folder / "ticket.safetensors").read_bytes()
+
+
+def goes_on_to_the_same_bytes(tmp_path, ds, library=keras):
+    whole = find(tmp_path / "whole", ds(), library)
+    with pytest.raises(KeyboardInterrupt):
+        find(tmp_path / "run", ds(), library, stop=2)
+    return find(tmp_path / "run", ds(), library) == whole
 
 
 # On JAX Keras takes a batch before the first epoch, and workers that read ahead then
 # give what they have read so far to that epoch.
 @pytest.mark.parametrize("workers", [1, 2] if ON_TENSORFLOW else [1])
 def test_a_search_on_a_py_dataset_goes_on_to_the_same_bytes(tmp_path, workers):
-    whole = find(tmp_path / "whole", Batches(workers=workers), callbacks=[Stop(None)])
-    with pytest.raises(KeyboardInterrupt):
-        find(tmp_path / "run", Batches(workers=workers), callbacks=[Stop(2)])
-    assert (
-        find(tmp_path / "run", Batches(workers=workers), callbacks=[Stop(9)]) == whole
-    )
+    assert goes_on_to_the_same_bytes(tmp_path, lambda: Batches(workers=workers))
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
@@ -92,16 +76,7 @@ def test_a_search_on_a_sequence_of_tf_keras_goes_on_to_the_same_bytes(tmp_path):
         def __getitem__(self, index):
             return X[8 * index : 8 * index + 8], Y[8 * index : 8 * index + 8]
 
-    class Raises(tf_keras.callbacks.Callback):
-        at = None
-        on_epoch_begin = Stop.on_epoch_begin
-
-    first, second = Raises(), Raises()
-    whole = find(tmp_path / "whole", Sequence(), tf_keras, [first])
-    second.at = 2
-    with pytest.raises(KeyboardInterrupt):
-        find(tmp_path / "run", Sequence(), tf_keras, [second])
-    assert find(tmp_path / "run", Sequence(), tf_keras, [first]) == whole
+    assert goes_on_to_the_same_bytes(tmp_path, Sequence, tf_keras)
 
 
 def test_every_epoch_has_all_batches_in_an_order_of_its_own(tmp_path):
@@ -125,8 +100,14 @@ def test_the_view_keeps_the_users_settings_and_can_be_sent_to_a_process():
     assert any((there[i][0] != view[i][0]).any() for i in range(10))
 
 
-def test_only_a_users_own_py_dataset_is_one():
-    assert shuffling.is_py_dataset(Batches(), keras)
-    view = shuffling.reordered(Batches(), seed=1, keras=keras)
-    assert not shuffling.is_py_dataset(view, keras)
-    assert not shuffling.is_py_dataset((X, Y), keras)
+def test_arrays_and_the_users_own_py_datasets_are_ordered_and_nothing_else():
+    def seeded(data):
+        return shuffling.seeded(data, seed=1, keras=keras)
+
+    for data in ((X, Y), Batches()):
+        view = seeded(data)
+        assert not shuffling.is_ordered(data)
+        assert shuffling.is_ordered(view)
+        assert seeded(view) is view
+    tensors = (keras.ops.convert_to_tensor(X), Y)
+    assert seeded(tensors) is tensors

@@ -3,14 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from making.models import dense, interrupts, points
 
 import tflottery
 from tflottery.core import files
 from tflottery.search import callback_state
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(64, 6)).astype("float32")
-Y = (X[:, 0] + X[:, 1] > 0).astype("int64")
+X, Y = points(classes=2)
 
 
 def make_callbacks():
@@ -24,19 +23,14 @@ def make_callbacks():
 
 def find(folder, stop=None, more=(), **options):
     keras.utils.set_random_seed(2)
-    model = keras.Sequential(
-        [
-            keras.layers.Input((6,)),
-            keras.layers.Dense(8, activation="relu", name="hidden"),
-            keras.layers.Dense(2, activation="softmax", name="output"),
-        ]
-    )
+    model = dense(keras, classes=2)
     model.compile(
         keras.optimizers.SGD(0.05),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    arguments = {"epochs": 8, "callbacks": [*make_callbacks(), *more, Raises(stop)]}
+    callbacks = [*make_callbacks(), *more, interrupts(keras, at=stop)]
+    arguments = {"epochs": 8, "callbacks": callbacks}
     return tflottery.find_ticket(
         model,
         (X, Y),
@@ -51,28 +45,18 @@ def find(folder, stop=None, more=(), **options):
     ).ticket
 
 
-class Raises(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_early_stopping_counts_on_where_a_round_was_broken(tmp_path, epoch):
+def test_early_stopping_counts_on_where_a_round_was_broken(tmp_path):
     whole = find(tmp_path / "whole")
     epochs = [len(r.history["loss"]) for r in whole.rounds]
     assert epochs[0] < 8, "must stop early to show anything"
-    with pytest.raises(KeyboardInterrupt):
-        find(tmp_path / "broken", epoch)
-    found = find(tmp_path / "broken")
-    assert [len(r.history["loss"]) for r in found.rounds] == epochs
-    names = ("whole/ticket.safetensors", "broken/ticket.safetensors")
-    first, second = ((tmp_path / name).read_bytes() for name in names)
-    assert first == second
+    expected = (tmp_path / "whole/ticket.safetensors").read_bytes()
+    for epoch in (1, 2):
+        folder = tmp_path / f"broken-{epoch}"
+        with pytest.raises(KeyboardInterrupt):
+            find(folder, epoch)
+        found = find(folder)
+        assert [len(r.history["loss"]) for r in found.rounds] == epochs
+        assert (folder / "ticket.safetensors").read_bytes() == expected
 
 
 def test_numbers_and_weights_come_back_and_the_model_stays():

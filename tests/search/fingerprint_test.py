@@ -1,6 +1,7 @@
-"""Signatures: a change is told from what differs though nothing was changed."""
+"""Fingerprints: a change is told from what differs though nothing was changed."""
 
 import functools
+import linecache
 import subprocess
 import sys
 import types
@@ -195,18 +196,72 @@ print(fingerprint.of_network(model), fingerprint.of_training(model))
 
 def test_a_program_with_a_line_more_makes_the_same_network_in_another_process(tmp_path):
     told = []
-    for number, factor in enumerate((2.0, 2.0, 3.0)):
+    # The second program makes a changed network after the same one.
+    for number, factors in enumerate(([2.0], [2.0, 3.0])):
         program = tmp_path / f"{number}.py"  # As a notebook's cell has its process in.
-        text = PROGRAM.format(blank="\n" * number, seed=number, factor=factor)
-        program.write_text(text)
+        blank = "\n" * number
+        texts = [PROGRAM.format(blank=blank, seed=number, factor=f) for f in factors]
+        program.write_text("".join(texts))
         command = [sys.executable, "-W", "ignore", program]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert answer.returncode == 0, answer.stderr
-        told.append(answer.stdout)
+        told += answer.stdout.splitlines()
     assert told[0] == told[1] != told[2]
 
 
-def test_a_function_is_its_code_and_what_it_was_made_with():
+SOURCE = """
+def criterion(trained, rewind):
+    "Documented."
+    assert trained
+    return {scale} * trained
+
+
+score = [lambda x: {scale} * x{more}]
+"""
+
+
+def made(path, scale, optimize, more=""):
+    """Returns a function and a lambda of a file, compiled as by another Python."""
+    path.write_text(SOURCE.format(scale=scale, more=more))
+    linecache.clearcache()
+    names = {}
+    code = compile(path.read_text(), str(path), "exec", optimize=optimize)
+    exec(code, names)
+    return names["criterion"], names["score"][0]
+
+
+def test_a_function_is_its_source_whatever_byte_code_python_makes_of_it(tmp_path):
+    of, told = fingerprint.of_function, []
+    for folder, scale, optimize in (("a", 2, 0), ("b", 2, 2), ("c", 3, 0)):
+        (tmp_path / folder).mkdir()
+        criterion, score = made(tmp_path / folder / "x.py", scale, optimize)
+        told.append((of(criterion), of(score), criterion.__code__.co_code))
+    first, upgraded, changed = told
+    assert first[2] != upgraded[2]
+    assert first[:2] == upgraded[:2]
+    assert first[0] != changed[0]
+    assert first[1] != changed[1]
+
+
+def test_a_lambda_is_told_by_itself_not_by_the_line_it_is_on(tmp_path):
+    _, one = made(tmp_path / "x.py", 2, 0)
+    one = fingerprint.of_function(one)
+    _, same = made(tmp_path / "x.py", 2, 0, more=", print")
+    assert fingerprint.of_function(same) == one
+    _, other = made(tmp_path / "x.py", 2, 0, more=", print, lambda: 1")
+    assert fingerprint.of_function(other) != one  # There it could be either.
+
+
+def test_a_function_without_source_is_its_name():
+    names = {}
+    exec("def f(x):\n    return x\ng = lambda: 1", names)
+    first = [fingerprint.of_function(names[name]) for name in "fg"]
+    exec("def f(x):\n    return -x\ng = lambda: 2", names)
+    assert [fingerprint.of_function(names[name]) for name in "fg"] == first
+    assert first[0] != first[1]
+
+
+def test_a_function_is_its_source_and_what_it_was_made_with():
     def make(scale, more=1):
         def score(x, offset=more):
             """Documented."""

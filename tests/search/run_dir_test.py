@@ -76,9 +76,9 @@ def test_finished_rounds_come_back_in_order_with_their_times(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        (("001.json",), "001.json: how a finished round went"),
-        (("001.json", "001.ticket"), "001.json: how a finished round went"),
-        (("000.json", "001.json", "002.json"), "000.json: how a finished round went"),
+        (("001.json",), "001.json: the record of a round"),
+        (("001.json", "001.ticket"), "001.json: the record of a round"),
+        (("000.json", "001.json", "002.json"), "000.json: the record of a round"),
         (("002.ticket",), "002.ticket: the ticket of a round"),
     ],
 )
@@ -90,8 +90,8 @@ def test_a_gap_in_the_rounds_is_an_error(tmp_path, missing, told):
     with pytest.raises(run_dir.RunError) as caught:
         run.rounds()
     assert str(caught.value) == (
-        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks rounds/{told}. Put "
-        "the right file back from a copy, or choose another `run_dir`."
+        f"`run_dir` {str(tmp_path)!r} holds a search, but lacks rounds/{told}. "
+        "Restore the right file from a copy, or choose another `run_dir`."
     )
 
 
@@ -103,7 +103,7 @@ def test_the_ticket_of_another_round_is_an_error(tmp_path):
     with pytest.raises(files.FileError) as caught:
         run.load_round(1)
     assert str(caught.value) == (
-        f"{path} is the ticket of round 2. Put the right file back from a copy, or "
+        f"{path} is the ticket of round 2. Restore the right file from a copy, or "
         "choose another `run_dir`."
     )
 
@@ -111,10 +111,13 @@ def test_the_ticket_of_another_round_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("current", "message"),
     [
-        ({"round": 4, "record": None}, r"lacks rounds/003\.json: how a finished round"),
-        ({"round": 2, "record": None}, "older than round 2, which is finished"),
-        ({"round": 1, "record": {}}, "older than round 2, which is finished"),
-        (None, r"lacks current\.safetensors: the state to go on with"),
+        (
+            {"round": 4, "record": None},
+            r"lacks rounds/003\.json: the record of a r",
+        ),
+        ({"round": 2, "record": None}, "older than the finished round 2"),
+        ({"round": 1, "record": {}}, "older than the finished round 2"),
+        (None, r"lacks current\.safetensors: the state to resume from"),
     ],
 )
 def test_a_state_of_another_time_than_the_rounds_is_an_error(

@@ -4,16 +4,11 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
+from making.tflite_files import prune
 
-HERE = pathlib.Path(__file__).parent
-WASM_CHECK = HERE.parents[1] / "tools" / "wasm_check"
-
-# Tests are imported one by one, without packages: this is how they share a module.
-sys.path.insert(0, str(HERE))
-from small_files import prune  # noqa: E402
+WASM_CHECK = pathlib.Path(__file__).parents[2] / "tools" / "wasm_check"
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """The published networks, at their own width, on images as small as they allow."""
 
+import functools
+
 import keras
 import pytest
-from small_files import prune
+from making.tflite_files import prune
 
 from tflottery.lab import models
 from tflottery.tflite import export_tflite
@@ -31,21 +33,35 @@ def efficientnet_v2():
     )
 
 
+@functools.cache
+def pruned(build):
+    return prune(build(), 0.95)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # What a file may take at most, over the bound: depthwise kernels and biases stay whole.
 @pytest.mark.parametrize(
     ("build", "ratio"),
-    [(resnet20, 1.45), (conv6, 1.2), (vgg19, 1.35), (efficientnet_v2, 1.2)],
+    [
+        (resnet20, 1.45),
+        (conv6, 1.2),
+        slow(vgg19, 1.35),
+        slow(efficientnet_v2, 1.2),
+    ],
 )
 def test_a_published_network_is_right_and_near_the_bound(build, ratio, tmp_path):
-    report = export_tflite(prune(build(), 0.95), tmp_path / "model.tflite")
+    report = export_tflite(pruned(build), tmp_path / "model.tflite")
     assert report.difference < 1e-5
     assert report.bound_ratio is not None
     assert report.bound_ratio < ratio
 
 
-@pytest.mark.parametrize("build", [resnet20, conv6, mobilenet_v2])
+@pytest.mark.parametrize("build", [slow(resnet20), slow(conv6), slow(mobilenet_v2)])
 def test_a_published_network_computes_sparse_and_right(build, request, tmp_path):
-    model = prune(build(), 0.95)
+    model = pruned(build)
     path = tmp_path / "sparse.tflite"
     report = export_tflite(model, path, target="sparse_speed")
     assert report.difference < 1e-5

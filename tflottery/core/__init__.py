@@ -1,1 +1,1 @@
-"""Core: NumPy, and nothing that knows Keras."""
+"""Core: masks, criteria, pruning and files. Needs NumPy; knows nothing of Keras."""

@@ -112,7 +112,7 @@ def check(name: str, value: Any, kind: Kind, meaning: str = "") -> None:
         meaning: What it stands for, to be added to the error.
 
     Raises:
-        ValueError: If `value` is not of that kind.
+        ValueError: If `value` is of another kind.
 
     >>> check("steps", -1, WHOLE)
     Traceback (most recent call last):
@@ -128,7 +128,7 @@ def fields(record: Any, kinds: Mapping[str, Kind]) -> None:
     """Checks the attributes of `record` by name.
 
     Raises:
-        ValueError: If one is not of its kind. Names the first such.
+        ValueError: If one is of the wrong kind. Names the first such.
     """
     for name, kind in kinds.items():
         value = getattr(record, name)

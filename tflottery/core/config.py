@@ -11,10 +11,8 @@ SCOPES = ("global", "layer", "erk")
 RETRAIN = ("rewind", "learning_rate", "fine_tune")
 SELECT = ("sparsest_winning", "last")
 _MAX_SEED = 2**32 - 1  # NumPy's limit.
-
-
 _CRITERION = checks.one_of(tuple(criteria.CRITERIA))
-_KINDS = {
+_KINDS = {  # What each attribute must be.
     "epochs": checks.whole_from(1),
     "rewind_step": checks.WHOLE,
     "rounds": checks.or_none(checks.whole_from(1)),
@@ -152,7 +150,7 @@ def choose_monitor(metrics: Iterable[str]) -> str:
     """Returns the metric to judge rounds by: an accuracy, or else the loss.
 
     Args:
-        metrics: their names; those on validation data, where there are any, decide.
+        metrics: Names of the metrics. Those on validation data take precedence.
 
     >>> choose_monitor(["accuracy", "loss", "val_loss", "val_accuracy"])
     'val_accuracy'

@@ -1,8 +1,8 @@
-"""Criteria: from weights to scores; the highest scores are kept.
+"""Criteria: from weights to scores; the weights with the highest scores are kept.
 
-A criterion is a function `(trained, rewind) -> scores`. Both arguments hold the
-prunable weights by path: as the round left them, and as the next round will
-start. A user's own criterion is such a function.
+A criterion is a function `(trained, rewind) -> scores`. Both arguments map paths to
+prunable weights: after the round's training, and as the next round starts. Pass your
+own function of this kind to use another criterion.
 """
 
 import functools
@@ -51,10 +51,10 @@ def large_init(trained: Weights, rewind: Weights) -> dict[str, np.ndarray]:
 def random(
     trained: Weights, rewind: Weights, *, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Keeps weights at random: the control that any criterion must beat.
+    """Keeps random weights: the baseline that any criterion must beat.
 
-    A path's scores depend on `seed` and its name alone, so they stay the same from
-    round to round, and adding a layer changes no other.
+    A weight's scores depend only on `seed` and its path, so they are the same in every
+    round, and adding a layer does not change those of the others.
 
     >>> random({"w": np.zeros(2)}, {}, seed=1)["w"].shape
     (2,)
@@ -74,15 +74,15 @@ CRITERIA: Mapping[str, Criterion] = {
     "large_init": large_init,
     "random": random,
 }
-"""The criteria that can be asked for by name."""
+"""The criteria that have a name."""
 
 
 def find(criterion: str | Criterion, seed: int | None = None) -> Criterion:
     """Returns the function that scores weights.
 
     Args:
-        criterion: A name in `CRITERIA`, or a user's own function, whose arguments and
-            scores are checked.
+        criterion: A name in `CRITERIA`, or the user's own function. Its arguments and
+            scores are then checked.
         seed: Random seed of the criterion `"random"`.
 
     Raises:

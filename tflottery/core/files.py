@@ -1,18 +1,18 @@
-"""Files: written whole or not at all, and checked to the last bit when read.
+"""Files: written completely or not at all, and checked bit for bit when read.
 
-A container is one safetensors file: arrays by name, and a header of plain data.
-Every array and the header itself carry a SHA-256, so damage is found where it is.
+A container is one safetensors file: arrays by name, and a header of plain data. Each
+array and the header have a SHA-256, so that an error can name the damaged part.
 """
 
 import contextlib
 import errno
-import functools
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,106 +24,116 @@ _PLAIN = {"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"}
 _PLAIN |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
 _PLAIN |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _AGAIN = "Copy the file again from its source."
+# The package that each kind of object store needs.
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
 class FileError(ValueError):
-    """A file that is damaged, or not of the kind that was asked for."""
+    """The file is damaged or of another kind."""
 
 
-def path_of(path: Any) -> Any:
-    """Returns a `pathlib.Path`, or for a URL such as `gs://...` an `etils.epath.Path`.
+def path_of(path: Any, name: str = "path") -> Any:
+    """Returns a `pathlib.Path`, or for a URL such as `s3://...` a `upath.UPath`.
 
     Args:
-        path: a path, in which `~` is the home folder, or a URL.
+        path: A path, in which `~` is the home folder, or a URL.
+        name: The name of the argument, for errors.
 
     Raises:
-        ValueError: where it is empty, or of a kind that cannot be opened.
+        TypeError: If `path` is not a path.
+        ValueError: If it is empty, or a URL that is not supported.
+        ImportError: If the package for such URLs is not installed.
 
     >>> path_of("runs/a").name
     'a'
     """
-    text = os.fspath(path)
-    if not text or "\0" in text:
-        wrong = "hold no NUL character" if text else "not be empty"
-        raise ValueError(
-            f'A path must {wrong}. Name a place, as "runs/a" or "gs://bucket/a". '
-            f"Received: {text!r}"
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if text is None:
+        from upath import UPath
+
+        if isinstance(path, UPath):
+            return path
+    is_text = isinstance(text, str)
+    scheme, is_url, _ = text.partition("://") if is_text else ("", "", "")
+    if not text or not is_text or "\0" in text or (is_url and scheme not in _PACKAGES):
+        raise (ValueError if is_text else TypeError)(
+            f"`{name}` must be a local path, or a URL that starts with gs://, s3:// or "
+            f'az://, such as "runs/a" or "gs://bucket/a". Received: {name}={path!r}'
         )
-    if "://" not in text:
+    if not is_url:
         return pathlib.Path(os.path.expanduser(text))
-    from etils import epath
+    package = _PACKAGES[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(
+            f"`{name}` needs the package {package} for {scheme}:// URLs. Run `pip "
+            f"install {package}`. Received: {name}={path!r}"
+        )
+    from upath import UPath
 
-    try:
-        on_fsspec = text.startswith(("s3://", "az://"))
-        return _on_fsspec()(text) if on_fsspec else epath.Path(text)
-    except KeyError as error:
-        raise ValueError(
-            "A path must be local, or a URL that begins with gs://, s3:// or az://. "
-            f"Received: {text!r}"
-        ) from error
-
-
-@functools.cache
-def _on_fsspec() -> Any:
-    from etils.epath import backend, gpath
-
-    class FsspecPath(gpath.PosixGPath):
-        """A path that fsspec reads and writes.
-
-        Where TensorFlow is installed epath takes its file system, which has no S3.
-        """
-
-        _backend = property(lambda self: backend.fsspec_backend)  # type: ignore
-
-    return FsspecPath
+    # Without a cache of listings: another machine may have changed the store since.
+    return UPath(text, use_listings_cache=False)
 
 
 def make_folder(path: Any) -> None:
-    """Makes the folder `path` and those above it, where they do not exist.
+    """Makes the folder `path` and its parents if they do not exist.
 
     Raises:
-        OSError: where it cannot be made; it names the folder and the remedy.
+        OSError: If it cannot be made. Names the folder and the remedy.
     """
+    path = path_of(path)
+    if isinstance(path, pathlib.Path):  # Object stores have no folders.
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explained(error, "Could not make the folder", path) from error
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a scratch file to write, which then replaces the local file `path`.
+
+    If an error leaves the block, `path` stays as it was.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path_of(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explained(error, "Could not make the folder", path) from error
+        yield scratch
+        with contextlib.suppress(FileNotFoundError):
+            scratch.chmod(path.stat().st_mode & 0o7777)
+        with open(scratch, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
 
 
 def write(path: Any, data: bytes) -> None:
-    """Writes `data` to `path`: the file holds all of it, or what it held before.
+    """Writes `data` to `path`: the file holds all of it, or its old content.
 
     Raises:
-        OSError: where it cannot be written; it names the file and the remedy.
+        OSError: If it cannot be written. Names the file and the remedy.
     """
     path = path_of(path)
     if not isinstance(path, pathlib.Path):
-        path.write_bytes(data)  # An object store swaps the whole object in itself.
+        path.write_bytes(data)  # An object store swaps in the whole object.
         return
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        if not isinstance(error, OSError):
-            raise
-        what = f"Could not write {len(data):,} bytes; what the file held is unchanged"
+        with replacing(path) as scratch:
+            scratch.write_bytes(data)
+    except OSError as error:
+        what = f"Could not write {len(data):,} bytes; the file's content is unchanged"
         raise explained(error, what, path) from error
 
 
 def remove_scratch(folder: Any, names: str) -> None:
-    """Removes what `write` left in a folder where it was killed.
+    """Removes scratch files that a killed process left in a folder.
 
-    Nobody may be writing there meanwhile.
+    Nothing else may be writing there at the same time.
 
     Args:
-        folder: a folder that exists.
-        names: the names of the files that were written there, a regular expression.
+        folder: A folder that exists.
+        names: The names of the files that were being written, a regular expression.
     """
     if isinstance(folder, pathlib.Path):
         for path in folder.glob(".*.tmp"):
@@ -133,18 +143,16 @@ def remove_scratch(folder: Any, names: str) -> None:
 
 
 def explained(error: OSError, what: str, path: Any) -> OSError:
-    """Returns the error, of its own class, with what failed and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = (
-        "Free some space and run it again"
-        if full
-        else "Choose a place that exists and can be written"
-    )
-    return OSError(error.errno, f"{error.strerror}. {what}. {remedy}", str(path))
+    """Returns an error of the same class that also says what failed and what to do."""
+    remedy = "Choose a place that exists and is writable"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "Free some space and run it again"
+    reason = error.strerror or str(error)
+    return OSError(error.errno, f"{reason}. {what}. {remedy}", str(path))
 
 
 def write_json(path: Any, value: Any) -> None:
-    """Writes plain data as indented JSON, whole or not at all."""
+    """Writes plain data as indented JSON, with `write`."""
     write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
@@ -152,7 +160,7 @@ def read_json(path: Any) -> Any:
     """Returns the data of a JSON file.
 
     Raises:
-        FileError: where it is not JSON.
+        FileError: If it is not JSON.
     """
     try:
         return json.loads(path_of(path).read_bytes())
@@ -166,9 +174,9 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], header: Any) -> No
     Equal arrays and headers give equal bytes.
 
     Raises:
-        TypeError: where an array has a type that is neither NumPy's (bool, integer,
-            float16/32/64) nor of `ml_dtypes`; or the header is not plain data.
-        OSError: where it cannot be written.
+        TypeError: If an array's dtype is neither NumPy's (bool, integer, float16/32/64)
+            nor one of `ml_dtypes`, or if the header is not plain data.
+        OSError: If it cannot be written.
     """
     plain = {name: _to_plain(name, array) for name, array in arrays.items()}
     body = {
@@ -185,12 +193,12 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], header: Any) -> No
 def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
     """Returns the arrays and the header of a container.
 
-    Nothing in the file is executed or unpickled, and no more memory is taken than
-    the file's own size warrants.
+    Nothing in the file is executed or unpickled, and memory use is bounded by the
+    file's own size.
 
     Raises:
-        FileError: naming the file, and the array where one is damaged.
-        FileNotFoundError: where there is no file.
+        FileError: If it is damaged. Names the file, and the array if it is one.
+        FileNotFoundError: If there is no such file.
     """
     data = path_of(path).read_bytes()
     try:
@@ -202,13 +210,13 @@ def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
         RecursionError,
     ) as error:
         raise FileError(
-            f"{path} is not a tflottery file, or it is cut off or damaged "
+            f"{path} is not a tflottery file, or it is truncated or damaged "
             f"({error}). {_AGAIN}"
         ) from error
     del data
     body = _check_header(path, signed)
     if not entries.keys() == body["dtypes"].keys() == body["sha256"].keys():
-        raise FileError(f"{path} is damaged: its list of arrays does not fit.")
+        raise FileError(f"{path} is damaged: its header lists other arrays. {_AGAIN}")
     arrays = {}
     for name in list(entries):
         array = _from_entry(path, name, entries.pop(name), body["dtypes"][name])
@@ -242,31 +250,31 @@ def _from_entry(path: Any, name: str, entry: Any, dtype: Any) -> np.ndarray:
     kind = _dtype(dtype)
     if kind is None or _plain(kind).name != _PLAIN.get(entry["dtype"]):
         raise FileError(
-            f"{path} is damaged: {name!r} is said to be {dtype!r}, but is stored as "
-            f"{entry['dtype']!r}."
+            f"{path} is damaged: its header says that {name!r} is {dtype!r}, but it "
+            f"is stored as {entry['dtype']!r}. {_AGAIN}"
         )
     try:
         return np.frombuffer(entry["data"], kind).reshape(entry["shape"])
-    except ValueError as error:  # More dimensions, or larger ones, than NumPy has.
+    except ValueError as error:  # More or larger dimensions than NumPy allows.
         raise FileError(
-            f"{path} is damaged: {name!r} has the shape {entry['shape']}."
+            f"{path} is damaged: {name!r} has the shape {entry['shape']}. {_AGAIN}"
         ) from error
 
 
 def _to_plain(name: str, array: np.ndarray) -> np.ndarray:
-    """Returns the array as little-endian numbers of a type that safetensors knows."""
+    """Returns the array, little-endian, as a dtype that safetensors knows."""
     kind = _dtype(array.dtype.name)
     if kind is None:
         raise TypeError(
-            f"{name!r} has the type {array.dtype}, which a file cannot hold. Cast it "
-            "to a bool, integer or float type."
+            f"{name!r} has the dtype {array.dtype}, which cannot be stored. Cast it to "
+            "a bool, integer or float dtype."
         )
     array = np.ascontiguousarray(array, kind.newbyteorder("<")).reshape(array.shape)
     return array.view(_plain(kind))
 
 
 def _dtype(name: Any) -> np.dtype | None:
-    """Returns the type of that name, NumPy's or `ml_dtypes`', or `None`."""
+    """Returns the NumPy or `ml_dtypes` dtype of that name, or `None`."""
     if name in _PLAIN.values():
         return np.dtype(name)
     import ml_dtypes
@@ -278,7 +286,7 @@ def _dtype(name: Any) -> np.dtype | None:
 
 
 def _plain(kind: np.dtype) -> np.dtype:
-    """Returns the type whose bytes stand for those of `kind` in a file."""
+    """Returns the dtype as which a file stores the bytes of `kind`."""
     if kind.name in _PLAIN.values():
         return kind.newbyteorder("<")
     return np.dtype(f"<u{kind.itemsize}")

@@ -1,4 +1,4 @@
-"""Masks: boolean arrays, one per pruned weight; True keeps, False prunes."""
+"""Masks: one boolean array per prunable weight; True keeps, False prunes."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ Weights = Mapping[str, np.ndarray]
 """Arrays by path, such as `{"dense/kernel": array}`."""
 
 Masks = Mapping[str, np.ndarray]
-"""Boolean arrays by path, each of its weight's shape."""
+"""Boolean arrays by path, each with the shape of its weight."""
 
 
 def ones(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the masks of a dense network: every weight is kept.
+    """Returns the masks of a dense network, which keep every weight.
 
     >>> ones({"dense/kernel": np.zeros((1, 2))})
     {'dense/kernel': array([[ True,  True]])}
@@ -21,9 +21,9 @@ def ones(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def apply(masks: Masks, weights: Weights) -> dict[str, np.ndarray]:
-    """Returns `weights` with every pruned value at exactly zero.
+    """Returns `weights` with every pruned value set to exactly zero.
 
-    Weights without a mask are passed through, not copied.
+    Weights without a mask are passed through without a copy.
 
     >>> apply({"a": np.array([True, False])}, {"a": np.array([3.0, np.inf])})
     {'a': array([3., 0.])}
@@ -48,7 +48,7 @@ def size(masks: Masks) -> int:
 def density(masks: Masks) -> float:
     """Returns the share of masked weights that are kept, in [0, 1].
 
-    Masks that cover no weight at all are dense.
+    If the masks cover no weights, the density is 1.
 
     >>> density({"dense/kernel": np.array([[True, False], [False, False]])})
     0.25
@@ -115,7 +115,7 @@ def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns the mask of `shape` that `pack` turned into `bits`.
 
     Raises:
-        ValueError: if `bits` has not exactly the bytes that `shape` needs.
+        ValueError: If `bits` does not have exactly the bytes that `shape` needs.
 
     >>> unpack(np.array([176], np.uint8), (2, 2)).tolist()
     [[True, False], [True, True]]
@@ -132,10 +132,10 @@ def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_fit(masks: Masks, weights: Weights) -> None:
-    """Checks that every mask has a weight of its shape.
+    """Checks that every mask has a weight of the same shape.
 
     Raises:
-        ValueError: naming the first path that does not fit.
+        ValueError: If one does not. Names the first such path.
     """
     for path, mask in masks.items():
         if path not in weights:

@@ -1,4 +1,4 @@
-"""Paths: the names of weights, and which of one network stands for which of another."""
+"""Paths: the names of weights, and how those of two networks correspond."""
 
 import hashlib
 import itertools
@@ -9,9 +9,9 @@ from tflottery.core.masks import Weights
 
 
 def architecture(weights: Weights) -> str:
-    """Returns a SHA-256 of the paths, shapes and types of `weights`, in order.
+    """Returns a SHA-256 of the paths, shapes and dtypes of `weights`, in order.
 
-    The numbers that Keras gives layers do not count: `dense_3` is `dense`.
+    The numbers in Keras' layer names are ignored: `dense_3` counts as `dense`.
     """
     names = canonical(weights)
     text = "".join(
@@ -22,10 +22,10 @@ def architecture(weights: Weights) -> str:
 
 
 def canonical(paths: Iterable[str]) -> list[str]:
-    """Returns the paths with the numbers that Keras gave their layers counted anew.
+    """Returns the paths with the numbers in Keras' layer names counted from zero.
 
-    Keras numbers layers by how many of their kind the process has made, so that one
-    architecture has other names the second time that it is built.
+    Keras numbers layers of each kind per process, so a network that is built a second
+    time has different names.
 
     >>> canonical(["dense_4/kernel", "dense_4/bias", "dense_7/kernel", "head/kernel"])
     ['dense/kernel', 'dense/bias', 'dense_1/kernel', 'head/kernel']
@@ -49,14 +49,14 @@ def canonical(paths: Iterable[str]) -> list[str]:
 
 
 def align(theirs: Weights, ours: Weights) -> dict[str, str]:
-    """Returns which of the model's paths each of the ticket's paths stands for.
+    """Returns a dict from the ticket's paths to the model's.
 
     Args:
-        theirs: the ticket's weights by path.
-        ours: the model's weights by path.
+        theirs: The ticket's weights by path.
+        ours: The model's weights by path.
 
     Raises:
-        ValueError: naming the first path or shape that does not fit.
+        ValueError: If they do not fit. Names the first path or shape that differs.
     """
     if set(theirs) == set(ours):
         mapping = {name: name for name in theirs}
@@ -79,17 +79,17 @@ def align(theirs: Weights, ours: Weights) -> dict[str, str]:
 
 
 def of_backbone(theirs: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
-    """Returns which of the ticket's paths each path of a backbone stands for.
+    """Returns a dict from a backbone's paths to the ticket's.
 
-    Those that the ticket has behind them are its head's. The ticket's network may hold
-    the backbone as its first layer.
+    The ticket's remaining paths must come last, as they belong to its head. The
+    ticket's network may also contain the backbone as its first layer.
 
     Args:
-        theirs: the ticket's paths, in order.
-        ours: the backbone's, in order.
+        theirs: The ticket's paths, in order.
+        ours: The backbone's paths, in order.
 
     Raises:
-        ValueError: naming the first paths that do not fit.
+        ValueError: If they do not fit. Names the first paths that differ.
 
     >>> of_backbone(["conv_3/kernel", "output/kernel"], ["conv/kernel"])
     {'conv/kernel': 'conv_3/kernel'}
@@ -114,8 +114,8 @@ def of_backbone(theirs: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
     missing = [p for p in theirs if p in left]
     if missing != theirs[len(theirs) - len(missing) :]:
         raise ValueError(
-            f"`backbone` does not fit the ticket: it lacks {missing[0]!r}, which does "
-            "not belong to a head at the ticket's end. Give it the same paths."
+            f"`backbone` does not fit the ticket: it lacks {missing[0]!r}, which is "
+            "not part of a head at the ticket's end. Use one with the same paths."
         )
     return known
 
@@ -126,7 +126,7 @@ def _difference(ours: list[str], theirs: list[str]) -> str:
     listed = "; ".join(
         f"where the ticket has {a!r}, `backbone` has {b!r}" for a, b in pairs
     )
-    return f"`backbone` does not fit the ticket: {listed}. Give it the same paths."
+    return f"`backbone` does not fit the ticket: {listed}. Use one with the same paths."
 
 
 def _first(ticket: str | None, model: str | None) -> str:
@@ -137,13 +137,13 @@ def _first(ticket: str | None, model: str | None) -> str:
 
 
 def check(names: Iterable[str]) -> None:
-    """Checks that each name is one that a layer and its variable can have.
+    """Checks that each name is a valid path of a weight.
 
-    Names go to terminals, reports and other programs' file names: none may hold a
-    control character, nor lead out of a folder.
+    Names end up in terminals, reports and file names, so they must not contain control
+    characters or lead out of a folder.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: If one is not valid. Names the first such.
 
     >>> check(["../kernel"])
     Traceback (most recent call last):

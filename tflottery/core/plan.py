@@ -14,15 +14,15 @@ _MOST_ROUNDS = 10_000
 
 
 def plan(masks: Masks, config: LotteryConfig) -> list[float]:
-    """Returns the densities of a search's rounds, round 0 first.
+    """Returns the density of each round of a search, starting with round 0.
 
     Args:
         masks: The masks of round 0.
-        config: How to search.
+        config: The search's configuration.
 
     Raises:
-        ValueError: If the target cannot be reached in this way. Names the largest
-            `target_sparsity` that can.
+        ValueError: If the target prunes no weight, leaves none in some layer, or cannot
+            be reached with this configuration.
     """
     size, target = masks_lib.size(masks), 1 - config.target_sparsity
     kept = masks_lib.kept(masks)
@@ -53,7 +53,7 @@ def plan(masks: Masks, config: LotteryConfig) -> list[float]:
 
 
 def fraction(masks: Masks, config: LotteryConfig, *, done: int) -> float:
-    """Returns the share to prune next, after `done` prunings."""
+    """Returns the fraction to prune next, after `done` prunings."""
     if config.rounds is None:
         return config.prune_fraction
     return fraction_for(
@@ -72,11 +72,18 @@ def densities(
     target_density: float,
     rounds: int | None = None,
 ) -> list[float]:
-    """Returns the densities of the rounds to come, round 0 first.
+    """Returns the density of each round, starting with round 0.
+
+    Args:
+        masks: The masks of the dense network.
+        fraction: Share of the remaining weights to prune after each round, in (0, 1).
+        layer_fractions: Separate fractions for the layers that match a pattern.
+        target_density: The density at which to stop, in (0, 1).
+        rounds: Number of prunings. `None` prunes until the target is reached.
 
     Raises:
-        ValueError: where it takes more than 10,000 rounds, or `rounds` are more than
-            there are weights to prune.
+        ValueError: If it takes more than 10,000 rounds, or if `rounds` is larger than
+            the number of weights to prune.
 
     >>> masks = {"w": np.ones(100, bool)}
     >>> [round(d, 2) for d in densities(masks, 0.5, target_density=0.2)]
@@ -95,20 +102,20 @@ def densities(
     to_prune = round(total * (found[0] - target_density))
     if rounds is not None and rounds > max(to_prune, 1):
         raise ValueError(
-            f"`rounds` must be at most the {to_prune} weights that there are to prune, "
-            f"one each round. Received: rounds={rounds}"
+            f"`rounds` must be at most {to_prune}, the number of weights to prune, as "
+            f"each round prunes at least one. Received: rounds={rounds}"
         )
     while (rounds is None or len(found) <= rounds) and (
         found[-1] > target_density * (1 + 1e-9)
     ):
         if len(found) > _MOST_ROUNDS:
             raise ValueError(
-                f"`prune_fraction` prunes so little that the search takes more than "
-                f"{_MOST_ROUNDS:,} rounds. Received: prune_fraction={fraction}. Raise "
-                "it, or give `rounds`."
+                "`prune_fraction` is so small that the search would take more than "
+                f"{_MOST_ROUNDS:,} rounds. Raise it, or set `rounds`. "
+                f"Received: prune_fraction={fraction}"
             )
         left = {path: n * (1 - rates[path]) for path, n in left.items()}
-        # A round prunes one weight at least.
+        # Each round prunes at least one weight.
         density = min(sum(left.values()) / total, found[-1] - 1 / total)
         found.append(max(density, target_density))
     return found
@@ -124,7 +131,7 @@ def fraction_for(
     """Returns the prune fraction that reaches `target_density` in `rounds` prunings.
 
     Raises:
-        ValueError: If the layers of `layer_fractions` alone keep more than that.
+        ValueError: If the layers in `layer_fractions` alone keep more than that.
 
     >>> masks = {"w": np.ones(100, bool)}
     >>> round(fraction_for(masks, 2, target_density=0.25), 6)
@@ -138,10 +145,10 @@ def fraction_for(
     )
     if fixed > target + 0.5:
         raise ValueError(
-            f"`layer_fractions` prunes its layers so little that {rounds} rounds do "
-            f"not reach a sparsity of {1 - target_density:g}. Received: "
-            f"layer_fractions={dict(layer_fractions or {})!r}. Raise its fractions or "
-            "`rounds`, or lower `target_sparsity`."
+            f"`layer_fractions` prunes its layers so little that {rounds} rounds "
+            f"cannot reach a sparsity of {1 - target_density:g}. Raise its fractions, "
+            "raise `rounds`, or lower `target_sparsity`. "
+            f"Received: layer_fractions={dict(layer_fractions or {})!r}"
         )
     free = sum(n for path, n in left.items() if own[path] is None)
     share = max(target - fixed, 0.0) / max(free, 1)
@@ -149,7 +156,7 @@ def fraction_for(
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Returns whether a shell-style pattern names the weight or a layer above it.
+    """Returns whether a shell-style pattern matches a weight or a layer it is in.
 
     >>> matches("block/conv1/kernel", "block"), matches("conv1/kernel", "conv*")
     (True, True)
@@ -164,7 +171,7 @@ def matches(path: str, pattern: str) -> bool:
 
 
 def check_patterns(name: str, patterns: Iterable[str], paths: Iterable[str]) -> None:
-    """Raises ValueError where a pattern of the argument `name` matches no path."""
+    """Raises ValueError if a pattern of the argument `name` matches no path."""
     paths = list(paths)
     for pattern in patterns:
         if not any(matches(path, pattern) for path in paths):
@@ -192,7 +199,7 @@ def choose(
 
 
 def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None:
-    """Returns the fraction of the first pattern that matches, or `None`."""
+    """Returns the fraction of the first pattern that matches `path`, or `None`."""
     found = (float(f) for p, f in layer_fractions.items() if matches(path, p))
     return next(found, None)
 
@@ -200,11 +207,16 @@ def fraction_of(path: str, layer_fractions: Mapping[str, float]) -> float | None
 def of_groups(
     left: list[list[int]], fractions: list[float], at_least: int
 ) -> list[int]:
-    """Returns how many weights to keep of groups whose layers have `left` weights.
+    """Returns how many weights each group of layers keeps.
 
-    Group i keeps `sum(left[i]) * (1 - fractions[i]) ** t`, with t = 1, or with the t
-    in [0, 1] that keeps `at_least` weights in all. A layer's last weight, which is
-    kept whatever its group's number, counts among them.
+    Group i keeps `sum(left[i]) * (1 - fractions[i]) ** t`, where t is 1, or the value
+    in [0, 1] that keeps `at_least` weights in total. That total includes the last
+    weight of each layer, which is kept regardless of its group's number.
+
+    Args:
+        left: For each group, the number of remaining weights of each of its layers.
+        fractions: For each group, the share of its remaining weights to prune.
+        at_least: The least number of weights to keep in total.
 
     >>> of_groups([[10, 10], [4]], [0.5, 0.25], at_least=0)
     [10, 3]
@@ -216,7 +228,7 @@ def of_groups(
 
     def keep(t: float) -> list[int]:
         exact = np.multiply(totals, np.subtract(1, fractions) ** t)
-        # Halves go up, and a hair first: 15 * (1 - 0.9) is 1.4999999999999996.
+        # Halves round up. Nudged up first: 15 * (1 - 0.9) is 1.4999999999999996.
         return [math.floor(n * (1 + 1e-14) + 0.5) for n in exact]
 
     counts = keep(1.0)
@@ -229,7 +241,7 @@ def of_groups(
         middle = (low + high) / 2
         enough = sum(np.maximum(keep(middle), floors)) >= at_least
         low, high = (middle, high) if enough else (low, middle)
-    # Several groups can step down between `low` and `high`: the last in order do.
+    # If several groups lose a weight between `low` and `high`, the last ones do.
     counts, fewer = (np.maximum(keep(t), floors).tolist() for t in (low, high))
     over = sum(counts) - at_least
     for i in reversed(range(len(counts))):
@@ -242,10 +254,15 @@ def of_groups(
 def of_layers(masks: Masks, left: Mapping[str, int], keep: int) -> dict[str, int]:
     """Divides `keep` among layers in proportion to their Erdős-Rényi-kernel density.
 
-    A layer of shape (k, k, in, out) gets a density in proportion to
-    (k + k + in + out) / (k * k * in * out), but never more weights than it has left,
-    nor fewer than one; what one layer cannot take, the others share (Evci et al.
-    2020, "Rigging the Lottery", section 3).
+    A layer of shape (k, k, in, out) gets a density proportional to
+    (k + k + in + out) / (k * k * in * out), but at least one weight and at most those
+    it has left. The other layers share the rest (Evci et al. 2020, "Rigging the
+    Lottery", section 3).
+
+    Args:
+        masks: The layers' masks, by path.
+        left: The number of remaining weights of each layer, by path.
+        keep: The number of weights to keep in total.
 
     >>> import numpy as np
     >>> masks = {"a": np.ones((2, 2), bool), "b": np.ones((6, 6), bool)}
@@ -263,10 +280,10 @@ def of_layers(masks: Masks, left: Mapping[str, int], keep: int) -> dict[str, int
         enough = sum(exact(middle).values()) >= keep
         low, high = (low, middle) if enough else (middle, high)
     wanted = exact(high)
-    # A hair up: a share of 2 may come to 1.9999999999999996.
+    # Nudged up: a share of 2 may be computed as 1.9999999999999996.
     counts = {p: math.floor(x * (1 + 1e-14)) for p, x in wanted.items()}
     missing = keep - sum(counts.values())
-    # The largest remainders round up: a sum that is exact, ties by order.
+    # The largest remainders round up, ties in order, so that the sum is exact.
     for p in sorted(counts, key=lambda p: counts[p] - wanted[p]):
         if missing > 0 and counts[p] < left[p]:
             counts[p] += 1

@@ -1,4 +1,4 @@
-"""Pruning: from scores to smaller masks, keeping an exact number of weights."""
+"""Pruning: from scores to smaller masks that keep an exact number of weights."""
 
 import math
 import warnings
@@ -25,33 +25,34 @@ def prune(
     layer_fractions: Mapping[str, float] | None = None,
     target_density: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Returns masks that keep `1 - fraction` of the weights that are left.
+    """Returns masks that keep `1 - fraction` of the remaining weights.
 
-    The weights with the lowest scores go. The number kept is exact: the count left
-    times `1 - fraction`, rounded half up, of all weights together (`"global"`), of
-    each layer (`"layer"`), or of all together but divided among the layers by the
-    Erdős-Rényi-kernel rule (`"erk"`; Evci et al. 2020, section 3). Equal scores are
-    kept in the order of the paths in `masks`, then of the flat index. No layer is
-    emptied: its best weight stays, in exchange for the worst of its group where there
-    is one to spare, and a warning names it.
+    The weights with the lowest scores are pruned. The number kept is exact: the number
+    remaining times `1 - fraction`, with halves rounded up. It is counted over all
+    weights (`"global"`), in each layer (`"layer"`), or over all weights and then
+    divided among the layers by the Erdős-Rényi-kernel rule (`"erk"`; Evci et al. 2020,
+    section 3). Among equal scores, those that come first by the order of `masks` and
+    then by flat index are kept. No layer is emptied: its best weight is kept in
+    exchange for the worst one of its group, if one can be spared, and a warning names
+    the layer.
 
     Args:
-        scores: an array per path of `masks`, of its shape; higher is kept.
-        masks: the masks to shrink; what they prune stays pruned.
-        fraction: the share of the weights left to prune, in (0, 1).
+        scores: An array for each path in `masks`, of the same shape. Higher scores are
+            kept.
+        masks: The masks to shrink. What they prune stays pruned.
+        fraction: Share of the remaining weights to prune, in (0, 1).
         scope: `"global"`, `"layer"` or `"erk"`.
-        layer_fractions: fractions of its own, in (0, 1), for the layers that a
-            pattern matches; these are pruned layer by layer. The first match counts.
-        target_density: where the fractions would leave a smaller share of the
-            weights than this, in [0, 1), all are lessened in proportion so that
-            exactly this share is left.
+        layer_fractions: Separate fractions, in (0, 1), for the layers that match a
+            pattern. These are pruned layer by layer. The first match counts.
+        target_density: Least share of all weights to keep, in [0, 1). If the fractions
+            would keep less, they are all reduced to keep exactly this share.
 
     Returns:
         Boolean arrays by path, nested in `masks`.
 
     Raises:
-        ValueError: for a fraction or scope out of range, scores that do not fit the
-            masks, or a NaN score, which names the layer.
+        ValueError: If a fraction or `scope` is out of range, the scores do not fit the
+            masks, or a score is NaN.
 
     >>> prune({"w": np.array([3.0, 1.0, 2.0])}, {"w": np.ones(3, bool)}, 1 / 3)
     {'w': array([ True, False,  True])}
@@ -90,7 +91,7 @@ def prune(
 
 
 def _checked(scores: Any, masks: Masks) -> dict[str, np.ndarray]:
-    """Returns the scores of `masks` as arrays that can be compared with each other."""
+    """Returns the scores for `masks` as arrays that can be compared with each other."""
     if not isinstance(scores, Mapping):
         raise ValueError(
             "A criterion must return a dict from paths to arrays of scores. "
@@ -111,15 +112,15 @@ def _checked(scores: Any, masks: Masks) -> dict[str, np.ndarray]:
             )
         if score.dtype.kind == "V":  # NumPy cannot sort bfloat16 among other types.
             score = score.astype(np.float32)
-        # The sum is NaN (or inf - inf) if one score is; most layers pass this without
-        # an array of booleans being made. What is pruned may have any score.
+        # The sum is NaN if a score is NaN (or for inf - inf). This spares most layers
+        # an array of booleans. The scores of pruned weights do not matter.
         with np.errstate(invalid="ignore"):
             suspect = np.isnan(np.sum(score, dtype=np.float64))
         if suspect and np.isnan(score[mask]).any():
             raise ValueError(
-                f"The scores of {path!r} hold NaN: training diverged. Lower the "
-                "learning rate, or start from a later `rewind_step`; where a criterion "
-                "of your own made them, look for 0 / 0 in it."
+                f"The scores of {path!r} contain NaN: training diverged. Lower the "
+                "learning rate or use a later `rewind_step`. If the scores come from "
+                "your own criterion, look for 0 / 0 in it."
             )
         checked[path] = score
     if len({score.dtype for score in checked.values()}) > 1:
@@ -145,7 +146,7 @@ def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]
         threshold, ties = pool[left - keep], keep
         del pool
         for path in masks:
-            # As an array: NumPy makes a scalar of what has no dimensions.
+            # NumPy turns arrays without dimensions into scalars.
             kept[path] = np.asarray(masks[path] & (scores[path] > threshold))
             ties -= int(np.count_nonzero(kept[path]))
         for path in masks:
@@ -162,7 +163,7 @@ def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]
 def _guard(
     scores: Scores, masks: Masks, kept: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Gives each emptied layer its best weight back, in exchange for the worst kept."""
+    """Restores the best weight of each emptied layer, in exchange for the worst."""
     for path in masks:
         if kept[path].any() or not masks[path].any():
             continue
@@ -174,18 +175,18 @@ def _guard(
             donor, index = worst
             kept[donor].reshape(-1)[index] = False
         warnings.warn(
-            f"Pruning would have emptied the layer {path!r}; its best weight was "
-            'kept. Use scope="layer" or "erk", a smaller `prune_fraction`, or `skip` '
-            "it.",
+            f"Pruning would have emptied the layer {path!r}, so its best weight was "
+            'kept. Use scope="layer" or "erk", use a smaller `prune_fraction`, or add '
+            "the layer to `skip`.",
             stacklevel=4,
         )
     return kept
 
 
 def _worst(scores: Scores, kept: Masks) -> tuple[str, int] | None:
-    """Returns the path and flat index of the worst weight that a layer can give.
+    """Returns the path and flat index of the worst weight that a layer can spare.
 
-    Among equals it is the last in order, as ties are kept first come.
+    Among equal scores it is the last one in order, since the first are kept.
     """
     found, lowest = None, None
     for path in kept:

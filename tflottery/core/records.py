@@ -1,4 +1,4 @@
-"""Records: what the rounds of a search came to, as plain data that is checked."""
+"""Records: the results of each round of a search, as checked plain data."""
 
 import dataclasses
 import importlib.metadata
@@ -13,19 +13,19 @@ _LIBRARIES += ("jax", "numpy")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """What one round of training came to.
+    """The results of one round of training.
 
     Attributes:
-        round: its number; round 0 is the dense network.
-        sparsity: the share of masked weights that are zero, in [0, 1].
-        density_per_layer: the share kept by path, each in [0, 1].
-        metrics: the metrics after the round by name, with `val_` before those on
-            validation data.
-        history: the logs of each epoch by name, as `keras.callbacks.History`.
-        steps: optimizer steps trained.
-        seconds: time taken; `None` in a ticket read from a file, as equal searches
-            write equal files.
-        failure: why the round does not count, or `None`.
+        round: The round's number. Round 0 is the dense network.
+        sparsity: Share of masked weights that are zero, in [0, 1].
+        density_per_layer: Share of weights kept, in [0, 1], by path.
+        metrics: Metrics after the round by name. Those on validation data start with
+            `val_`.
+        history: The logs of each epoch by name, as in `keras.callbacks.History`.
+        steps: Number of optimizer steps.
+        seconds: Duration. `None` in a ticket that was read from a file, so that equal
+            searches write equal files.
+        failure: Why the round does not count, or `None`.
     """
 
     round: int
@@ -39,11 +39,11 @@ class Round:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Round":
-        """Returns the round whose attributes are `values`, as read from a file.
+        """Returns the round with the attributes `values`, read from a file.
 
         Raises:
-            TypeError: If an attribute is missing, or there are others.
-            ValueError: If an attribute is not of its kind.
+            TypeError: If an attribute is missing or unknown.
+            ValueError: If an attribute is of the wrong kind.
         """
         record = cls(**values)
         checks.fields(
@@ -63,10 +63,10 @@ class Round:
 
 
 def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:
-    """Returns the versions of those libraries that are installed.
+    """Returns the versions of the installed libraries by name.
 
     Args:
-        names: which; by default those that a search depends on.
+        names: Libraries to look for; by default those that affect a search.
     """
     versions = {}
     for name in names:

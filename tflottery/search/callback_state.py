@@ -1,7 +1,7 @@
-"""Callbacks: what a user's callbacks remember, so that a round can go on with it.
+"""Callbacks: saves what the user's callbacks remember, so that a round can resume.
 
-`EarlyStopping` counts epochs without gain and keeps the best weights, and a round that
-is taken up again starts with callbacks that know of neither.
+`EarlyStopping`, for example, counts the epochs without improvement and keeps the best
+weights. In a new process its callback would know neither.
 """
 
 import inspect
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-# No texts: they name files, and a run directory may come from somebody else.
+# No strings: they name files, and a run directory may come from somebody else.
 _NUMBERS = (int, float, type(None), np.generic)
-_OF_FIT = ("model", "_model", "params")  # `fit` sets these itself.
+_SET_BY_FIT = ("model", "_model", "params")
 
 
 _REFUSED = {
@@ -58,9 +58,9 @@ def begin_round(
 
 
 def numbers_in(callbacks: Sequence[Any]) -> list[dict]:
-    """Returns the numbers that each callback holds in attributes of its own.
+    """Returns the numbers in each callback's attributes.
 
-    What has the name of an argument that it is made with does not count.
+    Attributes with the name of one of the constructor's arguments are left out.
 
     >>> class Stop:
     ...     def __init__(self, patience):
@@ -79,7 +79,7 @@ def numbers_in(callbacks: Sequence[Any]) -> list[dict]:
 
 
 def unchanged(callbacks: Sequence[Any], numbers: Sequence[Mapping]) -> list[dict]:
-    """Returns those of the `numbers` that the callbacks still hold."""
+    """Returns those of the `numbers` that have not changed since."""
     return [
         {
             name: value
@@ -91,14 +91,14 @@ def unchanged(callbacks: Sequence[Any], numbers: Sequence[Mapping]) -> list[dict
 
 
 def remembered(
-    callbacks: Sequence[Any], settings: Sequence[Mapping] | None = None
+    callbacks: Sequence[Any], settings: Sequence[Mapping] = ()
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """Returns what each callback holds in attributes, numbers and lists of arrays.
+    """Returns the numbers and the lists of arrays in each callback's attributes.
 
     Args:
         callbacks: Keras callbacks.
-        settings: numbers that they have held from the start, which the call that goes
-            on may set anew; they are left out.
+        settings: Numbers that have not changed since the search began. They are left
+            out, because the call that resumes may set them differently.
 
     >>> class Stop:
     ...     wait, best_weights = 0, None
@@ -107,13 +107,11 @@ def remembered(
     >>> remembered([stop])
     ([{'wait': 2}], {'callbacks/0/best_weights/00000': array([1., 1., 1.])})
     """
-    numbers = numbers_in(callbacks)
-    if settings is not None:
-        kept = zip(numbers, unchanged(callbacks, settings), strict=True)
-        numbers = [
-            {name: value for name, value in now.items() if name not in still}
-            for now, still in kept
-        ]
+    kept = unchanged(callbacks, settings or [{}] * len(callbacks))
+    numbers = [
+        {name: value for name, value in now.items() if name not in still}
+        for now, still in zip(numbers_in(callbacks), kept, strict=True)
+    ]
     arrays: dict[str, np.ndarray] = {}
     for index, callback in enumerate(callbacks):
         for name, value in _state(callback, vars(callback)).items():
@@ -126,7 +124,7 @@ def remembered(
 def remind(
     callbacks: Sequence[Any], numbers: Sequence[Mapping], arrays: Mapping
 ) -> None:
-    """Gives the callbacks back what `remembered` found in them, and nothing else."""
+    """Sets in the callbacks what `remembered` returned, and nothing else."""
     for index, (callback, plain) in enumerate(zip(callbacks, numbers, strict=False)):
         prefix = f"callbacks/{index}/"
         lists: dict[str, list] = {}
@@ -138,17 +136,17 @@ def remind(
 
 
 def _state(callback: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of the `values` by name that are what a callback remembers."""
-    # The call gives again what a callback is made with; and EarlyStopping turns its
-    # `min_delta` around, which must not happen twice.
+    """Returns those of the `values` by name that a callback remembers."""
+    # The call that resumes passes the constructor's arguments again. EarlyStopping
+    # negates its `min_delta`, which must not happen twice.
     given = inspect.signature(type(callback)).parameters
     return {
         name: value
         for name, value in values.items()
         if name not in given
-        and name not in _OF_FIT
+        and name not in _SET_BY_FIT
         and _can_be_kept(value)
-        # Neither a method nor a text of the callback's gives way to a number.
+        # A number must not replace a method or a string.
         and _can_be_kept(inspect.getattr_static(callback, name, None))
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import checks, criteria
+from tflottery.core import checks, criteria, files
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
@@ -121,7 +121,7 @@ def _read(arguments: dict[str, Any], settings: data_lib.FitSettings) -> LotteryC
     criteria.find(criterion)
     checks.check("resume", arguments.get("resume", "auto"), run_dir_lib.RESUME)
     if arguments.get("run_dir") is not None:
-        run_dir_lib.check_path(arguments["run_dir"])
+        files.path_of(arguments["run_dir"], "run_dir")
     Progress(arguments.get("verbose", "auto"))
     return config
 

@@ -1,17 +1,20 @@
-"""Signatures: plain data that tells one search's network, training and data apart.
+"""Fingerprints: plain data that identifies a search's network, training and data.
 
-A search that goes on compares them with those that it began with. They leave out what
-differs though nothing was changed: the numbers in Keras' names, seeds that it draws,
-addresses. What cannot be told apart counts as equal, and nothing here fails.
+A search that resumes compares them with those it started with. They leave out whatever
+differs between two runs of the same program: the numbers in Keras' names, the seeds it
+draws, addresses. What cannot be told apart counts as equal, and nothing here fails.
 """
 
+import ast
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
 import json
+import linecache
 import re
+import textwrap
 import types
 import warnings
 import zlib
@@ -25,8 +28,8 @@ from tflottery.engines import data as data_lib
 from tflottery.engines import network
 from tflottery.engines.data import arrays_in
 
-# Seeds may be drawn anew; how a layer was built follows from the batch it saw first;
-# and where a class was imported from, from which file is the program.
+# Seeds may be drawn at random, a layer's build arguments depend on the first batch, and
+# a class's module depends on which file is run as the program.
 _LEFT_OUT = ("seed", "build_config", "build_input_shape")
 _LEFT_OUT += ("module", "registered_name", "shared_object_id")
 _LIBRARIES = ("keras", "tf_keras", "tensorflow", "tflottery", "numpy", "jax")
@@ -59,9 +62,9 @@ def of_search(trainer: Any, score: Callable) -> dict[str, Any]:
 
 
 def of_network(model: Any) -> dict[str, str]:
-    """Returns the class and a digest of the settings of each layer, by its path.
+    """Returns each layer's class and a digest of its settings, by path.
 
-    The model itself is `"(model)"`; its digest holds how its layers are connected.
+    The model itself is `"(model)"`; its digest covers how the layers are connected.
     """
     found: dict[str, str] = {}
     _walk(model, "", found, set())
@@ -81,16 +84,16 @@ def _walk(layer: Any, path: str, found: dict[str, str], seen: set[int]) -> None:
 
 
 def _settings(layer: Any) -> Any:
-    """Returns what a layer was made with, less the layers inside a model."""
+    """Returns a layer's config, without those of the layers inside it."""
     config: dict[str, Any] = {}
-    # Layers of one's own need no config, and may have one that fails.
+    # The user's own layers need not have a config, or may have one that fails.
     with contextlib.suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of lambdas.
         config = dict(layer.get_config())
     config.pop("name", None)
     for key in config:
         with contextlib.suppress(Exception):
-            # Keras keeps the file and the line of a lambda with it.
+            # Keras stores the file and line number of a lambda.
             if isinstance(getattr(layer, key), types.FunctionType):
                 config[key] = of_function(getattr(layer, key))
     inner, names = config.get("layers"), {}
@@ -117,10 +120,10 @@ def of_training(model: Any) -> dict[str, Any]:
 
 
 def of_function(function: Callable) -> str:
-    """Returns a function's name and, of one's own, a digest of what it computes.
+    """Returns a function's name and, for the user's own, a digest.
 
-    The digest holds the code and the numbers and texts that the function was made
-    with, not the functions that it calls.
+    The digest covers the source and the plain values that the function has as defaults
+    or from the scope around it, not the functions that it calls.
 
     >>> of_function(np.sum)
     'sum'
@@ -135,37 +138,39 @@ def of_function(function: Callable) -> str:
         return name
     if not hasattr(function, "__code__"):
         function = getattr(type(function), "__call__", function)  # noqa: B004
-    code = getattr(function, "__code__", None)
-    if code is None:
+    if not hasattr(function, "__code__"):
         return name
-    made_with = [*(getattr(function, "__defaults__", None) or ())]
+    values = [*(getattr(function, "__defaults__", None) or ())]
     for cell in getattr(function, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # A name that has no value yet.
-            made_with.append(cell.cell_contents)
-    parts = [_of_code(code, function.__doc__), [_value(v) for v in made_with]]
-    return f"{name} {_digest(parts)}"
+            values.append(cell.cell_contents)
+    return f"{name} {_digest([_source(function), [_value(value) for value in values]])}"
 
 
-def _of_code(code: types.CodeType, doc: str | None) -> list[Any]:
-    constants = [
-        _of_code(value, None) if isinstance(value, types.CodeType) else _plain(value)
-        for value in code.co_consts
-        if doc is None or value != doc
-    ]
-    return [code.co_code.hex(), list(code.co_names), constants]
+def _source(function: Any) -> str:
+    """Returns a function's source, or its qualified name if there is no source."""
+    code = function.__code__
+    with contextlib.suppress(Exception):  # No file, or one that is no longer the same.
+        if code.co_name != "<lambda>":
+            return textwrap.dedent(inspect.getsource(function))
+        text = "".join(linecache.getlines(code.co_filename, function.__globals__))
+        found = [
+            ast.get_source_segment(text, node)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
+        ]
+        return "\n".join(filter(None, found)) or function.__qualname__
+    return function.__qualname__
 
 
 def _value(value: Any) -> Any:
-    """Returns numbers, texts and arrays as they are; of anything else its type."""
+    """Returns a number, string or array as plain data, and the type of other values."""
     known = (str, bool, int, float, type(None), np.generic, np.ndarray)
     return _plain(value) if isinstance(value, known) else type(value).__name__
 
 
 def of_data(data: Any) -> Any:
-    """Returns plain data that tells one dataset from another: its sizes and types.
-
-    Of arrays it also holds a checksum of the values.
-    """
+    """Returns the sizes and types of a dataset, with checksums if it is of arrays."""
     if data is None:
         return None
     if isinstance(data, (tuple, list)):
@@ -184,19 +189,19 @@ def _of_array(array: np.ndarray) -> list[Any]:
 
 
 def _checksum(array: np.ndarray) -> int:
-    if array.dtype.hasobject:  # Its bytes are addresses.
+    if array.dtype.hasobject:  # Its bytes would be addresses.
         return zlib.crc32(repr(array.tolist()).encode())
     rows = array if array.ndim else array[None]
     step = max(1, _AT_ONCE * len(rows) // max(1, rows.nbytes))
     checksum = 0
-    for start in range(0, len(rows), step):  # A copy of some rows, where one is needed.
+    for start in range(0, len(rows), step):  # In parts: each may have to be copied.
         part = np.ascontiguousarray(rows[start : start + step])
         checksum = zlib.crc32(part.reshape(-1).view(np.uint8).data, checksum)
     return checksum
 
 
 def _plain(value: Any, names: Mapping[str, str] | None = None) -> Any:
-    """Returns `value` as JSON can hold it, the same in every process.
+    """Returns `value` as plain data that JSON can hold, the same in every process.
 
     >>> _plain({"class_name": "Adam", "config": {"name": "adam_3", "beta_1": 0.9}})
     {'class_name': 'Adam', 'config': {'name': 'adam', 'beta_1': 0.9}}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tflottery import engines
-from tflottery.core import checks, criteria, pruning
+from tflottery.core import checks, criteria, files, pruning
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
@@ -183,7 +183,7 @@ def find_ticket(
         ds, validation_data = joining.split(ds, validation_split)
     checks.check("resume", resume, run_dir_lib.RESUME)
     if run_dir is not None:
-        run_dir_lib.check_path(run_dir)
+        files.path_of(run_dir, "run_dir")
     silent = isinstance(verbose, int) and verbose == 0
     if ticket is not None:
         ticket.apply(model)

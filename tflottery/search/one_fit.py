@@ -1,4 +1,4 @@
-"""Rewind: a callback that makes one tf_keras `fit` a whole lottery-ticket search."""
+"""Rewind: a callback that turns one tf_keras `fit` into a lottery-ticket search."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import criteria, plan, pruning
+from tflottery.core import checks, criteria, plan, pruning
 from tflottery.core import masks as masks_lib
 from tflottery.core.config import LotteryConfig, check_criterion, choose_monitor
 from tflottery.core.masks import Masks, Weights
@@ -24,35 +24,34 @@ from tflottery.ticket import Ticket
 class RewindToInit(tf_keras.callbacks.Callback):
     """Prunes and rewinds between the rounds of a `LotterySchedule`, in a single `fit`.
 
-    The model is wrapped with `tfmot.sparsity.keras.prune_low_magnitude` and a
-    `LotterySchedule`; see there for an example. At step k the callback keeps all state:
-    weights, BatchNorm statistics, the optimizer's slots and step counter. When a round
-    is over it prunes the weights with the lowest scores for good and takes all else
-    back to step k, so that a learning-rate schedule starts again there as well. It does
-    so as the next step begins: other callbacks see the trained network of a round that
-    ends with an epoch, and may save it. Pruned weights are exactly zero after every
-    step, in this `fit` and after it, and after tfmot's `strip_pruning`.
+    Wrap the model with `tfmot.sparsity.keras.prune_low_magnitude` and a
+    `LotterySchedule`, which has an example. At step k the callback saves all state:
+    weights, BatchNorm statistics, the optimizer's slots and its step counter. After
+    each round it prunes the weights with the lowest scores for good and restores the
+    rest to step k, so that learning-rate schedules start again there, too. This happens
+    just before the next step: if a round ends with an epoch, other callbacks still see
+    its trained network and can save it. Pruned weights are exactly zero after every
+    step, in this `fit` and later, even after tfmot's `strip_pruning`.
 
-    tfmot's `UpdatePruningStep` may stand beside it, but is not needed. A callback that
-    sets weights as `fit` ends, as `EarlyStopping(restore_best_weights=True)`, must come
-    before this one. A search that its process did not survive starts anew;
-    `find_ticket(run_dir=...)` can go on.
+    tfmot's `UpdatePruningStep` is not needed, but does no harm. A callback that sets
+    weights at the end of `fit`, such as `EarlyStopping(restore_best_weights=True)`,
+    must come before this one. If the process dies, the search starts again;
+    `find_ticket(run_dir=...)` can resume.
 
     Args:
-        schedule: the `LotterySchedule` to follow; by default the one that the model's
-            wrappers were given.
+        schedule: The `LotterySchedule` to follow. By default the one that the model
+            was wrapped with.
         scope: `"global"`, `"layer"` or `"erk"`; see `pruning.prune`.
-        criterion: as in `find_ticket`: a name, or a function `(trained, rewind) ->
+        criterion: As in `find_ticket`: a name, or a function `(trained, rewind) ->
             scores` on dicts of arrays by path.
-        layer_fractions: prune fractions of their own for layers, as
-            `{"output": 0.1}`.
-        verbose: 1 prints a line per round, 0 nothing; `"auto"` is as `fit`'s bar.
+        layer_fractions: Other prune fractions for some layers, as `{"output": 0.1}`.
+        verbose: 1 prints a line per round, 0 nothing; `"auto"` does as `fit` does.
 
     Attributes:
-        ticket: the `Ticket` of the last round, once `fit` has ended.
+        ticket: The `Ticket` of the last round, once `fit` has ended.
 
     Raises:
-        ValueError: when `fit` begins, where the model is not wrapped with a
+        ValueError: At the start of `fit`, if the model is not wrapped with a
             `LotterySchedule`, or a round cannot end where the schedule says.
     """
 
@@ -68,10 +67,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
         verbose: str | int = "auto",
     ):
         super().__init__()
-        if scope not in pruning.SCOPES:
-            raise ValueError(
-                f"`scope` must be one of {pruning.SCOPES}. Received: scope={scope!r}"
-            )
+        checks.choice("scope", scope, pruning.SCOPES)
         check_criterion(criterion)
         self.schedule = schedule
         self.scope = scope
@@ -79,9 +75,9 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self.layer_fractions = dict(layer_fractions or {})
         self.verbose = verbose
         self.ticket: Ticket | None = None
-        # Logs are read once a round: fit need not copy them at every step.
+        # Logs are read once per round, so `fit` need not convert them at every step.
         self._supports_tf_logs = True
-        self._searched: Any = None  # The model that a search is under way in.
+        self._searched: Any = None  # The model that is being searched.
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._searched is not self.model:
@@ -108,14 +104,14 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self._logs = values
 
     def on_train_end(self, logs: Any = None) -> None:
-        # Others, such as EarlyStopping, may have put weights of an earlier round back.
+        # EarlyStopping, for one, may have restored the weights of an earlier round.
         self._cut_now(self._held)
         schedule = self._schedule
         done = self._round * schedule.steps_per_round + self._steps
         if done < schedule.total_steps:
             warnings.warn(
                 f"`fit` ended after {done} of the {schedule.total_steps} steps that "
-                f"the search takes, in round {self._round} of {schedule.rounds}. Train "
+                f"the search needs, in round {self._round} of {schedule.rounds}. Train "
                 "for more `epochs`, or give LotterySchedule fewer `steps_per_round`.",
                 stacklevel=2,
             )
@@ -126,12 +122,12 @@ class RewindToInit(tf_keras.callbacks.Callback):
         holding.keep_held(self.model, held.hold_averages)
 
     def _begin(self) -> None:
-        """Readies the model for a search: all masks are there, and hold."""
+        """Prepares the model for a search: its masks exist and are held."""
         model = self.model
         if getattr(model, "ticket", None) is not None:
             raise ValueError(
                 f"`model` {model.name!r} already carries a ticket, whose masks are "
-                "held. Call `tflottery.release(model)` first, or start from a new one."
+                "held. Call `tflottery.release(model)` first, or use a new model."
             )
         wrappers = [w for w in wrappers_in(model) if w.pruning_vars]
         self._schedule = _schedule_of(wrappers, self.schedule)
@@ -147,18 +143,18 @@ class RewindToInit(tf_keras.callbacks.Callback):
         for wrapper in wrappers_in(model):
             if int(network.value_of(wrapper.pruning_step)) < 0:
                 wrapper.pruning_step.assign(0)
-            # The constraints hold the masks. tfmot would do so a second time in every
-            # forward pass, and under a strategy by a reduction for each layer.
+            # The constraints hold the masks. tfmot would apply them again in every
+            # forward pass, and under a strategy with one reduction per layer.
             in_step: Any = wrapper.pruning_obj
             in_step._pruning_vars = []
         for path, mask in self._masks.items():
             held.constrain(self._variables[path], mask)
         if getattr(holding.optimizer_of(model), "use_ema", False):
             held.hold_averages(holding.optimizer_of(model))
-        # `fit` has made its function before it called us; a traced one has no masks.
+        # `fit` has made its function before this callback, perhaps without the masks.
         model.make_train_function(force=True)
         self._hold(masks_lib.ones(self._weights()))
-        # Fails where the target cannot be reached, before anything is trained.
+        # Raises before any training if the target cannot be reached.
         self._schedule.fraction(self._held, 0, self.layer_fractions)
         self._start = state.capture(model)
         self._rewind: Mapping[str, np.ndarray] | None = None
@@ -175,7 +171,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self._logs: dict[str, Any] = {}
 
     def _check_executions(self) -> None:
-        """Checks that each round, and step k, ends where `fit` calls us."""
+        """Checks that each round, and step k, ends where `fit` calls its callbacks."""
         schedule = self._schedule
         together = int(self.model.steps_per_execution.numpy())
         per_epoch = self.params.get("steps")
@@ -185,32 +181,33 @@ class RewindToInit(tf_keras.callbacks.Callback):
             ("steps_per_round", schedule.steps_per_round),
             ("rewind_step", schedule.rewind_step),
         ):
-            # All rounds end together with an execution if these do.
+            # If these two end with an execution, every round does.
             whole = step % per_epoch if per_epoch else step
             if whole % together or self.model.autotune_steps_per_execution:
                 raise ValueError(
                     f"`{name}` must be a multiple of the epoch's {per_epoch} steps, "
-                    "or lie a multiple of the model's `steps_per_execution` after "
-                    "one, as only there a round can end. Received: "
-                    f"{name}={step}, steps_per_execution={together}. Compile with "
-                    "`steps_per_execution=1`, or change the LotterySchedule."
+                    "or a multiple of the model's `steps_per_execution` after one: a "
+                    "round can only end there. Compile with `steps_per_execution=1`, "
+                    f"or change the LotterySchedule. Received: {name}={step}, "
+                    f"steps_per_execution={together}"
                 )
 
     def _next_round(self) -> None:
-        """Ends the round: prunes what it trained, and rewinds all else to step k."""
+        """Ends the round: prunes it and rewinds everything else to step k."""
         model, schedule = self.model, self._schedule
         optimizer = model.optimizer
         if getattr(holding.optimizer_of(model), "use_ema", False):
-            # As at the end of a fit: the averages are what was trained.
+            # As at the end of `fit`: the trained weights are the averages.
             optimizer.finalize_variable_values(model.trainable_variables)
         assert self._rewind is not None
         record = self._record()
         self._records.append(record)
         self._say(record)
-        trained = self._weights()
+        score = self.criterion
+        score = score if callable(score) else criteria.CRITERIA[score]
         rewind = {p: self._rewind[f"weights/{p}"] for p in self._masks}
         masks = pruning.prune(
-            self._score(trained, rewind),
+            score(self._weights(), rewind),
             self._held,
             schedule.fraction(self._held, self._round, self.layer_fractions),
             scope=self.scope,
@@ -221,11 +218,6 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self._hold(masks)
         self._round += 1
         self._start_round()
-
-    def _score(self, trained: Weights, rewind: Weights) -> Weights:
-        if callable(self.criterion):
-            return self.criterion(trained, rewind)
-        return criteria.CRITERIA[self.criterion](trained, rewind)
 
     def _hold(self, masks: Masks) -> None:
         for path, mask in masks.items():
@@ -292,31 +284,31 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
 
 def _schedule_of(wrappers: list, given: LotterySchedule | None) -> LotterySchedule:
-    """Returns the one schedule that the model's wrappers follow."""
+    """Returns the schedule that all of the model's wrappers follow."""
     for wrapper in wrappers:
         schedule = wrapper.pruning_schedule
         if not isinstance(schedule, LotterySchedule):
             raise ValueError(
                 f"The layer {wrapper.layer.name!r} is wrapped with a "
-                f"{type(schedule).__name__}, whose masks would move. Give "
-                "`prune_low_magnitude` a `tflottery.LotterySchedule`."
+                f"{type(schedule).__name__}, whose masks would move. Call "
+                "`prune_low_magnitude` with a `tflottery.LotterySchedule`."
             )
         if wrapper.sparsity_m_by_n or tuple(wrapper.block_size) != (1, 1):
             raise ValueError(
                 f"The layer {wrapper.layer.name!r} is wrapped with `block_size` or "
                 "`sparsity_m_by_n`, but a lottery ticket is pruned weight by weight. "
-                "Leave them out of `prune_low_magnitude`."
+                "Call `prune_low_magnitude` without them."
             )
         given = given or schedule
         if schedule.get_config() != given.get_config():
             raise ValueError(
                 f"The layer {wrapper.layer.name!r} is wrapped with another "
-                f"LotterySchedule: {schedule.get_config()['config']} and not "
-                f"{given.get_config()['config']}. Give all layers one."
+                f"LotterySchedule: {schedule.get_config()['config']} instead of "
+                f"{given.get_config()['config']}. Use one schedule for all layers."
             )
     if given is None or not wrappers:
         raise ValueError(
-            "`model` has no wrapped layer to prune. Wrap it first, as "
+            "`model` has no wrapped layer to prune. Wrap it first with "
             "`tfmot.sparsity.keras.prune_low_magnitude(model, schedule)`."
         )
     return given

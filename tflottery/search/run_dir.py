@@ -1,21 +1,20 @@
-"""Runs: the run directory, which is a search's memory; every path in it is made here.
+"""Run directory: everything a search needs to resume. All its paths are made here.
 
 RUN_DIR/
   run.json                what is searched: config, architecture, data, versions
   start.safetensors       θ0: all state before the first step
   rewind.safetensors      all state at step k
-  current.safetensors     all state after the last finished epoch, masks included
-  rounds/003.ticket       each finished round, itself a ticket
-  rounds/003.json         its record, times included
-  ticket.safetensors      the ticket that the search came to
-  lock                    who is at it now; see `locks`
+  current.safetensors     all state after the last finished epoch, with the masks
+  rounds/003.ticket       each finished round, as a ticket
+  rounds/003.json         its record, with the times
+  ticket.safetensors      the ticket that the search found
+  lock                    who is using the folder; see `locks`
 """
 
 import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,37 +27,28 @@ from tflottery.search import locks
 from tflottery.ticket import Round, Ticket
 
 RESUME = checks.one_of(("auto", "never"))
-_OF_PATHS = ("weights/", "masks/")  # Arrays of a state that bear a path.
+_OF_PATHS = ("weights/", "masks/")  # Prefixes of the arrays named by a path.
 _STATES = r"run\.json|(start|rewind|current|ticket)\.safetensors"
 _ROUND = r"(\d{3,})\.(json|ticket)"
-_WHOLE = "Put the right file back from a copy, or choose another `run_dir`."
-
-
-def check_path(run_dir: Any) -> None:
-    """Raises TypeError if the argument `run_dir` is not a path."""
-    if not isinstance(run_dir, str | os.PathLike):
-        raise TypeError(
-            '`run_dir` must be a path or a URL, such as "runs/a" or "gs://bucket/a". '
-            f"Received: run_dir={run_dir!r}"
-        )
+_WHOLE = "Restore the right file from a copy, or choose another `run_dir`."
 
 
 class RunError(ValueError):
-    """A run directory that is another search's, or lacks what a search goes on with."""
+    """The run directory is another search's, or a file needed to resume is missing."""
 
 
 class Run:
-    """A run directory, or with `path=None` nothing: then nothing is kept.
+    """A run directory. With `path=None` nothing is saved.
 
     Args:
-        path: a folder, a URL such as `gs://bucket/run`, or `None`.
-        manifest: plain data that tells one search from another; `"paths"` in it lists
-            the paths of all weights, in order, which may differ in Keras' numbers.
-        writes: whether to write; of several workers only the chief does.
+        path: A folder, a URL such as `gs://bucket/run`, or `None`.
+        manifest: Plain data that identifies the search. Its `"paths"` lists the paths
+            of all weights, in order; the numbers in Keras' names may differ.
+        writes: Whether to write. Among several workers only the chief does.
 
     Raises:
-        RunError: where `path` holds a run of another search, it lists what differs; or
-            a run that does not say what was searched.
+        RunError: If `path` holds another search, with a list of the differences, or if
+            its `run.json` is missing.
     """
 
     def __init__(self, path: Any, manifest: Mapping[str, Any], *, writes: bool = True):
@@ -83,9 +73,8 @@ class Run:
             files.make_folder(self.path / "rounds")
 
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
-        """Writes a state, `"start"`, `"rewind"` or `"current"`, with its header."""
+        """Writes the state `"start"`, `"rewind"` or `"current"` with its header."""
         if self.path is not None and self.writes:
-            locks.check(self.path)
             state = _renamed(state, self._there, _OF_PATHS)
             files.write_arrays(self.path / f"{name}.safetensors", state, header)
 
@@ -95,11 +84,11 @@ class Run:
         """Returns the state and header that `save` wrote, or `None`.
 
         Args:
-            name: the state's.
-            wanted: shape and `dtype.kind` of the arrays that the search needs of it.
+            name: The state's name.
+            wanted: Shape and `dtype.kind` of each array that the search needs.
 
         Raises:
-            RunError: naming the first array that is not there or of another kind.
+            RunError: If an array is missing or of another kind. Names the first such.
         """
         if not self._has(name):
             return None
@@ -119,9 +108,8 @@ class Run:
         return state, header
 
     def save_round(self, ticket: Ticket) -> None:
-        """Writes a finished round: its ticket first, then the record that ends it."""
+        """Writes a finished round: its ticket, then the record that completes it."""
         if self.path is not None and self.writes:
-            locks.check(self.path)
             ticket = _with_paths(ticket, self._there)
             ticket.save(self._of_round(ticket.round, "ticket"))
             record = dataclasses.asdict(ticket.rounds[-1])
@@ -131,8 +119,8 @@ class Run:
         """Returns the records of the finished rounds, in order.
 
         Raises:
-            FileError: naming the record that is damaged.
-            RunError: naming the record or the ticket that is missing.
+            FileError: If a record is damaged.
+            RunError: If a record or a ticket is missing.
         """
         found: list[Round] = []
         numbers = [] if self.path is None else _numbers(self.path)
@@ -140,8 +128,8 @@ class Run:
             path = self._of_round(number, "json")
             if not path.exists():
                 if number == max(numbers):
-                    break  # Its ticket, which comes first, is all that was written.
-                raise self.lacks(f"rounds/{path.name}", "how a finished round went")
+                    break  # Only its ticket, which comes first, was written.
+                raise self.lacks(f"rounds/{path.name}", "the record of a round")
             try:
                 record = _of_paths(Round.read(files.read_json(path)), self._here)
             except (TypeError, ValueError) as error:
@@ -162,7 +150,7 @@ class Run:
         """Returns the ticket of a finished round.
 
         Raises:
-            FileError: where it is damaged, or that of another round.
+            FileError: If it is damaged, or belongs to another round.
         """
         path = self._of_round(number, "ticket")
         ticket = ticket_lib.load_ticket(path)
@@ -175,57 +163,56 @@ class Run:
     def check_whole(
         self, current: Mapping[str, Any] | None, *, rewinds: bool
     ) -> list[Round]:
-        """Checks that all is there that a search goes on with.
+        """Checks that everything a search needs to resume is there.
 
         Args:
-            current: the header of the state `"current"`, or `None`.
-            rewinds: whether rounds start from a state `"rewind"`.
+            current: The header of the state `"current"`, or `None`.
+            rewinds: Whether rounds start from the state `"rewind"`.
 
         Returns:
             The records of the finished rounds.
 
         Raises:
-            RunError: naming what is missing.
+            RunError: If a file is missing.
         """
         finished = self.rounds()
         records = len(finished)
         if current is None:
             if records or self._has("ticket"):
-                raise self.lacks("current.safetensors", "the state to go on with")
+                raise self.lacks("current.safetensors", "the state to resume from")
             return finished
         if not self._has("start"):
-            raise self.lacks("start.safetensors", "the weights it began with")
+            raise self.lacks("start.safetensors", "the weights it started with")
         if rewinds and current["rewound"] and not self._has("rewind"):
             raise self.lacks("rewind.safetensors", "the state to rewind to")
         if records < current["round"]:
             path = self._of_round(records, "json")
-            raise self.lacks(f"rounds/{path.name}", "how a finished round went")
+            raise self.lacks(f"rounds/{path.name}", "the record of a round")
         if records > current["round"] + (current["record"] is not None):
             raise RunError(
                 f"`run_dir` {str(self.path)!r} mixes two states: its "
-                f"current.safetensors is older than round {records - 1}, which is "
-                f"finished. {_WHOLE}"
+                f"current.safetensors is older than the finished round {records - 1}. "
+                f"{_WHOLE}"
             )
         return finished
 
     def lacks(self, name: str, what: str) -> RunError:
-        """Returns the error that the file `name`, which holds `what`, is not there."""
+        """Returns the error that the file `name`, which holds `what`, is missing."""
         return RunError(
             f"`run_dir` {str(self.path)!r} holds a search, but lacks {name}: {what}. "
             f"{_WHOLE}"
         )
 
     def unfit(self, name: str, why: str) -> RunError:
-        """Returns the error that the state `name` is not one of this search."""
+        """Returns the error that the state `name` does not fit this search."""
         return RunError(
-            f"`run_dir` {str(self.path)!r} has a {name}.safetensors that is whole, but "
-            f"no state of this search. {why} {_WHOLE}"
+            f"`run_dir` {str(self.path)!r} has an undamaged {name}.safetensors that "
+            f"does not fit this search. {_WHOLE} {why}"
         )
 
     def finish(self, ticket: Ticket) -> None:
-        """Writes the ticket that the search came to."""
+        """Writes the ticket that the search found."""
         if self.path is not None and self.writes:
-            locks.check(self.path)
             ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
 
@@ -238,7 +225,7 @@ class Run:
 
     @property
     def _there(self) -> dict[str, str]:
-        """The paths in the run's files by those of the model."""
+        """The paths in the run's files, by the model's."""
         return {now: was for was, now in self._here.items()}
 
 
@@ -250,23 +237,23 @@ def opened(
     resume: str = "auto",
     writes: bool = True,
 ) -> Iterator[Run]:
-    """Opens a run directory for a search, which has it to itself.
+    """Opens a run directory for one search at a time.
 
-    A finished search is only read, so that it may lie where nothing can be written.
+    A finished search is only read, so it may be in a read-only place.
 
     Args:
-        path: as for `Run`.
-        manifest: as for `Run`.
-        resume: `"auto"` goes on with the run that is there; `"never"` takes the first
-            of `path`, `path-2`, `path-3`, ... that holds none.
-        writes: as for `Run`.
+        path: As for `Run`.
+        manifest: As for `Run`.
+        resume: `"auto"` resumes the run in `path`. `"never"` uses the first of `path`,
+            `path-2`, `path-3`, ... that does not hold a run.
+        writes: As for `Run`.
 
     Raises:
-        RunError: where `path` holds a run of another search, or files of some other
-            kind under the names of a run's.
-        LockError: where another search is using it.
-        OSError: where it cannot be written.
-        ValueError: where `path` is none.
+        RunError: If `path` holds another search.
+        FileError: If a file in it is damaged or of another kind.
+        LockError: If another search is using it.
+        OSError: If it is not writable.
+        ValueError: If `path` is not a path.
     """
     if path is None or (resume == "never" and not writes):
         yield Run(None, manifest)
@@ -299,14 +286,14 @@ def opened(
 
 
 def is_run(folder: Any) -> bool:
-    """Returns whether a folder holds a run, or what is left of one."""
+    """Returns whether a folder holds a run, or part of one."""
     states = (f"{name}.safetensors" for name in ("start", "current", "ticket"))
     named = any((folder / name).exists() for name in ("run.json", *states))
     return named or bool(_numbers(folder))
 
 
 def _numbers(folder: Any) -> list[int]:
-    """Returns the numbers of the rounds that have files."""
+    """Returns the numbers of the rounds that have a file."""
     rounds = folder / "rounds"
     names = [path.name for path in rounds.iterdir()] if rounds.exists() else []
     found = (re.fullmatch(_ROUND, name) for name in names)
@@ -316,7 +303,7 @@ def _numbers(folder: Any) -> list[int]:
 def _renamed(
     values: Mapping, names: Mapping[str, str], prefixes: tuple[str, ...] = ("",)
 ) -> dict:
-    """Returns `values` under other names, where `names` has one."""
+    """Returns `values` renamed by `names`; others keep their name."""
     names = {p + was: p + now for was, now in names.items() for p in prefixes}
     return {names.get(name, name): value for name, value in values.items()}
 
@@ -327,7 +314,7 @@ def _of_paths(record: Round, names: Mapping[str, str]) -> Round:
 
 
 def _with_paths(ticket: Ticket, names: Mapping[str, str]) -> Ticket:
-    """Returns the ticket with other paths, where `names` has any."""
+    """Returns the ticket with its paths renamed by `names`."""
     if all(was == now for was, now in names.items()):
         return ticket
     parts = ("masks", *ticket_lib.WEIGHTS)
@@ -347,7 +334,7 @@ def _check_same(path: Any, old: Any, new: Any) -> None:
     if differences:
         raise RunError(
             f"`run_dir` {str(path)!r} holds another search. Choose another folder, or "
-            "call with what it was made with:\n" + "\n".join(differences)
+            "call with the values it was made with:\n" + "\n".join(differences)
         )
 
 
@@ -360,16 +347,11 @@ def _compare(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
                 f"{name}.{key}".lstrip("."), old.get(key), new.get(key)
             )
         ]
-    if _are_long(old, new):
-        return [
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    if lists and any(isinstance(each, dict) for each in (*old, *new)):
+        return [  # Too long to show in a line.
             difference
             for index, (was, now) in enumerate(zip(old, new, strict=True))
             for difference in _compare(f"{name}.{index}", was, now)
         ]
     return [] if old == new else [(name, old, new)]
-
-
-def _are_long(old: Any, new: Any) -> bool:
-    """Returns whether they are lists that fit, of more than one can read in a line."""
-    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
-    return lists and any(isinstance(each, dict) for each in (*old, *new))

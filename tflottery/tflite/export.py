@@ -1,4 +1,4 @@
-"""Export: a sparse model as the smallest, or the fastest, file that answers right."""
+"""Export: a sparse model as the smallest or fastest file that answers right."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import math
 import os
 from typing import Any, Literal, get_args
 
-from tflottery.core.checks import is_number
-from tflottery.tflite.file.destination import destination, replacing
-from tflottery.tflite.file.graph import Graph
+from tflottery.core import checks, files
+from tflottery.tflite.file.destination import destination
+from tflottery.tflite.file.graph import INT8, Graph
 from tflottery.tflite.report import ExportReport
 from tflottery.tflite.rewrite import dead_units, sparsify
 from tflottery.tflite.rewrite.widen import widen
-from tflottery.tflite.run import verify, worker
+from tflottery.tflite.run import verify
 from tflottery.tflite.source import model as model_lib
 from tflottery.tflite.xnnpack import planner
 from tflottery.tflite.xnnpack.speed import make_fast
@@ -24,6 +24,10 @@ Target = Literal["size", "int8", "sparse_speed", "float16"]
 # Largest output difference allowed by default, as a share of the largest output.
 _TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01, "int8": 0.3}
 _INT8_WEIGHTS_TOLERANCE = 0.1
+_SHARE = checks.Kind(
+    lambda v: checks.is_number(v) and 0 <= v < math.inf,
+    "a number of at least 0, such as 0.01 for 1 % of the largest output",
+)
 _VALUE_BYTES = {"size": 4, "sparse_speed": 4, "float16": 2, "int8": 1}
 
 
@@ -39,46 +43,46 @@ def export_tflite(
     batch_size: int = 1,
     keep_names: bool = False,
 ) -> ExportReport:
-    """Writes `model` as a `.tflite` file that was run and answers right.
+    """Writes `model` as a small `.tflite` file, and verifies its outputs.
 
-    The file is complete or not there at all. It runs in stock `tf.lite`, LiteRT and
-    LiteRT.js.
+    The file runs in stock `tf.lite`, LiteRT and LiteRT.js. Nothing is written if
+    anything fails.
 
     Args:
-      model: A Keras 3 or tf_keras model with zeros in its weights, on any backend, or
-        the path of a dense `.tflite` file. One that computes in another float type is
-        rebuilt in float32.
-      path: Where to write.
-      target: What the file is made for.
-        "size": the fewest bytes; as fast as a dense file on x86.
-        "int8": integers throughout, for the fastest dense arithmetic; needs
-        `representative_data`.
-        "sparse_speed": as sparse as the runtime can compute: for ARM and wasm, and for
-        small fully-connected networks.
-        "float16": half-width values.
-      quantize: "weights" stores them as int8, computing in float32, for "size" and
-        "sparse_speed". None keeps float32 values exactly.
-      representative_data: Inputs that calibrate "int8": an array, or an iterable of
-        batches, with labels or without. 256 samples are taken.
-      samples: Inputs to compare the file and the model on, `[samples, ...]`, or a list
-        or a dict of one such array per input. Drawn if None.
-      tolerance: The largest difference of an output allowed, as a share of its largest
-        value. By default 1e-4 for float32 values, 0.01 for "float16", 0.1 for
-        `quantize="weights"`, 0.3 for "int8" and files that compute in int8.
-      batch_size: How many samples the file takes at a time. A `.tflite` file keeps its
-        own.
-      keep_names: Keep the tensors' names and the metadata, for tools that want them.
+        model: A Keras 3 or tf_keras model with zeros in its weights, on any backend, or
+            the path of a dense `.tflite` file. A model that computes in another float
+            type is rebuilt in float32.
+        path: Path of the file to write.
+        target: What the file is made for.
+            "size": The fewest bytes; as fast as a dense file on x86.
+            "int8": Integers throughout, for the fastest dense arithmetic; needs
+            `representative_data`.
+            "sparse_speed": As sparse as the runtime can compute, for ARM and wasm and
+            for small fully-connected networks.
+            "float16": Values of half the width.
+        quantize: "weights" stores weights as int8 and computes in float32, for "size"
+            and "sparse_speed". None keeps float32 values exactly.
+        representative_data: Inputs to calibrate "int8" with: an array, or an iterable
+            of batches with or without labels. 256 samples are used.
+        samples: Inputs to compare the file and the model on: an array `[samples, ...]`,
+            or a list or a dict of one per input. Random if None.
+        tolerance: Largest difference of an output allowed, as a share of its largest
+            value. By default 1e-4 for float32 values, 0.01 for "float16", 0.1 for
+            `quantize="weights"`, 0.3 for "int8" and files that compute in int8.
+        batch_size: Number of samples per call of the file. A `.tflite` file keeps its
+            own.
+        keep_names: Whether to keep tensor names and metadata, for tools that need them.
 
     Returns:
-      The report; print it.
+        The report; print it.
 
     Raises:
-      TypeError: If `model` is no model, or `path` no path.
-      FileNotFoundError: If the folder of `path` does not exist.
-      ValueError: If an argument does not fit, the `.tflite` file is damaged, or the
-        runtime would compute the file wrongly and no rewriting helps.
-      WrongFileError: If the written file does not run or differs by more than
-        `tolerance`; nothing is left at `path`.
+        TypeError: If `model` is not a model, or `path` is not a path.
+        FileNotFoundError: If the folder of `path` does not exist.
+        ValueError: If an argument does not fit, if the `.tflite` file is damaged, or if
+            the runtime would compute the file wrongly and there is no way around it.
+        WrongFileError: If the written file does not run, or differs by more than
+            `tolerance`.
 
     Example:
 
@@ -90,38 +94,50 @@ def export_tflite(
     _check(target, quantize, representative_data, tolerance, batch_size)
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
-            '`path` must be the path of a file, as "student.tflite". '
+            '`path` must be the path of a file, such as "student.tflite". '
             f"Received: path={path!r}"
         )
     final = destination(path)
-    if isinstance(model, str | os.PathLike):
+    given_file = isinstance(model, str | os.PathLike)
+    if given_file:
         if final.exists() and os.path.exists(model) and os.path.samefile(model, final):
             raise ValueError(
-                "`path` is the file that `model` names, which would be written over. "
+                "`path` is the file that `model` names, which would be overwritten. "
                 f"Give another `path`. Received: path={os.fspath(path)!r}"
             )
         source = model_lib.from_file(model, samples)
     else:
-        data = representative_data if target == "int8" else None
         source = model_lib.from_model(
-            model, batch_size=batch_size, samples=samples, representative_data=data
+            model,
+            batch_size=batch_size,
+            samples=samples,
+            representative_data=representative_data,
         )
     graph = Graph(source.dense)
+    integers = any(graph.tensors[t].type == INT8 for t in sparsify.weights(graph))
+    if target == "int8" and not integers:
+        needed = "a quantized .tflite file" if given_file else "`representative_data`"
+        raise ValueError(f'`target="int8"` needs {needed}, to calibrate it.')
     if tolerance is None:
         tolerance = _INT8_WEIGHTS_TOLERANCE if quantize else _TOLERANCES[target]
-        if _holds_int8(graph):  # the runtimes' own kernels differ by a step
+        if integers:  # the kernels of the runtimes may differ by a step
             tolerance = max(tolerance, _TOLERANCES["int8"])
-    if target == "int8":
-        _check_int8(graph, model)
     graph.make_static()
     removed = dead_units.remove_dead_units(graph)
-    stored, notes = _rewrite(graph, target, quantize)
+    graph, stored, notes = _rewrite(graph, target, quantize, integers)
+    if loops := len(graph.model.subgraphs) > 1:
+        notes.append(
+            "the weights within a loop, such as a recurrent layer, stay dense float32 "
+            "for every target. Build the layer with `unroll=True` to store them like "
+            "the others."
+        )
     data = graph.to_bytes(keep_names=keep_names)
     plans = planner.plan(Graph(data))
-    faster = planner.warn(plans, target) if len(graph.model.subgraphs) == 1 else []
+    if not loops:
+        notes += planner.warn(plans, target)
     bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
     operators = collections.Counter(graph.name(op) for op in graph.operators)
-    with replacing(final) as temporary:
+    with files.replacing(final) as temporary:
         temporary.write_bytes(data)
         checked = verify.verify(temporary, source.samples, source.expected, tolerance)
         return ExportReport(
@@ -142,60 +158,47 @@ def export_tflite(
             differences=checked.differences,
             agreement=checked.agreement,
             load_ram=checked.ram,
-            warnings=(*source.notes, *notes, *_loops(graph), *faster),
+            warnings=(*source.notes, *notes),
         )
 
 
 def _rewrite(
-    graph: Graph, target: Target, quantize: str | None
-) -> tuple[tuple[sparsify.Stored, ...], list[str]]:
-    """Rewrites the dense graph for its target, in place; returns forms and notes."""
+    graph: Graph, target: Target, quantize: str | None, integers: bool
+) -> tuple[Graph, tuple[sparsify.Stored, ...], list[str]]:
+    """Rewrites a dense graph for its target.
+
+    Returns:
+        The stored graph, how each weight is stored, and what the user should know.
+    """
     storage: sparsify.Storage = "int8" if quantize else "keep"
+    if target == "float16":
+        storage = "float16"
     kernel: set[int] = set()
     notes: list[str] = []
-    integers = _holds_int8(graph)
     if target == "sparse_speed" and not integers:
         kernel, notes = make_fast(graph)
         if quantize and kernel:
             kernel = set()
             notes.append(
-                "fully-connected layers compute dense: TFLite's own sparse kernel "
-                "takes float32 values alone. Without `quantize` it would run here."
+                "fully-connected layers compute dense, as TFLite's own sparse kernel "
+                "takes float32 values only. Export without `quantize` to use it."
             )
     else:
         widen(graph, quantize=bool(quantize), always=integers)
-    if target == "float16":
-        storage = "float16"
 
     def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
         return sparsify.sparsify(graph, storage, kernel=kernel)
 
-    notes += planner.make_right(graph, store)
-    return store(graph), notes
-
-
-def _loops(graph: Graph) -> list[str]:
-    """Returns what to know of a network with loops."""
-    if len(graph.model.subgraphs) == 1:
-        return []
-    return [
-        "the weights within a loop, as of a recurrent layer, stay dense float32 "
-        "whatever the target is. Build the layer with `unroll=True` to have them "
-        "stored as the others."
-    ]
-
-
-def _holds_int8(graph: Graph) -> bool:
-    """Whether it computes in int8, as a dense file may whatever the target is."""
-    return any(graph.tensors[t].type == 9 for t in sparsify.weights(graph))
+    graph, stored, more = planner.store_right(graph, store)
+    return graph, stored, notes + more
 
 
 def _entropy_bound(float32: bytes, value_bytes: int) -> int:
-    """Returns the bound of what is left to store, the units that do nothing removed."""
+    """Returns the bound for the model without units that change nothing."""
     graph = Graph(float32)
     graph.make_static()
     dead_units.remove_dead_units(graph)
-    left = Graph(graph.to_bytes())  # without the constants that nothing reads now
+    left = Graph(graph.to_bytes())  # without constants that are no longer used
     return sparsify.entropy_bound(left, value_bytes)
 
 
@@ -214,39 +217,21 @@ def _check(
     tolerance: float | None,
     batch_size: int,
 ) -> None:
-    if target not in get_args(Target):
-        raise ValueError(
-            f"`target` must be one of {get_args(Target)}. Received: target={target!r}"
-        )
+    checks.choice("target", target, get_args(Target))
     if quantize not in (None, "weights"):
         raise ValueError(
             f'`quantize` must be None or "weights". Received: quantize={quantize!r}'
         )
     if quantize and target not in ("size", "sparse_speed"):
         raise ValueError(
-            f'`quantize` goes with target "size" or "sparse_speed"; {target!r} says '
-            "itself how values are stored."
+            f'`quantize` goes with target "size" or "sparse_speed"; {target!r} already '
+            "says how values are stored."
         )
     if representative_data is not None and target != "int8":
         raise ValueError(
             '`representative_data` is only for `target="int8"`. '
             f"Received: target={target!r}"
         )
-    if tolerance is not None and not (
-        is_number(tolerance) and 0 <= tolerance < math.inf
-    ):
-        raise ValueError(
-            "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of "
-            f"the largest output. Received: tolerance={tolerance!r}"
-        )
-    worker.count(batch_size, "batch_size")
-
-
-def _check_int8(graph: Graph, model: Any) -> None:
-    if not _holds_int8(graph):
-        what = (
-            "a quantized .tflite file"
-            if isinstance(model, str | os.PathLike)
-            else ("`representative_data`, inputs as the model will see them")
-        )
-        raise ValueError(f'`target="int8"` needs {what}, to calibrate it.')
+    if tolerance is not None:
+        checks.check("tolerance", tolerance, _SHARE)
+    checks.whole("batch_size", batch_size, 1)

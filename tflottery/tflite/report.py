@@ -1,11 +1,11 @@
-"""The report of an export: what was written, how far from ideal, and what to expect."""
+"""Report: what an export wrote, how close to ideal, and how it will run."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-from typing import Any
+import math
 
 import rich.console
 import rich.table
@@ -19,26 +19,26 @@ class ExportReport:
     """What `export_tflite` wrote. Sizes are in bytes; prints as a table.
 
     Attributes:
-      path: The file.
-      target: What the file was made for.
-      quantize: How the weights are stored: None is as the target says.
-      bytes: The file's size.
-      gzip_bytes: Its size after gzip -9, as a download would be.
-      dense_float32_bytes: The converter's own dense file of the same model.
-      dense_int8_bytes: The same with every weight as dense int8.
-      entropy_bound: Values, the entropy of their places, and all else whole: what an
-        ideal sparse format would take for the units that are left.
-      bound_ratio: `bytes` over `entropy_bound`; None if nothing needs to be stored.
-      removed_units: Units that the clean-up removed.
-      weights: How each weight is stored.
-      operators: How many operators of each kind the file has.
-      plans: The path predicted in each runtime: "x86", "arm", "wasm".
-      difference: The largest output difference to the model, as a share of its largest
-        output, over all runtimes that the file was run in.
-      differences: The same per runtime.
-      agreement: Share of samples with the same largest output.
-      load_ram: Bytes of memory that loading and a first call take; None if unknown.
-      warnings: What to know before using the file.
+        path: Path of the file.
+        target: Target of the file.
+        quantize: "weights" if they are stored as int8, or None.
+        bytes: Size of the file.
+        gzip_bytes: Size after gzip -9, like a download.
+        dense_float32_bytes: Size of the dense file that the converter writes.
+        dense_int8_bytes: The same with all weights as dense int8.
+        entropy_bound: Size of the remaining units in an ideal sparse format: the
+            values, the entropy of their places, and everything else whole.
+        bound_ratio: `bytes` over `entropy_bound`; None if the bound is 0.
+        removed_units: Number of units removed because they change nothing.
+        weights: How each weight is stored.
+        operators: Number of operators of each kind.
+        plans: Prediction of how "x86", "arm" and "wasm" runtimes compute the file.
+        difference: Largest difference from the outputs of the model, as a share of its
+            largest output, in any runtime.
+        differences: The same per runtime.
+        agreement: Share of samples with the same largest output.
+        load_ram: Bytes of memory that loading and a first call take; None if unknown.
+        warnings: What to know before using the file.
     """
 
     path: str
@@ -62,8 +62,8 @@ class ExportReport:
 
     @property
     def sparsity(self) -> float:
-        """Share of the weights' values that are zero."""
-        total = sum(_size(stored.shape) for stored in self.weights)
+        """Share of zeros among the values of the weights."""
+        total = sum(math.prod(stored.shape) for stored in self.weights)
         nonzeros = sum(stored.nonzeros for stored in self.weights)
         return 1 - nonzeros / total if total else 0.0
 
@@ -80,28 +80,24 @@ class ExportReport:
             console.print(f"Note: {warning}")
         return stream.getvalue().rstrip()
 
-    def _tables(self) -> list[Any]:
+    def _tables(self) -> list[rich.table.Table]:
+        ratio = f" (file: {self.bound_ratio:.2f}x)" if self.bound_ratio else ""
+        dense = f"{_kb(self.dense_float32_bytes)} / {_kb(self.dense_int8_bytes)}"
+        ram = "?" if self.load_ram is None else _kb(self.load_ram)
+        rows = {
+            "target": ", ".join(filter(None, (self.target, self.quantize))),
+            "file": f"{_kb(self.bytes)} (gzip {_kb(self.gzip_bytes)})",
+            "dense float32 / int8": dense,
+            "entropy bound": _kb(self.entropy_bound) + ratio,
+            "sparsity": f"{self.sparsity:.1%}, {self.removed_units} units removed",
+            "largest difference": f"{self.difference:.2g} of the largest output",
+            "same prediction": f"{self.agreement:.1%} of the samples",
+            "memory when loaded": ram,
+            "operators": ", ".join(f"{n} {c}" for n, c in self.operators.items()),
+        } | {f"on {name}": plan.summary for name, plan in self.plans.items()}
         summary = rich.table.Table(title=self.path, show_header=False)
-        for name, value in (
-            ("target", f"{self.target}" + (f", {self.quantize}" * bool(self.quantize))),
-            ("file", f"{_kb(self.bytes)} (gzip {_kb(self.gzip_bytes)})"),
-            ("dense float32 / int8", _pair(self)),
-            (
-                "entropy bound",
-                _kb(self.entropy_bound)
-                + (f" (file: {self.bound_ratio:.2f}x)" if self.bound_ratio else ""),
-            ),
-            ("sparsity", f"{self.sparsity:.1%}, {self.removed_units} units removed"),
-            ("largest difference", f"{self.difference:.2g} of the largest output"),
-            ("same prediction", f"{self.agreement:.1%} of the samples"),
-            (
-                "memory when loaded",
-                "?" if self.load_ram is None else _kb(self.load_ram),
-            ),
-            ("operators", ", ".join(f"{n} {c}" for n, c in self.operators.items())),
-            *((f"on {name}", plan.summary) for name, plan in self.plans.items()),
-        ):
-            summary.add_row(name, value)
+        for row in rows.items():
+            summary.add_row(*row)
         weights = rich.table.Table()
         for title in ("weight", "shape", "nonzeros", "stored as", "bytes"):
             right = title in ("nonzeros", "bytes")
@@ -117,16 +113,5 @@ class ExportReport:
         return [summary, weights]
 
 
-def _pair(report: ExportReport) -> str:
-    return f"{_kb(report.dense_float32_bytes)} / {_kb(report.dense_int8_bytes)}"
-
-
 def _kb(size: int) -> str:
     return f"{size / 1000:,.1f} KB"
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

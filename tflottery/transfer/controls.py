@@ -1,10 +1,10 @@
 """Controls: the arms that a ticket must beat before it is called winning.
 
-An arm is a function from ticket to ticket, `(ticket, fresh, seed) -> Ticket`; one of
-your own is such a function. `fresh` holds the weights of the same network made anew
-(see `weights_of`), for where an arm needs values that the ticket does not have. Every
-claim needs the re-initialized and a shuffled arm (Ma et al. 2021, "Sanity Checks for
-Lottery Tickets"; Frankle et al. 2021, "Pruning Neural Networks at Initialization").
+An arm is a function `(ticket, fresh, seed) -> Ticket`, so you can write your own.
+`fresh` holds newly initialized weights of the same network (see `weights_of`), for arms
+that need values that the ticket does not have. A claim about tickets needs the
+re-initialized arm and a shuffled one (Ma et al. 2021, "Sanity Checks for Lottery
+Tickets"; Frankle et al. 2021, "Pruning Neural Networks at Initialization").
 """
 
 import dataclasses
@@ -17,25 +17,25 @@ from tflottery.core import masks as masks_lib
 from tflottery.core import paths
 from tflottery.core.masks import Masks, Weights
 from tflottery.engines import network
-from tflottery.ticket import Ticket
+from tflottery.ticket import WEIGHTS, Ticket
 
 Arm = Callable[[Ticket, Weights, int], Ticket]
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray]:
-    """Returns a built model's weights by path, as `fresh` wants them."""
+    """Returns a built model's weights by path, as the arms take them for `fresh`."""
     return network.read(network.variables(model))
 
 
 def reinitialized(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
     """The ticket's masks on fresh weights (Frankle & Carbin 2019, section 2)."""
-    return _derived(ticket, "reinitialized", seed, ticket.masks, fresh)
+    return _on_fresh(ticket, "reinitialized", seed, ticket.masks, fresh)
 
 
 def randomly_masked(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
-    """Random masks of the ticket's density in each layer, on fresh weights."""
-    shuffled = {p: _shuffled(m, seed, p) for p, m in ticket.masks.items()}
-    return _derived(ticket, "randomly_masked", seed, shuffled, fresh)
+    """Random masks with the ticket's density in each layer, on fresh weights."""
+    masks = _shuffled_masks(ticket, seed)
+    return _on_fresh(ticket, "randomly_masked", seed, masks, fresh)
 
 
 def layer_shuffled(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
@@ -46,26 +46,27 @@ def layer_shuffled(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
             path: _shuffled(w, seed, path) if path in ticket.masks else w
             for path, w in getattr(ticket, name).items()
         }
-        for name in ("initial", "rewind", "trained")
+        for name in WEIGHTS
     }
-    shuffled = {p: _shuffled(m, seed, p) for p, m in ticket.masks.items()}
-    origin = _origin(ticket, "layer_shuffled", seed)
-    return dataclasses.replace(ticket, masks=shuffled, origin=origin, **moved)
+    masks = _shuffled_masks(ticket, seed)
+    return _derived(ticket, "layer_shuffled", seed, masks=masks, **moved)
 
 
 def globally_shuffled(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
-    """Masks permuted over all layers, on fresh weights (Morcos et al. 2019)."""
+    """Masks permuted across all layers, on fresh weights (Morcos et al. 2019)."""
     flat = np.concatenate([m.reshape(-1) for m in ticket.masks.values()])
-    flat = _shuffled(flat, seed, "")
     ends = np.cumsum([m.size for m in ticket.masks.values()])[:-1]
-    pieces = zip(ticket.masks.items(), np.split(flat, ends), strict=True)
-    shuffled = {path: piece.reshape(mask.shape) for (path, mask), piece in pieces}
-    return _derived(ticket, "globally_shuffled", seed, shuffled, fresh)
+    pieces = np.split(_shuffled(flat, seed, ""), ends)
+    masks = {
+        path: piece.reshape(mask.shape)
+        for (path, mask), piece in zip(ticket.masks.items(), pieces, strict=True)
+    }
+    return _on_fresh(ticket, "globally_shuffled", seed, masks, fresh)
 
 
 def dense(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
-    """The whole network, with nothing pruned, on fresh weights."""
-    return _derived(ticket, "dense", seed, masks_lib.ones(ticket.masks), fresh)
+    """The whole network with nothing pruned, on fresh weights."""
+    return _on_fresh(ticket, "dense", seed, masks_lib.ones(ticket.masks), fresh)
 
 
 ARMS: Mapping[str, Arm] = {
@@ -75,27 +76,25 @@ ARMS: Mapping[str, Arm] = {
     "globally_shuffled": globally_shuffled,
     "dense": dense,
 }
-"""The arms that can be asked for by name."""
+"""The built-in arms by name."""
 
 
-def _derived(
+def _on_fresh(
     ticket: Ticket, arm: str, seed: int, masks: Masks, fresh: Weights
 ) -> Ticket:
-    # A network made anew may have other numbers in its layers' names.
+    # A network built again may have other numbers in its layers' names.
     names = paths.align(ticket.trained, fresh)
     fresh = {path: fresh[names[path]] for path in ticket.trained}
-    return dataclasses.replace(
-        ticket,
-        masks=masks,
-        initial=fresh,
-        rewind=fresh,
-        trained=fresh,
-        origin=_origin(ticket, arm, seed),
-    )
+    return _derived(ticket, arm, seed, masks=masks, **dict.fromkeys(WEIGHTS, fresh))
 
 
-def _origin(ticket: Ticket, arm: str, seed: int) -> dict[str, Any]:
-    return {"arm": arm, "seed": seed, "origin": ticket.origin}
+def _derived(ticket: Ticket, arm: str, seed: int, **parts: Any) -> Ticket:
+    origin = {"arm": arm, "seed": seed, "origin": ticket.origin}
+    return dataclasses.replace(ticket, origin=origin, **parts)
+
+
+def _shuffled_masks(ticket: Ticket, seed: int) -> dict[str, np.ndarray]:
+    return {path: _shuffled(mask, seed, path) for path, mask in ticket.masks.items()}
 
 
 def _shuffled(array: np.ndarray, seed: int, path: str) -> np.ndarray:

@@ -1,25 +1,25 @@
-"""Heads: the layers that a student has of its own, dense and fresh.
+"""Heads: the student's own new, dense layers.
 
-Serves Keras 3 and tf_keras alike; `keras` is always the module a model belongs to.
+Works on Keras 3 and tf_keras; `keras` is always the module that a model belongs to.
 """
 
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from tflottery.engines import network
 from tflottery.transfer import graph
 
 
 def classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
-    """Returns a Dense layer in the place of the old classifier."""
+    """Returns a Dense layer to replace the old classifier."""
     old, activation = found.classifier, found.activation
     old_units = getattr(old, "units", None) or old.filters
-    name = getattr(activation, "__name__", None)
-    if name == "sigmoid" and old_units == 1:
+    if old_units == 1 and getattr(activation, "__name__", None) == "sigmoid":
         activation = keras.activations.softmax
     dtype = getattr(old, "dtype_policy", None) or old.dtype
     if found.output_dtype != old.compute_dtype:
-        # With mixed precision the output is often an activation in float32.
+        # In mixed precision the output often comes from a float32 activation.
         dtype = found.output_dtype
     return keras.layers.Dense(
         num_classes,
@@ -31,22 +31,22 @@ def classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
 
 
 def checked(head: Any, keras: Any) -> list[Any]:
-    """Returns the layers of `head`, which is one or a list of them.
+    """Returns `head`, a layer or a list of layers, as a list.
 
     Raises:
-        ValueError: where one is not a layer of `keras`, or not a new one.
+        ValueError: If it is empty, or has something else than new layers of `keras`.
     """
     layers = list(head) if isinstance(head, list | tuple) else [head]
     for layer in layers:
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(
-                f"`head` must be a layer of {keras.__name__} or a list of them, as the "
-                f"source is. Received: {layer!r} of type {type(layer).__name__}"
+                f"`head` must be a layer of {keras.__name__}, like the source, or a "
+                f"list of them. Received: {layer!r} of type {type(layer).__name__}"
             )
         if layer.built and layer.weights:
             raise ValueError(
-                f"`head` must be new, but its layer {layer.name!r} has weights "
-                "already. Make a new layer for each student."
+                f"`head` must be new, but its layer {layer.name!r} already has "
+                "weights. Make a new layer for each student."
             )
     if not layers:
         raise ValueError("`head` must have at least one layer. Received: head=[]")
@@ -54,18 +54,20 @@ def checked(head: Any, keras: Any) -> list[Any]:
 
 
 def check_names(layers: Sequence[Any], body: Any) -> None:
-    """Checks that no layer of the head has the name of one of the backbone's."""
-    taken = graph.layers_of(body) if graph.is_graph(body) else {body.name}
+    """Checks that the head and the backbone have no layer name in common."""
+    taken = {body.name}
+    if graph.is_graph(body):
+        taken = {layer.name for layer in network.children(body)}
     for layer in layers:
         if layer.name in taken:
             raise ValueError(
-                f"`head` has a layer named {layer.name!r}, as the backbone has. Give "
-                "it another name."
+                f"`head` has a layer named {layer.name!r}, and so has the backbone. "
+                "Give it another name."
             )
 
 
 def seeded(layer: Any, seed: int | None, index: int) -> Any:
-    """Returns the layer, or one like it with a seed for each draw that has none."""
+    """Returns the layer, or a copy in which each missing seed is filled in."""
     if seed is None:
         return layer
     config = layer.get_config()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from making.holding import half_masks, largest_pruned, watch
 
 from tflottery import engines
 from tflottery.engines import holding, network
@@ -34,39 +35,13 @@ def make_model(**dense):
     )
 
 
-def half_masks(model):
-    """Returns masks that prune about half of every prunable weight."""
-    rng = np.random.default_rng(1)
-    return {
-        path: rng.random(tuple(v.shape)) < 0.5
-        for path, v in network.prunable(model, tf_keras).items()
-    }
-
-
-def largest_pruned(model, masks):
-    weights = network.read(network.variables(model))
-    return max(np.abs(weights[path][~mask]).max() for path, mask in masks.items())
-
-
-class Watch(tf_keras.callbacks.Callback):
-    """Notes the largest pruned weight after every execution."""
-
-    def __init__(self, masks):
-        super().__init__()
-        self.masks = masks
-        self.largest = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.largest.append(largest_pruned(self.model, self.masks))
-
-
 def held_model(optimizer, model=None, **compile_options):
     """Returns a model that has trained densely, its engine, and masks held in it."""
     model = make_model() if model is None else model
     model.compile(optimizer, "sparse_categorical_crossentropy", **compile_options)
     masks = half_masks(model)
     engine = engine_for(model)
-    engine.prepare((X, Y), rewind_step=0, callbacks=[Watch(masks)])
+    engine.prepare((X, Y), rewind_step=0, callbacks=[watch(tf_keras, masks)])
     model.fit(X, Y, batch_size=8, verbose=0)  # Fills slots and averages.
     engine.hold(masks)
     return model, engine, masks
@@ -74,9 +49,9 @@ def held_model(optimizer, model=None, **compile_options):
 
 def fit_and_watch(model, masks, steps=12):
     before = network.read(network.variables(model))["output/kernel"]
-    watch = Watch(masks)
-    model.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=[watch])
-    assert watch.largest == [0.0] * steps
+    seen = watch(tf_keras, masks)
+    model.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=[seen])
+    assert seen.largest == [0.0] * steps
     assert largest_pruned(model, masks) == 0.0  # After fit's own last words, too.
     after = network.read(network.variables(model))["output/kernel"]
     assert not np.array_equal(before, after)
@@ -112,9 +87,9 @@ def test_pruned_weights_are_zero_after_every_step(name):
 def test_without_a_mask_the_watch_sees_weights_move():
     model = make_model()
     model.compile("adam", "sparse_categorical_crossentropy")
-    watch = Watch(half_masks(model))
-    model.fit(X, Y, batch_size=8, verbose=0, callbacks=[watch])
-    assert min(watch.largest) > 0.0
+    seen = watch(tf_keras, half_masks(model))
+    model.fit(X, Y, batch_size=8, verbose=0, callbacks=[seen])
+    assert min(seen.largest) > 0.0
 
 
 def test_moving_averages_stay_free_of_what_is_pruned():

@@ -17,6 +17,7 @@ print(tf.keras.Model is tf_keras.Model)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "first", "expected"),
     [

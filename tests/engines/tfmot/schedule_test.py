@@ -43,19 +43,25 @@ def test_tfmot_is_never_asked_to_prune_and_told_the_sparsity():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "`rounds`, `target_sparsity` or both must be given"),
+        ({}, "Give `rounds`, `target_sparsity` or both"),
         (
             {"rounds": 2, "target_sparsity": 0.9, "prune_fraction": 0.2},
-            "two at most, as the third follows.*target_sparsity=0.9",
+            "but not to both: it follows from them.*target_sparsity=0.9",
         ),
-        ({"rounds": 0}, "`rounds` must be an integer of at least 1.*rounds=0"),
+        ({"rounds": 0}, "`rounds` must be a whole number of at least 1.*rounds=0"),
         ({"rounds": 1, "prune_fraction": 1.0}, r"`prune_fraction` must be in \(0, 1\)"),
         ({"target_sparsity": 0}, r"`target_sparsity` must be in \(0, 1\).*=0"),
-        ({"rounds": 1, "steps_per_round": 2.5}, "`steps_per_round` must be an integer"),
-        ({"rounds": 1, "rewind_step": -1}, "`rewind_step` must be an integer of at"),
+        (
+            {"rounds": 1, "steps_per_round": 2.5},
+            "`steps_per_round` must be a whole number",
+        ),
+        (
+            {"rounds": 1, "rewind_step": -1},
+            "`rewind_step` must be a whole number of at",
+        ),
         (
             {"rounds": 1, "rewind_step": 10},
-            "`rewind_step` must lie within a round, which has 10 steps.*=10",
+            "`rewind_step` must be within a round, which has 10 steps.*=10",
         ),
     ],
     ids=str,

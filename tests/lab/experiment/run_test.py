@@ -229,6 +229,7 @@ def test_one_shot_prunes_each_density_from_the_dense_network(tmp_path):
     assert once.round == 1
 
 
+@pytest.mark.without_tensorflow
 def test_frankle_and_carbins_arms_train_on_the_source_task_itself(tmp_path):
     small = designs.design("lenet_mnist", "smoke")
     small = dataclasses.replace(

@@ -3,8 +3,9 @@ import pathlib
 
 import pytest
 
+from tflottery.core.files import replacing
 from tflottery.tflite import export_tflite
-from tflottery.tflite.file.destination import destination, replacing
+from tflottery.tflite.file.destination import destination
 
 
 def write(path, text="new"):
@@ -51,7 +52,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("path", ["/dev/null", "/tmp"])
 def test_a_device_or_a_folder_is_refused_before_anything_is_done(path):
-    with pytest.raises(ValueError, match="`path` must be a regular file, or none yet"):
+    with pytest.raises(ValueError, match="`path` must be a regular file or not exist"):
         export_tflite(object(), path)
     assert pathlib.Path(path).exists()
 

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from small_files import prune
+from making.tflite_files import prune
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file.graph import Graph

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from small_files import one_layer, sparse_array
+from making.tflite_files import one_layer, sparse_array
 
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.rewrite import sparsify
@@ -63,7 +63,7 @@ def test_every_fully_connected_layer_becomes_a_convolution_if_asked(tmp_path):
 @pytest.mark.parametrize("target", ["size", "int8"])
 def test_a_dense_layer_without_a_bias_is_widened_too(target, tmp_path):
     import keras
-    from small_files import prune
+    from making.tflite_files import prune
 
     from tflottery.tflite import export_tflite
 

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from small_files import one_layer, sparse_array
+from making.tflite_files import one_layer, sparse_array
 
 from tflottery.cli import main
 from tflottery.tflite import benchmark_tflite, evaluate_tflite, export_tflite

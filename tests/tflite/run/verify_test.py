@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from small_files import one_layer, sparse_array
+from making.tflite_files import one_layer, sparse_array
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file.graph import Graph
@@ -102,6 +102,7 @@ def test_a_job_that_kills_its_process_says_how(tmp_path):
     assert "crashed (SIGSEGV) while loading" in result[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
     import signal
     import threading
@@ -111,12 +112,18 @@ def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
     # job lasts much less than these seconds, and still long.
     job = {"threads": 1, "runtime": None, "rounds": 9, "seconds": 100_000}
     me = threading.get_ident()
+    # A shell's background job ignores SIGINT, and so would this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(1, signal.pthread_kill, (me, signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        worker.call({"do": "time", "paths": [str(path)], **job})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker.call({"do": "time", "paths": [str(path)], **job})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_found_dead_is_started_again(file):
     import os
     import signal

@@ -1,6 +1,6 @@
 import keras
 import pytest
-from small_files import prune
+from making.tflite_files import prune
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file.graph import Graph

@@ -1,7 +1,7 @@
-"""tfmot and tf_keras, imported so that a user's `tf.keras` stays what it was.
+"""Imports tfmot and tf_keras without changing what the user's `tf.keras` is.
 
-Importing tfmot sets TF_USE_LEGACY_KERAS, which turns a `tf.keras` that nobody has
-touched yet into tf_keras.
+Importing tfmot sets TF_USE_LEGACY_KERAS, which turns `tf.keras` into tf_keras unless it
+has been used before.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-_ = tf.keras.Model  # From here on `tf.keras` is decided.
+_ = tf.keras.Model  # From here on `tf.keras` stays what it is.
 _given = os.environ.get("TF_USE_LEGACY_KERAS")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # distutils

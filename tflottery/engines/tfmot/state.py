@@ -1,4 +1,4 @@
-"""State: all that a tf_keras training needs to go on from where it stands."""
+"""State: everything that a tf_keras training needs to resume."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def parts(model: Any) -> dict[str, dict[str, Any]]:
 
     The parts are `"weights"` (of the layers, BatchNorm statistics included),
     `"optimizer"` (slots, step counter, learning rate, averages, loss scale) and
-    `"seeds"` (of layers with a generator of random numbers).
+    `"seeds"` (of layers that have a random generator).
     """
     weights = network.variables(model)
     seen = {id(v) for v in weights.values()}
@@ -34,7 +34,7 @@ def parts(model: Any) -> dict[str, dict[str, Any]]:
 
 
 def capture(model: Any) -> dict[str, np.ndarray]:
-    """Returns the values of all `parts` by `part/name`, copied."""
+    """Returns copies of the values of all `parts` by `part/name`."""
     return {
         f"{part}/{name}": np.array(network.value_of(variable))
         for part, variables in parts(model).items()
@@ -45,7 +45,7 @@ def capture(model: Any) -> dict[str, np.ndarray]:
 def restore(
     model: Any, state: Mapping[str, np.ndarray], wanted: tuple[str, ...]
 ) -> None:
-    """Sets the wanted parts in place to what `capture` saw; nothing is traced anew."""
+    """Sets the wanted parts in place to what `capture` returned, without a retrace."""
     for part, variables in parts(model).items():
         if part in wanted:
             for name, variable in variables.items():
@@ -53,36 +53,27 @@ def restore(
 
 
 def drawing_without_state(model: Any) -> list[str]:
-    """Returns the classes of layers whose next random numbers no variable tells.
+    """Returns the classes of layers whose next random numbers are in no variable.
 
-    Such are tf_keras' Dropout and Random layers by default: they draw by operations
-    that keep what they have drawn in the TensorFlow runtime.
+    By default these are tf_keras' Dropout and Random layers: TensorFlow's runtime keeps
+    the state of their generators.
     """
-    return sorted(
-        {
-            type(layer).__name__
-            for layer in network.all_layers(model)
-            if _rng_type(layer) == "legacy_stateful" and _draws(layer)
-        }
-    )
-
-
-def _rng_type(layer: Any) -> str | None:
-    return getattr(getattr(layer, "_random_generator", None), "_rng_type", None)
-
-
-def _draws(layer: Any) -> bool:
-    """Returns whether a layer with a generator uses it: a rate of 0 draws nothing."""
     names = ("rate", "stddev", "dropout", "recurrent_dropout")
-    rates = [getattr(layer, name) for name in names if hasattr(layer, name)]
-    return any(rates) or not rates
+    found = set()
+    for layer in network.all_layers(model):
+        generator = getattr(layer, "_random_generator", None)
+        if getattr(generator, "_rng_type", None) == "legacy_stateful":
+            rates = [getattr(layer, name) for name in names if hasattr(layer, name)]
+            if any(rates) or not rates:  # A rate of 0 draws nothing.
+                found.add(type(layer).__name__)
+    return sorted(found)
 
 
 def _variables_in(owner: Any, seen: set[int]) -> list[Any]:
-    """Returns the variables that `owner` holds and that are not in `seen`.
+    """Returns the variables anywhere inside `owner` that are not in `seen`.
 
-    An optimizer's own list is not enough: it lacks the learning rate, which callbacks
-    change, and what stands in a LossScaleOptimizer.
+    `optimizer.variables` is not enough: it lacks the learning rate, which callbacks
+    change, and the variables of a LossScaleOptimizer.
     """
     if owner is None or isinstance(owner, str) or id(owner) in seen:
         return []
@@ -90,11 +81,11 @@ def _variables_in(owner: Any, seen: set[int]) -> list[Any]:
     if isinstance(owner, tf.Variable):
         return [owner]
     if isinstance(owner, Mapping):
-        held = list(owner.values())
+        inside = list(owner.values())
     elif isinstance(owner, (list, tuple)):
-        held = list(owner)
+        inside = list(owner)
     elif isinstance(owner, _OWNERS):
-        held = list(vars(owner).values())
+        inside = list(vars(owner).values())
     else:
         return []
-    return [variable for each in held for variable in _variables_in(each, seen)]
+    return [variable for each in inside for variable in _variables_in(each, seen)]

@@ -1,4 +1,4 @@
-"""Wrapper: tfmot's PruneLowMagnitude, extended to hold its mask after every step."""
+"""Wrapper: tfmot's PruneLowMagnitude, changed to hold its mask after every step."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from tflottery.engines.tfmot.imported import (
 
 
 class HeldLowMagnitude(PruneLowMagnitude):
-    """tfmot's wrapper with nothing in the step but the cut that its masks make.
+    """tfmot's wrapper with masks that change only when they are assigned.
 
-    The masks are the wrapper's own variables, which its owner assigns: no schedule is
-    asked in the step, no weight is sorted there, no callback is needed. The layer is
-    shared, so that whatever model it stands in obeys the masks.
+    It adds nothing to a training step except the multiplication by the masks: no
+    schedule is read, no weights are sorted, no callback is needed. The masks hold the
+    layer's own weights, so every model that shares the layer obeys them.
 
     Args:
-        layer: a built layer that tfmot can prune.
-        pruning_schedule: what is to be pruned and when, for whoever looks.
+        layer: A built layer that tfmot can prune.
+        pruning_schedule: Says what is pruned and when, for information only.
     """
 
     def build(self, input_shape: Any) -> None:
@@ -33,39 +33,37 @@ class HeldLowMagnitude(PruneLowMagnitude):
 
 
 def wrap(layer: Any, pruning_schedule: Any) -> HeldLowMagnitude | None:
-    """Returns the layer wrapped and held, or `None` where tfmot does not know it."""
+    """Returns the layer wrapped and held, or `None` if tfmot does not support it."""
     own = hasattr(type(layer), "get_prunable_weights")
     if not own and not PruneRegistry.supports(layer):
         return None
     wrapper = HeldLowMagnitude(layer, pruning_schedule=pruning_schedule)
     wrapper.build(None)
     if not own:
-        forget(layer)
+        _unregister(layer)
     return wrapper
 
 
 def unwrap(model: Any) -> Any:
-    """Returns a model free of tfmot's wrappers, which shares all layers and variables.
+    """Returns a model without tfmot's wrappers that shares all layers and variables.
 
-    It is `model` itself where there are none. A compiled one stays compiled.
+    A model without wrappers is returned as it is. A compiled model stays compiled.
 
     Raises:
-        ValueError: for wrappers in a subclassed model, where none can be taken off.
+        ValueError: If a subclassed model contains wrappers.
     """
     if not wrappers_in(model):
         return model
     stripped = _strip(model)
     for layer in network.all_layers(stripped):
-        forget(layer)
+        _unregister(layer)
     if model._is_compiled:
-        automatic = model.autotune_steps_per_execution
+        steps = int(model.steps_per_execution.numpy())
         stripped.compile(
             **model._get_compile_args(),
             run_eagerly=model._run_eagerly,
             jit_compile=model.jit_compile,
-            steps_per_execution="auto"
-            if automatic
-            else int(model.steps_per_execution.numpy()),
+            steps_per_execution="auto" if model.autotune_steps_per_execution else steps,
         )
     return stripped
 
@@ -77,19 +75,19 @@ def _strip(layer: Any) -> Any:
         return layer
     if not isinstance(layer, tf_keras.Sequential) and not layer._is_graph_network:
         raise ValueError(
-            f"`model` holds tfmot's pruning wrappers in {layer.name!r}, a subclassed "
-            "model, where they cannot be taken off. Build it from plain layers: "
+            f"`model` has tfmot's pruning wrappers in {layer.name!r}, a subclassed "
+            "model, from which they cannot be removed. Build it from plain layers: "
             "tflottery prunes a subclassed model without wrappers."
         )
     return tf_keras.models.clone_model(layer, clone_function=_strip)
 
 
 def wrappers_in(model: Any) -> list[PruneLowMagnitude]:
-    """Returns tfmot's wrappers anywhere in the model, each once."""
+    """Returns all of tfmot's wrappers in the model, each once."""
     found = model._flatten_layers(recursive=True, include_self=False)
     return list({id(x): x for x in found if isinstance(x, PruneLowMagnitude)}.values())
 
 
-def forget(layer: Any) -> None:
-    """Takes off what tfmot's registry has put on a layer of Keras' own."""
+def _unregister(layer: Any) -> None:
+    """Removes the function that tfmot's registry adds to each layer it has wrapped."""
     vars(layer).pop("get_prunable_weights", None)

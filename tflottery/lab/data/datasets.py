@@ -2,15 +2,15 @@
 
 import dataclasses
 import importlib
+import io
 import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from tflottery.core import checks
+from tflottery.core import checks, files
 from tflottery.lab.data.pixels import adapt
 from tflottery.lab.models import unknown
 
@@ -192,7 +192,7 @@ def save_npz(
     folder: str | os.PathLike,
     *,
     data_dir: str | os.PathLike | None = None,
-) -> epath.Path:
+) -> Any:
     """Writes a dataset to `folder/NAME.npz`, which `load` reads without TensorFlow.
 
     The file appears only when it is complete.
@@ -209,21 +209,11 @@ def save_npz(
         ValueError, DatasetError: As `load` raises them.
     """
     images = load(name, data_dir=data_dir)
-    target = epath.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    path = target / f"{name}.npz"
-    part = target / f".{name}.npz.{os.getpid()}"
-    try:
-        # Zipped on the local disk first, as a remote file may not be seekable.
-        with tempfile.TemporaryFile() as file:
-            np.savez_compressed(file, **{key: getattr(images, key) for key in KEYS})
-            file.seek(0)
-            with part.open("wb") as out:
-                while block := file.read(1 << 22):
-                    out.write(block)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    path = files.path_of(folder, "folder") / f"{name}.npz"
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{key: getattr(images, key) for key in KEYS})
+    files.make_folder(path.parent)
+    files.write(path, buffer.getvalue())
     return path
 
 

@@ -1,8 +1,8 @@
-"""Encoding: a sparse array as values and indices, the cheapest way the format allows.
+"""Encoding: a sparse array as values and indices, in the fewest bytes.
 
-The format (TensorFlow Lite's `SparsityParameters`) walks an array's dimensions in a
-chosen order. Each is dense, or compressed: segments say where each row's indices
-begin and end, and only the coordinates that hold something are listed.
+TensorFlow Lite's `SparsityParameters` walk the dimensions of an array in some order.
+Each dimension is dense or compressed: segments say where the indices of each row begin
+and end, and only the indices that hold something are listed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from tflottery.tflite.file.graph import Graph, schema
 
 # One dimension: its size if dense, or (segments, indices) if compressed.
 Dimension = int | tuple[np.ndarray, np.ndarray]
@@ -23,10 +26,10 @@ class Encoding:
     """A sparse array.
 
     Attributes:
-      shape: The shape of the dense array.
-      order: The dimensions in the order in which they are walked.
-      dimensions: One per dimension, in that order; the last one or two compressed.
-      values: The stored values, `[count]`, in walking order.
+        shape: Shape of the dense array.
+        order: Its dimensions in walking order.
+        dimensions: One entry per dimension, in walking order.
+        values: Stored values, `[count]`, in walking order.
     """
 
     shape: tuple[int, ...]
@@ -42,31 +45,34 @@ class Encoding:
 
     @property
     def levels(self) -> int:
-        """How many dimensions are compressed."""
+        """Number of compressed dimensions."""
         return sum(not isinstance(dimension, int) for dimension in self.dimensions)
 
 
 def narrow(vector: np.ndarray) -> np.ndarray:
-    """Returns `vector` in the narrowest type the format knows for its largest entry.
+    """Returns `vector` in the narrowest type of the format that holds its maximum.
 
     >>> [narrow(np.array([0, top])).dtype.name for top in (255, 256, 65_535, 65_536)]
     ['uint8', 'uint16', 'uint16', 'int32']
     """
-    top = int(vector.max(initial=0))
-    dtype = np.uint8 if top <= 255 else np.uint16 if top <= 65_535 else np.int32
-    return vector.astype(dtype)
+    dtypes = {1: np.uint8, 2: np.uint16, 4: np.int32}
+    return vector.astype(dtypes[_width(int(vector.max(initial=0)))])
+
+
+def _width(top: int) -> int:
+    return 1 if top <= 255 else 2 if top <= 65_535 else 4
 
 
 def encode(array: np.ndarray, order: Sequence[int], levels: int = 1) -> Encoding:
-    """Returns `array` encoded with its last `levels` dimensions in `order` compressed.
+    """Encodes `array`, compressing the last `levels` dimensions in `order`.
 
-    An array without any nonzero keeps one stored zero, as a file cannot hold an empty
-    constant. A negative zero counts as a zero.
+    A file cannot hold an empty constant, so an array of zeros keeps one of them. A
+    negative zero counts as zero.
 
     Args:
-      array: Any array of rank 1 or more.
-      order: A permutation of its dimensions.
-      levels: 1 or 2, at most the rank.
+        array: Array of rank 1 or more.
+        order: Permutation of its dimensions.
+        levels: 1 or 2, at most the rank.
 
     >>> encode(np.array([[0, 7, 0], [0, 0, 0]]), (0, 1)).dimensions[1]
     (array([0, 1, 1]), array([1]))
@@ -107,14 +113,14 @@ def decode(encoding: Encoding) -> np.ndarray:
     """Returns the dense array.
 
     Raises:
-      ValueError: If segments, indices and values do not fit each other.
+        ValueError: If segments, indices and values do not fit together.
 
     >>> decode(encode(np.array([[0, 7, 0], [0, 0, 0]]), (1, 0), levels=2))
     array([[0, 7, 0],
            [0, 0, 0]])
     """
     walked_shape = [encoding.shape[dimension] for dimension in encoding.order]
-    flat = np.zeros(1, np.int64)  # where each entry of the level so far lies
+    flat = np.zeros(1, np.int64)  # flat position of each entry, up to this dimension
     for size, dimension in zip(walked_shape, encoding.dimensions, strict=True):
         if isinstance(dimension, int):
             if dimension != size:
@@ -143,21 +149,19 @@ def decode(encoding: Encoding) -> np.ndarray:
 
 
 def cheapest(array: np.ndarray) -> Encoding:
-    """Returns the encoding of fewest bytes over all orders and both level counts.
+    """Returns the smallest encoding over all orders and both numbers of levels.
 
-    Only the last one or two dimensions of an order matter, so those are tried.
+    Only the last one or two dimensions of an order affect the size.
     """
     stored = array != 0
     count = max(1, int(stored.sum()))
     choices: list[tuple[int, int, tuple[int, ...]]] = []
     for last in range(array.ndim):
-        order = _ending(array.ndim, (last,))
         rows = array.size // max(1, array.shape[last])
         size = _width(array.shape[last] - 1) * count + _width(count) * (rows + 1)
-        choices.append((size, 1, order))
+        choices.append((size, 1, _ending(array.ndim, last)))
     for last_two in itertools.permutations(range(array.ndim), 2):
-        order = _ending(array.ndim, last_two)
-        # A row is what is left when the last dimension is looked along.
+        # A row is a place of all dimensions but the last.
         rows = int(stored.any(axis=last_two[1]).sum()) or 1
         first, second = (array.shape[dimension] for dimension in last_two)
         outer = array.size // max(1, first * second)
@@ -167,24 +171,20 @@ def cheapest(array: np.ndarray) -> Encoding:
             + _width(count) * (rows + 1)
             + _width(second - 1) * count
         )
-        choices.append((size, 2, order))
+        choices.append((size, 2, _ending(array.ndim, *last_two)))
     _, levels, order = min(choices)
     return encode(array, order, levels)
 
 
-def _ending(rank: int, last: tuple[int, ...]) -> tuple[int, ...]:
+def _ending(rank: int, *last: int) -> tuple[int, ...]:
     return (*(d for d in range(rank) if d not in last), *last)
 
 
-def _width(top: int) -> int:
-    return 1 if top <= 255 else 2 if top <= 65_535 else 4
-
-
 def entropy_bits(count: int, size: int) -> float:
-    """Returns the least bits that say which `count` of `size` places hold a value.
+    """Returns the fewest bits that tell which `count` of `size` places hold a value.
 
-    This is `size` times the binary entropy of the density, what an ideal code of
-    independent places would need.
+    An ideal code for independent places takes `size` times the binary entropy of the
+    density.
 
     >>> round(entropy_bits(50, 1000) / 50, 3)
     5.728
@@ -193,3 +193,66 @@ def entropy_bits(count: int, size: int) -> float:
         return 0.0
     p = count / size
     return -size * (p * math.log2(p) + (1 - p) * math.log2(1 - p))
+
+
+def parameters(encoding: Encoding) -> Any:
+    """Returns the `SparsityParameters` of a file for an encoding."""
+    generated = schema()
+    result = generated.SparsityParametersT()
+    result.traversalOrder = list(encoding.order)
+    result.dimMetadata = []
+    for dimension in encoding.dimensions:
+        entry = generated.DimensionMetadataT()
+        if isinstance(dimension, int):
+            entry.format = generated.DimensionType.DENSE
+            entry.denseSize = dimension
+        else:
+            entry.format = generated.DimensionType.SPARSE_CSR
+            entry.arraySegmentsType, entry.arraySegments = _vector(dimension[0])
+            entry.arrayIndicesType, entry.arrayIndices = _vector(dimension[1])
+        result.dimMetadata.append(entry)
+    return result
+
+
+def _vector(values: np.ndarray) -> tuple[int, Any]:
+    values = narrow(values)
+    name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[values.itemsize]
+    table = getattr(schema(), name + "T")()
+    table.values = values
+    return getattr(schema().SparseIndexVector, name), table
+
+
+def read(graph: Graph, tensor: int) -> Encoding | None:
+    """Returns the encoding of a sparse constant; None if `tensor` is not one.
+
+    Raises:
+        ValueError: If it is sparse in blocks, of an unsupported type, or damaged.
+    """
+    entry = graph.tensors[tensor]
+    held = entry.sparsity
+    if held is None:
+        return None
+    if held.blockMap is not None and len(held.blockMap):
+        raise ValueError("A tensor with block sparsity is not supported.")
+    dimensions: list[Any] = []
+    for metadata in held.dimMetadata or []:
+        if metadata.format == schema().DimensionType.DENSE:
+            dimensions.append(int(metadata.denseSize))
+        elif metadata.arraySegments is None or metadata.arrayIndices is None:
+            raise ValueError("A compressed dimension has no segments or no indices.")
+        else:
+            vectors = metadata.arraySegments.values, metadata.arrayIndices.values
+            dimensions.append(tuple(np.asarray(v) for v in vectors))
+    dtype = graph.dtype(tensor)
+    if dtype not in (np.float32, np.float16, np.int8):
+        raise ValueError(f"A sparse tensor of type {dtype} is not supported.")
+    shape = graph.shape(tensor)
+    order = tuple(int(d) for d in held.traversalOrder)
+    if sorted(order) != list(range(len(shape))) or len(dimensions) != len(shape):
+        raise ValueError(f"A sparse tensor of shape {shape} is walked as {order}.")
+    return Encoding(
+        shape=shape,
+        order=order,
+        dimensions=tuple(dimensions),
+        values=np.frombuffer(graph.raw(tensor), dtype),
+    )

@@ -12,18 +12,20 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tflottery.tflite.file import packing
-from tflottery.tflite.file.packing import inputs, outputs, raw, schema
+from tflottery.tflite.file.packing import schema
+
+FLOAT32, FLOAT16, INT8 = 0, 1, 9  # TensorType
 
 # TensorType -> NumPy, for the types that hold plain numbers.
 _DTYPES: dict[int, type[np.generic]] = {
-    0: np.float32,
-    1: np.float16,
+    FLOAT32: np.float32,
+    FLOAT16: np.float16,
     2: np.int32,
     3: np.uint8,
     4: np.int64,
     6: np.bool_,
     7: np.int16,
-    9: np.int8,
+    INT8: np.int8,
     10: np.float64,
     15: np.uint32,
     16: np.uint16,
@@ -40,15 +42,15 @@ def _op_names() -> dict[int, str]:
 class Graph:
     """A model's main subgraph, to be read and rewritten in place.
 
-    Tensors are named by their index. Only a `Graph` mutates; what it is made from, the
-    file's bytes, never changes.
+    Tensors are identified by index; an operator's `inputs` and `outputs` are lists of
+    them, with -1 for an optional input that is absent.
     """
 
     def __init__(self, data: bytes) -> None:
-        """Parses `data`, the content of a `.tflite` file.
+        """Parses the content of a `.tflite` file.
 
         Raises:
-          ValueError: If the bytes are not a whole and consistent `.tflite` model.
+            ValueError: If `data` is not a complete and consistent `.tflite` model.
         """
         self.model = _parse(data)
         self.subgraph = self.model.subgraphs[0]
@@ -64,16 +66,15 @@ class Graph:
 
     @property
     def inputs(self) -> list[int]:
-        return [int(tensor) for tensor in self.subgraph.inputs]
+        return self.subgraph.inputs
 
     @property
     def outputs(self) -> list[int]:
-        return [int(tensor) for tensor in self.subgraph.outputs]
+        return self.subgraph.outputs
 
     def name(self, op: Any) -> str:
-        """Returns the operator's name, such as `"CONV_2D"`."""
-        code = self.model.operatorCodes[op.opcodeIndex]
-        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        """Returns the name of the operator, such as `"CONV_2D"`."""
+        number = _code(self.model.operatorCodes[op.opcodeIndex])
         return _op_names().get(number, f"UNKNOWN_{number}")
 
     def version(self, op: Any) -> int:
@@ -84,53 +85,59 @@ class Graph:
         return () if shape is None else tuple(int(size) for size in shape)
 
     def dtype(self, tensor: int) -> np.dtype[Any]:
-        """Returns the tensor's type; raises ValueError if NumPy has none for it."""
+        """Returns the type of the tensor.
+
+        Raises:
+            ValueError: If it is not a type of plain numbers.
+        """
         code = self.tensors[tensor].type
         if code not in _DTYPES:
             raise ValueError(f"Tensor {tensor} has the unsupported type {code}.")
         return np.dtype(_DTYPES[code])
 
     def const(self, tensor: int) -> np.ndarray | None:
-        """Returns the dense constant of `tensor` in its shape; None if it has none.
+        """Returns the dense constant in `tensor`.
 
-        A sparse constant is not dense, so it is None here: see `parameters.read`.
+        None if it has no data or is sparse: see `encoding.read`.
         """
         entry = self.tensors[tensor]
-        if tensor < 0 or entry.sparsity is not None:
+        if tensor < 0 or entry.sparsity is not None or entry.type not in _DTYPES:
             return None
-        data = self.model.buffers[entry.buffer].data
-        dtype = _DTYPES.get(entry.type)
-        if data is None or len(data) == 0 or dtype is None:
+        if not self.is_const(tensor):
             return None
-        return np.frombuffer(raw(data), dtype).reshape(self.shape(tensor))
+        return np.frombuffer(self.raw(tensor), self.dtype(tensor)).reshape(
+            self.shape(tensor)
+        )
 
     def is_const(self, tensor: int) -> bool:
-        data = self.model.buffers[self.tensors[tensor].buffer].data
+        data = self._data(tensor)
         return data is not None and len(data) > 0
 
     def raw(self, tensor: int) -> bytes:
-        """Returns the bytes of the tensor's buffer; empty where it has none."""
-        data = self.model.buffers[self.tensors[tensor].buffer].data
-        return b"" if data is None else raw(data)
+        """Returns the bytes of the tensor's buffer, empty if it has none."""
+        return packing.raw(self._data(tensor))
+
+    def _data(self, tensor: int) -> Any:
+        return self.model.buffers[self.tensors[tensor].buffer].data
 
     def consumers(self) -> dict[int, list[tuple[Any, int]]]:
         """Returns, per tensor, the (operator, input position) pairs that read it."""
         result: dict[int, list[tuple[Any, int]]] = collections.defaultdict(list)
         for op in self.operators:
-            for position, tensor in enumerate(inputs(op)):
+            for position, tensor in enumerate(op.inputs):
                 result[tensor].append((op, position))
         return result
 
     def producers(self) -> dict[int, Any]:
         """Returns, per tensor, the operator that writes it."""
-        return {tensor: op for op in self.operators for tensor in outputs(op)}
+        return {tensor: op for op in self.operators for tensor in op.outputs}
 
     def add_tensor(
-        self, shape: Sequence[int], like: int | None = None, *, type_: int = 0
+        self, shape: Sequence[int], like: int | None = None, *, type_: int = FLOAT32
     ) -> int:
-        """Adds a nameless tensor without data; quantized as `like`, if given."""
+        """Adds a tensor without name or data, of the type and scale of `like`."""
         tensor = schema().TensorT()
-        tensor.shape = np.array(shape, np.int32)
+        tensor.shape = list(shape)
         tensor.type, tensor.hasRank = type_, True
         if like is not None:
             tensor.type = self.tensors[like].type
@@ -139,7 +146,7 @@ class Graph:
         return len(self.tensors) - 1
 
     def add_const(self, array: np.ndarray) -> int:
-        """Adds a nameless constant tensor holding `array`."""
+        """Adds a constant tensor without a name."""
         tensor = self.add_tensor(array.shape, type_=_TYPES[array.dtype])
         self.tensors[tensor].buffer = self.add_buffer(array)
         return tensor
@@ -151,12 +158,14 @@ class Graph:
         return len(self.model.buffers) - 1
 
     def set_const(self, tensor: int, array: np.ndarray) -> None:
-        """Gives `tensor` a new constant and shape; a shared buffer is left whole."""
-        entry = self.tensors[tensor]
-        entry.shape = np.array(array.shape, np.int32)
-        entry.shapeSignature = None
-        entry.type = _TYPES[array.dtype]
-        entry.buffer = self.add_buffer(array)
+        """Gives `tensor` a new constant and its shape; buffers are never changed."""
+        self.set_shape(tensor, array.shape)
+        self.tensors[tensor].type = _TYPES[array.dtype]
+        self.tensors[tensor].buffer = self.add_buffer(array)
+
+    def set_shape(self, tensor: int, shape: Sequence[int]) -> None:
+        self.tensors[tensor].shape = list(shape)
+        self.tensors[tensor].shapeSignature = None
 
     def op(
         self,
@@ -167,19 +176,18 @@ class Graph:
         version: int = 1,
         **options: Any,
     ) -> Any:
-        """Makes an operator; it is not yet in `operators`.
+        """Returns a new operator, which is not yet in `operators`.
 
         Args:
-          name: The operator, such as `"RESHAPE"`.
-          inputs: Tensor indices; -1 where an optional input is absent.
-          outputs: Tensor indices.
-          version: The operator's version, which the runtimes check.
-          **options: Fields of the operator's option table.
+            name: The operator, such as `"RESHAPE"`.
+            inputs: Tensor indices; -1 for an optional input that is absent.
+            outputs: Tensor indices.
+            version: Version of the operator; runtimes check it.
+            **options: Fields of the operator's option table.
         """
         op = schema().OperatorT()
         op.opcodeIndex = self.opcode(name, version)
-        op.inputs = np.array(inputs, np.int32)
-        op.outputs = np.array(outputs, np.int32)
+        op.inputs, op.outputs = list(inputs), list(outputs)
         if options:
             table = _option_table(name)
             op.builtinOptionsType = getattr(schema().BuiltinOptions, table)
@@ -191,12 +199,11 @@ class Graph:
         return op
 
     def opcode(self, name: str, version: int = 1) -> int:
-        """Returns the index of an operator code, added where it is new."""
+        """Returns the index of an operator code, which is added if it is new."""
         number = getattr(schema().BuiltinOperator, name)
         codes = self.model.operatorCodes
         for index, code in enumerate(codes):
-            known = max(code.builtinCode, code.deprecatedBuiltinCode)
-            if known == number and code.version == version:
+            if _code(code) == number and code.version == version:
                 return index
         code = schema().OperatorCodeT()
         code.builtinCode, code.version = number, version
@@ -205,24 +212,27 @@ class Graph:
         return len(codes) - 1
 
     def reshape(self, tensor: int, result: int) -> Any:
-        """Makes a RESHAPE of `tensor` to the shape of `result`."""
-        shape = np.array(self.shape(result), np.int32)
-        return self.op(
-            "RESHAPE", [tensor, self.add_const(shape)], [result], newShape=shape
-        )
+        """Returns a new RESHAPE of `tensor` to the shape of `result`."""
+        shape = self.shape(result)
+        held = self.add_const(np.array(shape, np.int32))
+        return self.op("RESHAPE", [tensor, held], [result], newShape=list(shape))
 
     def make_static(self) -> None:
-        """Drops the shape signatures: the shapes become the only shapes."""
+        """Makes the shapes of all tensors fixed ones, by dropping their signatures."""
         for tensor in self.tensors:
             tensor.shapeSignature = None
 
     def to_bytes(self, *, keep_names: bool = False) -> bytes:
-        """Returns the file's content, without what no operator, input or output uses.
+        """Returns the content of the file, without anything that is not used.
 
         Args:
-          keep_names: Keep tensor names, the description and the metadata.
+            keep_names: Keep tensor names, the description and the metadata.
         """
         return packing.to_bytes(self.model, keep_names=keep_names)
+
+
+def _code(code: Any) -> int:
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 @functools.cache
@@ -244,10 +254,13 @@ def _parse(data: bytes) -> Any:
         raise ValueError(
             f"Not a .tflite file: {len(data)} bytes without the identifier TFL3."
         )
-    generated = schema()
     try:
-        root = generated.Model.GetRootAsModel(bytearray(data), 0)
-        return generated.ModelT.InitFromObj(root)
+        model = packing.library().read_model_from_bytearray(bytearray(data))
+        for subgraph in model.subgraphs:
+            for table in [subgraph, *subgraph.operators]:
+                table.inputs = [] if table.inputs is None else list(table.inputs)
+                table.outputs = [] if table.outputs is None else list(table.outputs)
+        return model
     except (
         struct.error,
         TypeError,
@@ -265,25 +278,25 @@ def _parse(data: bytes) -> Any:
 
 
 def _check(graph: Graph) -> None:
-    """Raises ValueError where an index or a size does not fit."""
+    """Raises ValueError if an index or a size does not fit."""
 
     def fail(what: str) -> NoReturn:
         raise ValueError(f"The .tflite file is damaged: {what}. Was it edited?")
 
     model = graph.model
-    if not model.buffers or not model.operatorCodes or graph.subgraph is None:
+    if not model.buffers or not model.operatorCodes:
         fail("it has no buffers or no operators")
     if not graph.tensors or not graph.operators:
         fail("its main graph is empty")
-    count = len(graph.tensors)
-    if graph.subgraph.inputs is None or graph.subgraph.outputs is None:
+    if not graph.inputs or not graph.outputs:
         fail("its main graph has no inputs or no outputs")
+    tensors = range(len(graph.tensors))
     for op in graph.operators:
         if not 0 <= op.opcodeIndex < len(model.operatorCodes):
             fail(f"operator code {op.opcodeIndex} does not exist")
-        if any(not -1 <= tensor < count for tensor in inputs(op) + outputs(op)):
+        if any(t != -1 and t not in tensors for t in op.inputs + op.outputs):
             fail("an operator uses a tensor that does not exist")
-    if any(not 0 <= tensor < count for tensor in graph.inputs + graph.outputs):
+    if any(t not in tensors for t in graph.inputs + graph.outputs):
         fail("an input or an output does not exist")
     for index, tensor in enumerate(graph.tensors):
         if not 0 <= tensor.buffer < len(model.buffers):

@@ -1,4 +1,4 @@
-"""Samples: what a model is fed to compare it, or to calibrate it."""
+"""Inputs: what a model is fed to compare its file with it, or to calibrate it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Spec:
 
 
 def specs_of(graph: Graph) -> list[Spec]:
-    """Returns the inputs of a file, by the names of its signature if it has one."""
+    """Returns the inputs of a file, named as in its signature if it has one."""
     names = {tensor: graph.tensors[tensor].name for tensor in graph.inputs}
     for signature in graph.model.signatureDefs or []:
         if signature.subgraphIndex == 0:
@@ -39,7 +39,7 @@ def specs_of(graph: Graph) -> list[Spec]:
 
 
 def plain_name(name: str) -> str:
-    """Returns an input's name as a file has it: letters, digits and underscores.
+    """Returns the name of an input with letters, digits and underscores only.
 
     >>> plain_name("2-d image")
     'input_2_d_image'
@@ -49,10 +49,10 @@ def plain_name(name: str) -> str:
 
 
 def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
-    """Returns the values of a dict in the order of the inputs that its keys name.
+    """Returns the values of a dict from input names in the order of the inputs.
 
     Raises:
-      ValueError: If a key is missing or is no input's name.
+        ValueError: If the keys are not the names of the inputs.
     """
     named = {plain_name(str(key)): value for key, value in values.items()}
     wanted = [plain_name(spec.name) for spec in specs]
@@ -65,11 +65,18 @@ def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
 
 
 def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
-    """Returns one array per input, each of the input's own type.
+    """Returns one array per input, cast to the type of the input.
+
+    Args:
+        samples: An array `[samples, ...]`, or a list or a dict of one per input; drawn
+            from a normal distribution if None, integers from {0, 1}.
+        specs: Inputs of the model.
 
     Raises:
-      ValueError: If they do not fit the inputs.
+        ValueError: If `samples` do not fit the inputs.
     """
+    if samples is None:
+        return _draw(specs)
     if isinstance(samples, Mapping):
         samples = by_name(samples, specs)
     arrays = [samples] if len(specs) == 1 and not _is_list(samples) else list(samples)
@@ -88,14 +95,13 @@ def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(
-                f"`samples` of input {spec.name!r} must be finite numbers. Received: "
-                "NaN or infinity among them"
+                f"`samples` of input {spec.name!r} must be finite numbers. "
+                "Received: NaN or infinity"
             )
     return [a.astype(s.dtype) for a, s in zip(arrays, specs, strict=True)]
 
 
-def draw(specs: Sequence[Spec]) -> list[np.ndarray]:
-    """Returns drawn inputs: normal where real, from {0, 1} where whole."""
+def _draw(specs: Sequence[Spec]) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     result = []
     for spec in specs:
@@ -111,15 +117,15 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
     """Returns up to `most` samples of `data`, one array per input.
 
     Args:
-      data: An array `[samples, ...]`, a list or a dict of one array per input, or an
-        iterable or a function returning one, of batches: `x`, `(x, labels)`, lists or
-        dicts of inputs.
-      specs: The inputs of the model.
-      most: How many samples to take at most.
+        data: An array `[samples, ...]`, a list or a dict of one such array per input,
+            an iterable of batches, or a function that returns one. A batch is `x` or
+            `(x, labels)`, where `x` may be a list or a dict of inputs.
+        specs: Inputs of the model.
+        most: Number of samples to take at most.
 
     Raises:
-      TypeError: If it is no such data.
-      ValueError: If there are none, or they do not fit the inputs.
+        TypeError: If `data` is neither an array nor an iterable of batches.
+        ValueError: If `data` holds no samples, or they do not fit the inputs.
     """
     if isinstance(data, str | bytes) or not (
         callable(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")
@@ -140,15 +146,12 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
 
 
 def _check_calibrates(array: np.ndarray, spec: Spec) -> None:
-    """Checks that a batch or more of the array can tell the range of an input."""
-    real = array.dtype.kind in "biufV"  # To NumPy bfloat16 is of the kind of void.
-    if (
-        array.shape[1:] != spec.shape[1:]
-        or len(array) < spec.shape[0]
-        or not real
-        or not np.isfinite(array).all()
-    ):
-        what = "" if not real or np.isfinite(array).all() else ", NaN or infinity in it"
+    """Checks that an array can tell the range of an input, with at least one batch."""
+    real = array.dtype.kind in "biufV"  # NumPy takes bfloat16 to be of kind V, void
+    finite = not real or np.isfinite(array).all()
+    fits = array.shape[1:] == spec.shape[1:] and len(array) >= spec.shape[0]
+    if not (fits and real and finite):
+        what = "" if finite else ", NaN or infinity in it"
         raise ValueError(
             f"`representative_data` of input {spec.name!r} must hold {spec.shape[0]} "
             f"or more samples of shape {spec.shape[1:]}, all finite numbers. "
@@ -157,7 +160,7 @@ def _check_calibrates(array: np.ndarray, spec: Spec) -> None:
 
 
 def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
-    if hasattr(data, "shape") and hasattr(data, "dtype"):  # of any library
+    if hasattr(data, "shape") and hasattr(data, "dtype"):  # an array of any library
         _check_batched([data], specs, data)
         return [np.asarray(data[:most])]
     if isinstance(data, Mapping):
@@ -182,11 +185,8 @@ def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
 
 
 def _check_batched(arrays: Sequence[Any], specs: Sequence[Spec], batch: Any) -> None:
-    """Checks that the arrays of a batch hold samples, and are not samples themselves.
-
-    They may be too many or too few.
-    """
-    for array, spec in zip(arrays, specs, strict=False):
+    """Checks that arrays hold samples, and are not samples themselves."""
+    for array, spec in zip(arrays, specs, strict=False):  # `take` checks how many
         if tuple(array.shape) == spec.shape[1:]:
             raise ValueError(
                 f"`representative_data` of input {spec.name!r} looks like single "
@@ -202,8 +202,8 @@ def _check_batched(arrays: Sequence[Any], specs: Sequence[Spec], batch: Any) -> 
 
 
 def _inputs_of(batch: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
-    """Returns the inputs of a batch, its labels left away."""
-    if isinstance(batch, tuple | list) and (
+    """Returns the inputs of a batch, without its labels."""
+    if _is_list(batch) and (
         len(specs) == 1 or isinstance(batch[0], list | tuple | Mapping)
     ):
         batch = batch[0]

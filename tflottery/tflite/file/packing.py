@@ -1,103 +1,104 @@
-"""Packing: a model's objects to `.tflite` bytes, aligned, without what nothing uses."""
+"""Packing: a model's tables as `.tflite` bytes, aligned, holding only what is used."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
 import flatbuffers
 import numpy as np
+from flatbuffers.builder import BuilderSizeError
 
 ALIGNMENT = 16  # bytes; the schema demands it of every buffer
 
 
 @functools.cache
-def schema() -> Any:
-    """Returns the generated schema: from LiteRT if installed, else TensorFlow."""
+def library() -> Any:
+    """Returns the `flatbuffer_utils` of LiteRT, or of TensorFlow without LiteRT."""
     try:
-        from ai_edge_litert import schema_py_generated as module
+        from ai_edge_litert.tools import flatbuffer_utils
     except ImportError:
-        from tensorflow.lite.python import schema_py_generated as module
-    return module
+        from tensorflow.lite.tools import flatbuffer_utils
+    return flatbuffer_utils
 
 
-def inputs(op: Any) -> list[int]:
-    """Returns the tensors that the operator reads; -1 for an absent one."""
-    return [] if op.inputs is None else [int(tensor) for tensor in op.inputs]
-
-
-def outputs(op: Any) -> list[int]:
-    """Returns the tensors that the operator writes."""
-    return [] if op.outputs is None else [int(tensor) for tensor in op.outputs]
+def schema() -> Any:
+    """Returns the classes generated from the schema of `.tflite` files."""
+    return library().schema_fb
 
 
 def raw(data: Any) -> bytes:
-    """Returns a buffer's data as bytes, whatever the parser made of it."""
+    """Returns the data of a buffer as bytes, empty if it has none."""
+    if data is None:
+        return b""
     return data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
 
 
 def to_bytes(model: Any, *, keep_names: bool) -> bytes:
-    """Returns the file's content; tidies `model` on the way.
+    """Returns the content of the file. Drops from `model` what nothing uses.
 
     Args:
-      model: A `ModelT` of the schema.
-      keep_names: Keep tensor names, the description and the metadata.
+        model: A `ModelT` of the schema.
+        keep_names: Keep tensor names, the description and the metadata.
+
+    Raises:
+        ValueError: If the file would be larger than 2 GB.
     """
     _drop_unused(model, keep_names=keep_names)
+    packed = _with_arrays(model)
+    packed.buffers = [_AlignedBuffer(buffer.data) for buffer in model.buffers]
     builder = _SharingBuilder(1 << 16)
-    plain = model.buffers
-    model.buffers = [_AlignedBuffer(buffer.data) for buffer in plain]
     try:
-        builder.Finish(model.Pack(builder), b"TFL3")
-    finally:
-        model.buffers = plain
+        builder.Finish(packed.Pack(builder), b"TFL3")
+    except BuilderSizeError as error:
+        raise ValueError(
+            "The file would be larger than 2 GB, the limit of the format. Export a "
+            'smaller model, or store its weights with quantize="weights".'
+        ) from error
     return bytes(builder.Output())
 
 
 def _drop_unused(model: Any, *, keep_names: bool) -> None:
-    """Removes tensors, buffers, operator codes and names that nothing uses."""
+    """Removes unused tensors, buffers and operator codes, and names unless kept."""
     if not keep_names:
         model.metadata, model.metadataBuffer, model.description = None, None, None
     for subgraph in model.subgraphs:
-        _drop_tensors(model, subgraph, keep_names=keep_names)
-    every = [op for subgraph in model.subgraphs for op in subgraph.operators]
-    codes, new = _keep(model.operatorCodes, [op.opcodeIndex for op in every])
-    for op in every:
+        _drop_tensors(model, subgraph)
+        if not keep_names:
+            _drop_names(subgraph)
+    operators = [op for subgraph in model.subgraphs for op in subgraph.operators]
+    used = [op.opcodeIndex for op in operators]
+    model.operatorCodes, new = _keep(model.operatorCodes, used)
+    for op in operators:
         op.opcodeIndex = new[op.opcodeIndex]
-    model.operatorCodes = codes
     users = [t for subgraph in model.subgraphs for t in subgraph.tensors]
     users += list(model.metadata or [])
-    # Buffer 0 is by convention the empty one; tensors without data share it.
-    empty = {
-        index
-        for index, buffer in enumerate(model.buffers)
-        if buffer.data is None or len(buffer.data) == 0
-    }
-    for user in users:
-        user.buffer = 0 if user.buffer in empty else user.buffer
-    buffers, new = _keep(model.buffers, [0, *(user.buffer for user in users)])
+    for user in users:  # by convention, what has no data shares buffer 0
+        data = model.buffers[user.buffer].data
+        if data is None or len(data) == 0:
+            user.buffer = 0
+    used = [0, *(user.buffer for user in users)]
+    model.buffers, new = _keep(model.buffers, used)
     for user in users:
         user.buffer = new[user.buffer]
-    model.buffers = buffers
 
 
-def _drop_tensors(model: Any, subgraph: Any, *, keep_names: bool) -> None:
-    edge = [int(t) for t in [*subgraph.inputs, *subgraph.outputs]]
-    used = list(edge)
+def _drop_tensors(model: Any, subgraph: Any) -> None:
+    used = [*subgraph.inputs, *subgraph.outputs]
     for op in subgraph.operators:
-        lists = [inputs(op), outputs(op)]
-        if op.intermediates is not None:
-            lists.append([int(t) for t in op.intermediates])
+        lists = op.inputs, op.outputs, _listed(op.intermediates)
         used += [tensor for tensors in lists for tensor in tensors if tensor >= 0]
-    tensors, new = _keep(subgraph.tensors, sorted(used))
-    new[-1] = -1
+    subgraph.tensors, new = _keep(subgraph.tensors, sorted(used))
+    new[-1] = -1  # an optional input that is absent
 
-    def renumber(old: Iterable[int]) -> np.ndarray:
-        return np.array([new[int(tensor)] for tensor in old], np.int32)
+    def renumber(tensors: Iterable[int]) -> list[int]:
+        return [new[tensor] for tensor in tensors]
 
     for op in subgraph.operators:
-        op.inputs, op.outputs = renumber(inputs(op)), renumber(outputs(op))
+        op.inputs, op.outputs = renumber(op.inputs), renumber(op.outputs)
         if op.intermediates is not None:
             op.intermediates = renumber(op.intermediates)
     for signature in model.signatureDefs or []:
@@ -106,12 +107,17 @@ def _drop_tensors(model: Any, subgraph: Any, *, keep_names: bool) -> None:
                 entry.tensorIndex = new[entry.tensorIndex]
     subgraph.inputs = renumber(subgraph.inputs)
     subgraph.outputs = renumber(subgraph.outputs)
-    subgraph.tensors = tensors
-    if keep_names:
-        return
+
+
+def _listed(vector: Any) -> list[int]:
+    return [] if vector is None else [int(entry) for entry in vector]
+
+
+def _drop_names(subgraph: Any) -> None:
+    """Drops all names but those of inputs and outputs, and unused quantization."""
     subgraph.name = None
     for index, tensor in enumerate(subgraph.tensors):
-        if index not in set(subgraph.inputs) | set(subgraph.outputs):
+        if index not in {*subgraph.inputs, *subgraph.outputs}:
             tensor.name = None
         quantization = tensor.quantization
         if quantization is not None:
@@ -121,26 +127,38 @@ def _drop_tensors(model: Any, subgraph: Any, *, keep_names: bool) -> None:
 
 
 def _keep(entries: list[Any], used: Iterable[int]) -> tuple[list[Any], dict[int, int]]:
-    """Returns the used entries by first use, and old index -> new index."""
-    kept: list[Any] = []
-    new: dict[int, int] = {}
-    for old in used:
-        if old not in new:
-            new[old] = len(kept)
-            kept.append(entries[old])
-    return kept, new
+    """Returns the used entries in order of first use, and old index -> new index."""
+    new = {old: index for index, old in enumerate(dict.fromkeys(used))}
+    return [entries[old] for old in new], new
+
+
+def _with_arrays(value: Any) -> Any:
+    """Returns a copy of the tables whose lists of integers are int32 arrays.
+
+    The builder shares only arrays.
+    """
+    if isinstance(value, list):
+        if all(isinstance(item, numbers.Integral) for item in value):
+            return np.array(value, np.int32)
+        return [_with_arrays(item) for item in value]
+    if not hasattr(value, "__dict__"):
+        return value
+    result = copy.copy(value)
+    for name, field in vars(value).items():
+        setattr(result, name, _with_arrays(field))
+    return result
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes what is equal once: vectors, strings, tables with the same fields."""
+    """Writes equal vectors, strings and tables only once."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._written: dict[tuple[Any, ...], int] = {}
         self._fields: list[tuple[Any, ...]] = []
 
-    # A table is written as a whole at its end, when it is known whether one like it is
-    # there: options of operators, the dense dimensions of sparse weights.
+    # A table is written at its end, once all of its fields are known: an equal one may
+    # have been written before.
 
     def StartObject(self, numfields: int) -> None:
         self._fields = [(numfields,)]
@@ -178,7 +196,7 @@ class _SharingBuilder(flatbuffers.Builder):
         return self._written[key]
 
     def aligned(self, data: bytes) -> int:
-        """Writes a byte vector whose first byte lies on a multiple of `ALIGNMENT`."""
+        """Writes bytes that start at a multiple of `ALIGNMENT`; returns the offset."""
         key = ("aligned", data)
         if key not in self._written:
             self.StartVector(1, len(data), ALIGNMENT)
@@ -189,7 +207,7 @@ class _SharingBuilder(flatbuffers.Builder):
 
 
 class _AlignedBuffer:
-    """Packs as the schema's buffer does, but aligned: the generated one is not."""
+    """Packs like the schema's buffer, but aligned."""
 
     def __init__(self, data: Any) -> None:
         self._data = data

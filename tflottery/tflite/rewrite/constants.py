@@ -1,4 +1,4 @@
-"""Constants: units that nothing reaches, folded into the biases of their readers."""
+"""Constants: what never changes is folded: float16 weights and constant channels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.graph import Graph, inputs, outputs, schema
+from tflottery.tflite.file.graph import FLOAT32, Graph, schema
 from tflottery.tflite.rewrite.sparsify import weights
 
 READERS = frozenset({"CONV_2D", "FULLY_CONNECTED"})
@@ -14,129 +14,155 @@ POOLS = frozenset({"MAX_POOL_2D", "AVERAGE_POOL_2D"})
 BINARY = frozenset({"ADD", "MUL"})
 
 
+def unfold_halves(graph: Graph) -> int:
+    """Replaces, in place, each float16 constant and its DEQUANTIZE by float32 values.
+
+    Only what operators read directly can be stored sparse.
+
+    Returns:
+        The number of constants replaced.
+    """
+    kept = []
+    for op in graph.operators:
+        constant = graph.const(op.inputs[0]) if op.inputs else None
+        if (
+            graph.name(op) != "DEQUANTIZE"
+            or constant is None
+            or constant.dtype != np.float16
+            or op.outputs[0] in graph.outputs
+        ):
+            kept.append(op)
+        else:
+            graph.set_const(op.outputs[0], constant.astype(np.float32))
+    count = len(graph.operators) - len(kept)
+    graph.subgraph.operators = kept
+    return count
+
+
 def flattens(graph: Graph, op: Any) -> bool:
-    """Whether a RESHAPE keeps the batch and makes the rest one row."""
-    before, after = graph.shape(inputs(op)[0]), graph.shape(outputs(op)[0])
+    """Returns whether a RESHAPE turns each sample into one row."""
+    before, after = graph.shape(op.inputs[0]), graph.shape(op.outputs[0])
     return len(before) >= 2 and after == (before[0], int(np.prod(before[1:])))
 
 
 def keeps_channels(graph: Graph, op: Any) -> bool:
-    """Whether a MEAN is over other dimensions than the last."""
-    axes, rank = graph.const(inputs(op)[1]), len(graph.shape(inputs(op)[0]))
+    """Returns whether a MEAN leaves the last dimension as it is."""
+    axes, rank = graph.const(op.inputs[1]), len(graph.shape(op.inputs[0]))
     return axes is not None and rank - 1 not in (axes.reshape(-1) % rank).tolist()
 
 
 def fold_constants(graph: Graph) -> int:
-    """Moves what constant channels contribute into the next bias; returns how many."""
+    """Moves the contribution of constant channels to the next bias, in place.
+
+    Returns:
+        The number of channels moved.
+    """
     known: dict[int, np.ndarray] = {}  # tensor -> value per channel, NaN if it varies
     free = weights(graph)
     folded = 0
     for op in graph.operators:
-        name, read = graph.name(op), inputs(op)
-        if not read or not outputs(op) or graph.tensors[outputs(op)[0]].type != 0:
+        if not op.inputs or not op.outputs:
             continue
-        if name in READERS and read[1] in free and len(free[read[1]]) == 1:
-            if read[0] in known:
-                folded += _fold(graph, op, known[read[0]])
+        if graph.tensors[op.outputs[0]].type != FLOAT32:
+            continue
+        if graph.name(op) in READERS and len(free.get(op.inputs[1], ())) == 1:
+            if op.inputs[0] in known:
+                folded += _fold(graph, op, known[op.inputs[0]])
             value = _incoming(graph, op)
         else:
             value = _pass_on(graph, op, known)
         if value is not None and not np.isnan(value).all():
-            value = _activate(value, _fused(op))
+            value = _activate(value, op)
             if value is not None:
-                known[outputs(op)[0]] = value.astype(np.float32)
+                known[op.outputs[0]] = value.astype(np.float32)
     return folded
 
 
-def _bias(graph: Graph, op: Any, size: int) -> np.ndarray | None:
-    """Returns the operator's bias, zeros if it has none; None if it is no constant."""
-    tensor = inputs(op)[2] if len(inputs(op)) > 2 else -1
-    return np.zeros(size, np.float32) if tensor < 0 else graph.const(tensor)
+def _weight(graph: Graph, op: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the float32 weight and the bias; None if they are not constant."""
+    array = graph.const(op.inputs[1])
+    if array is None or array.dtype != np.float32:
+        return None
+    tensor = op.inputs[2] if len(op.inputs) > 2 else -1
+    none = np.zeros(array.shape[0], np.float32)
+    bias = none if tensor < 0 else graph.const(tensor)
+    return None if bias is None else (array, bias)
 
 
 def _incoming(graph: Graph, op: Any) -> np.ndarray | None:
-    """Returns the bias where all of a unit's weights are zero, NaN elsewhere."""
-    array = graph.const(inputs(op)[1])
-    if array is None or array.dtype != np.float32:
+    """Returns the bias of each unit whose weights are all zero, NaN for the others."""
+    found = _weight(graph, op)
+    if found is None:
         return None
-    dead = ~array.any(axis=tuple(range(1, array.ndim)))
-    bias = _bias(graph, op, array.shape[0])
-    return None if bias is None else np.where(dead, bias, np.nan)
+    array, bias = found
+    return np.where(~array.any(axis=tuple(range(1, array.ndim))), bias, np.nan)
 
 
 def _fold(graph: Graph, op: Any, value: np.ndarray) -> int:
-    array = graph.const(inputs(op)[1])
-    if array is None or array.dtype != np.float32 or array.shape[-1] != value.size:
+    found = _weight(graph, op)
+    if found is None or found[0].shape[-1] != value.size:
         return 0
+    array, bias = found
     padded = graph.name(op) == "CONV_2D" and (
         op.builtinOptions.padding == schema().Padding.SAME
         and array.shape[1:3] != (1, 1)
     )
-    # Padding shows zeros where the constant is not, so only a constant 0 passes it.
+    # Padding is 0 where the constant is not, so with padding only 0 can be folded.
     fits = value == 0 if padded else np.isfinite(value)
     used = array.any(axis=tuple(range(array.ndim - 1)))
     columns = np.flatnonzero(fits & used)
-    bias = _bias(graph, op, array.shape[0])
-    if not columns.size or bias is None:
+    if not columns.size:
         return 0
     each = array[..., columns].astype(np.float64) * value[columns]
     new = bias + each.reshape(array.shape[0], -1).sum(axis=1)
     emptied = array.copy()
     emptied[..., columns] = 0
-    name = graph.tensors[inputs(op)[1]].name
+    name = graph.tensors[op.inputs[1]].name
     tensors = [graph.add_const(emptied), graph.add_const(new.astype(np.float32))]
     graph.tensors[tensors[0]].name = name
-    op.inputs = np.array([inputs(op)[0], *tensors], np.int32)
+    op.inputs = [op.inputs[0], *tensors]
     return len(columns)
 
 
 def _pass_on(graph: Graph, op: Any, known: dict[int, np.ndarray]) -> np.ndarray | None:
-    """Returns the constants after an operator that works channel by channel."""
-    name, read = graph.name(op), inputs(op)
-    value = known.get(read[0])
-    if name in BINARY and len(read) == 2:
-        sides = [_side(graph, tensor, known) for tensor in read]
-        if sides[0] is None or sides[1] is None:
+    """Returns the constants after an operator that treats each channel alone."""
+    name = graph.name(op)
+    channels = graph.shape(op.outputs[0])[-1:]
+    if name in BINARY and len(op.inputs) == 2:
+        a, b = (_side(graph, tensor, known) for tensor in op.inputs)
+        if a is None or b is None or channels != (max(a.size, b.size),):
             return None
-        if graph.shape(outputs(op)[0])[-1] != max(sides[0].size, sides[1].size):
-            return None
-        return sides[0] + sides[1] if name == "ADD" else sides[0] * sides[1]
+        return a + b if name == "ADD" else a * b
+    value = known.get(op.inputs[0])
     if value is None:
         return None
     if name in ("RELU", "RELU6"):
         return np.clip(value, 0, 6 if name == "RELU6" else None)
     if name in POOLS or (name == "MEAN" and keeps_channels(graph, op)):
         return value
-    if name == "PAD":
-        zero_pads = graph.shape(outputs(op)[0])[-1] == value.size
-        return np.where(value == 0, value, np.nan) if zero_pads else None
+    if name == "PAD" and channels == (value.size,):
+        return np.where(value == 0, value, np.nan)
     if name == "RESHAPE" and flattens(graph, op):
-        return np.tile(value, graph.shape(outputs(op)[0])[-1] // value.size)
+        return np.tile(value, channels[0] // value.size)
     return None
 
 
 def _side(graph: Graph, tensor: int, known: dict[int, np.ndarray]) -> np.ndarray | None:
-    array = graph.const(tensor) if tensor >= 0 else None
+    array = graph.const(tensor)
     if array is None:
         return known.get(tensor)
     vector = array.ndim == 0 or array.size in (1, array.shape[-1])
     return array.reshape(-1) if vector else None
 
 
-def _fused(op: Any) -> int:
-    return int(getattr(op.builtinOptions, "fusedActivationFunction", 0) or 0)
-
-
-def _activate(value: np.ndarray, code: int) -> np.ndarray | None:
-    """Applies a fused activation; None for one that is not known here."""
+def _activate(value: np.ndarray, op: Any) -> np.ndarray | None:
+    """Applies the fused activation of `op`; None if it is not a known one."""
     kinds = schema().ActivationFunctionType
     limits = {
-        kinds.NONE: (None, None),
-        kinds.RELU: (0, None),
+        kinds.NONE: (-np.inf, np.inf),
+        kinds.RELU: (0, np.inf),
         kinds.RELU6: (0, 6),
         kinds.RELU_N1_TO_1: (-1, 1),
     }
-    if code not in limits:
-        return None
-    low, high = limits[code]
-    return value if low is None and high is None else np.clip(value, low, high)
+    code = getattr(op.builtinOptions, "fusedActivationFunction", kinds.NONE)
+    return np.clip(value, *limits[code]) if code in limits else None

@@ -1,7 +1,7 @@
-"""Clean-up: units that change nothing are removed from a dense graph, exactly.
+"""Dead units: units that change nothing are removed from a dense graph, exactly.
 
-A unit whose outgoing weights are all pruned is read by nobody. A unit whose incoming
-weights are all pruned is a constant, and goes into the bias of who reads it.
+A unit whose outgoing weights are all pruned is never read. A unit whose incoming
+weights are all pruned is a constant, and moves to the bias of its reader.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.graph import Graph, inputs, outputs
+from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.rewrite.constants import (
     BINARY,
     POOLS,
@@ -22,21 +22,21 @@ from tflottery.tflite.rewrite.constants import (
 )
 from tflottery.tflite.rewrite.sparsify import weights
 
-# Operators that compute each channel by itself.
+# Operators that compute each value by itself.
 _UNARY = frozenset(
     ("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "HARD_SWISH", "ELU")
 )
-_ROUNDS = 20  # each removes at least one unit; deep chains of dead units need several
+_ROUNDS = 20  # a chain of dead units takes several
 
 
 def remove_dead_units(graph: Graph) -> int:
-    """Removes every unit that changes nothing, in place; keeps one per layer.
+    """Removes every unit that changes nothing, in place, but keeps one per layer.
 
     Args:
-      graph: A dense graph with static shapes, float32 or int8.
+        graph: A dense graph with static shapes, float32 or int8.
 
     Returns:
-      How many units were removed; channels that are added together count as one.
+        The number of units removed; channels that are added together count as one.
     """
     removed = 0
     for _ in range(_ROUNDS):
@@ -49,24 +49,31 @@ def remove_dead_units(graph: Graph) -> int:
 
 
 class _Group:
-    """Tensors that share their channels, as one is computed channel by channel.
+    """Tensors with the same channels: operators between them keep channels apart.
 
-    A flattened tensor has `repeat` places per channel: place i is channel i modulo C.
+    Attributes:
+        tensors: Per tensor, the places of a channel: several once it is flattened,
+            where place i is channel i modulo `channels`.
+        channels: The number of channels.
+        writers: Operators whose output channels are the group's.
+        readers: Operators whose input channels are the group's.
+        inner: Operators whose input and output channels are both the group's.
+        pinned: Whether the channels must all stay.
     """
 
     def __init__(self, tensor: int, channels: int) -> None:
         self.tensors = {tensor: 1}
         self.channels = channels
-        self.writers: list[Any] = []  # their output channels are the group's
-        self.readers: list[Any] = []  # their input channels are the group's
-        self.inner: list[Any] = []  # both
+        self.writers: list[Any] = []
+        self.readers: list[Any] = []
+        self.inner: list[Any] = []
         self.pinned = False
 
 
 def _groups(graph: Graph) -> list[_Group]:
     """Returns the groups of channels that may be removed."""
     of: dict[int, _Group] = {}
-    free = weights(graph)
+    alone = {tensor for tensor, readers in weights(graph).items() if len(readers) == 1}
 
     def group(tensor: int) -> _Group:
         if tensor not in of:
@@ -78,7 +85,7 @@ def _groups(graph: Graph) -> list[_Group]:
         first, second = group(a), group(b)
         if first is second:
             return
-        # A tensor that is flattened twice, or added to a flattened one, is left alone.
+        # A tensor that is flattened twice, or added to a flattened one, must stay.
         fits = first.channels * repeat == second.channels
         first.pinned |= (
             second.pinned or not fits or (repeat > 1 and len(second.tensors) > 1)
@@ -93,44 +100,43 @@ def _groups(graph: Graph) -> list[_Group]:
     for tensor in [*graph.inputs, *graph.outputs]:
         group(tensor).pinned = True
     for op in graph.operators:
-        name, read = graph.name(op), inputs(op)
+        name, read = graph.name(op), op.inputs
         moving = [t for t in read if t >= 0 and not graph.is_const(t)]
-        if name in READERS and read[1] in free and len(free[read[1]]) == 1:
-            # A grouped convolution reads part of the channels for each of its own, so
-            # both sides stay as they are.
-            whole = (
-                graph.shape(read[0])[-1:] == graph.shape(read[1])[-1:]
-                and graph.shape(outputs(op)[0])[-1:] == graph.shape(read[1])[:1]
-            )
-            group(read[0]).pinned |= not whole
-            group(outputs(op)[0]).pinned |= not whole
-            group(read[0]).readers.append(op)
-            group(outputs(op)[0]).writers.append(op)
-        elif _by_channel(graph, op, moving, free):
-            for tensor in moving[1:] + outputs(op):
+        if name in READERS and read[1] in alone:
+            source, target = group(read[0]), group(op.outputs[0])
+            # Each output of a grouped convolution reads only some of the channels, so
+            # both sides stay.
+            if (
+                graph.shape(read[0])[-1:] != graph.shape(read[1])[-1:]
+                or graph.shape(op.outputs[0])[-1:] != graph.shape(read[1])[:1]
+            ):
+                source.pinned = target.pinned = True
+            source.readers.append(op)
+            target.writers.append(op)
+        elif _by_channel(graph, op, moving, alone):
+            for tensor in moving[1:] + op.outputs:
                 merge(moving[0], tensor)
             group(moving[0]).inner.append(op)
         elif name == "RESHAPE" and flattens(graph, op):
             channels = graph.shape(read[0])[-1]
-            merge(read[0], outputs(op)[0], graph.shape(outputs(op)[0])[-1] // channels)
+            merge(read[0], op.outputs[0], graph.shape(op.outputs[0])[-1] // channels)
             group(read[0]).inner.append(op)
         else:
-            for tensor in moving + outputs(op):
+            for tensor in moving + op.outputs:
                 group(tensor).pinned = True
     return list({id(g): g for g in of.values() if not g.pinned}.values())
 
 
-def _by_channel(graph: Graph, op: Any, moving: list[int], free: dict[int, Any]) -> bool:
-    """Whether the operator computes every channel from the same channel alone."""
-    name, read = graph.name(op), inputs(op)
+def _by_channel(graph: Graph, op: Any, moving: list[int], alone: set[int]) -> bool:
+    """Returns whether each output channel depends on the same input channel only."""
+    name, read = graph.name(op), op.inputs
     if not moving:
         return False
     shape = graph.shape(read[0])
     if name in _UNARY or (name in POOLS and len(shape) == 4):
         return True
     if name == "DEPTHWISE_CONV_2D":
-        single = graph.shape(read[1])[-1] == shape[-1]
-        return read[1] in free and len(free[read[1]]) == 1 and single
+        return read[1] in alone and graph.shape(read[1])[-1] == shape[-1]
     if name == "PAD":
         amounts = graph.const(read[1])
         return amounts is not None and not amounts[-1].any()
@@ -149,13 +155,13 @@ def _by_channel(graph: Graph, op: Any, moving: list[int], free: dict[int, Any]) 
 
 
 def _remove(graph: Graph, group: _Group) -> int:
-    """Removes the group's channels that no reader has a weight for."""
+    """Removes the channels of which no reader has a weight; returns how many."""
     if not group.readers or not group.writers:
         return 0
     needed = np.zeros(group.channels, bool)
     for op in group.readers:
-        array = graph.const(inputs(op)[1])
-        repeat = group.tensors[inputs(op)[0]]
+        array = graph.const(op.inputs[1])
+        repeat = group.tensors[op.inputs[0]]
         assert array is not None
         columns = array.any(axis=tuple(range(array.ndim - 1)))
         needed |= columns.reshape(repeat, group.channels).any(axis=0)
@@ -166,34 +172,33 @@ def _remove(graph: Graph, group: _Group) -> int:
     if not gone:
         return 0
     for op in group.writers:
-        for position in range(1, len(inputs(op))):
+        for position in range(1, len(op.inputs)):
             _take(graph, op, position, 0, keep)
     for op in group.readers:
-        repeat = group.tensors[inputs(op)[0]]
+        repeat = group.tensors[op.inputs[0]]
         places = np.arange(repeat)[:, None] * group.channels + keep
         _take(graph, op, 1, -1, places.reshape(-1))
     for tensor, repeat in group.tensors.items():
         shape = (*graph.shape(tensor)[:-1], repeat * len(keep))
-        graph.tensors[tensor].shape = np.array(shape, np.int32)
-        graph.tensors[tensor].shapeSignature = None
+        graph.set_shape(tensor, shape)
     for op in group.inner:
         name = graph.name(op)
         if name == "RESHAPE":
-            shape = np.array(graph.shape(outputs(op)[0]), np.int32)
-            op.inputs = np.array([inputs(op)[0], graph.add_const(shape)], np.int32)
+            shape = np.array(graph.shape(op.outputs[0]), np.int32)
+            op.inputs[1:] = [graph.add_const(shape)]
             if op.builtinOptions is not None:
                 op.builtinOptions.newShape = shape
         elif name == "DEPTHWISE_CONV_2D" or name in BINARY:
-            for position, tensor in enumerate(inputs(op)):
+            for position, tensor in enumerate(op.inputs):
                 if tensor >= 0 and graph.is_const(tensor):
                     _take(graph, op, position, -1, keep)
     return gone
 
 
 def _take(graph: Graph, op: Any, position: int, axis: int, keep: np.ndarray) -> None:
-    """Gives the operator, as that input, only the kept channels of a constant."""
-    tensor = inputs(op)[position]
-    array = graph.const(tensor) if tensor >= 0 else None
+    """Reduces the constant input at `position` to the channels that are kept."""
+    tensor = op.inputs[position]
+    array = graph.const(tensor)
     if array is None or array.ndim == 0 or (array.shape[axis] == 1 and len(keep) != 1):
         return
     if array.shape[axis] <= keep.max():
@@ -209,5 +214,4 @@ def _take(graph: Graph, op: Any, position: int, axis: int, keep: np.ndarray) -> 
             quantization.zeroPoint = quantization.zeroPoint[keep]
         quantization.min = quantization.max = None
         graph.tensors[new].quantization = quantization
-    op.inputs = np.array(inputs(op), np.int32)
     op.inputs[position] = new

@@ -1,4 +1,4 @@
-"""Quantized: float32 weights as int8 with a scale per channel, or one for all."""
+"""Quantized: float32 weights as int8, with a scale per channel or a shared one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from tflottery.tflite.file.packing import schema
 
-# One scale for all channels is taken while it loses no more than this share of a
-# channel's norm, in the root mean square over channels; scales of their own lose 0.007.
+# The largest error that a shared scale may cause, as a share of a channel's norm, in
+# the root mean square over channels. A scale per channel causes 0.007.
 _SHARED_SCALE_ERROR = 0.015
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """Values as int8, and the scale of each channel, or one for all."""
+    """int8 values, with the scales of their channels along `axis` or a shared one."""
 
     values: np.ndarray
     scale: np.ndarray
@@ -27,7 +27,7 @@ class Quantized:
         return 12 * self.scale.size  # float32 scale, int64 zero point
 
     def parameters(self) -> Any:
-        """Returns the scales as the file holds them."""
+        """Returns the `QuantizationParameters` of a file for the scales."""
         result = schema().QuantizationParametersT()
         result.scale = self.scale
         result.zeroPoint = np.zeros(self.scale.size, np.int64)
@@ -36,13 +36,13 @@ class Quantized:
 
 
 def quantize(array: np.ndarray, axis: int) -> Quantized:
-    """Returns `array` as int8, symmetric, per channel or, where near as good, shared.
+    """Quantizes weights symmetrically, with a shared scale if it is precise enough.
 
     Channels whose weights are all zero get scale 1.
 
     Args:
-      array: float32 weights.
-      axis: The dimension of the output channels.
+        array: float32 weights.
+        axis: Dimension of the output channels.
     """
     others = tuple(d for d in range(array.ndim) if d != axis)
     top = np.abs(array).max(axis=others, initial=0.0).astype(np.float64)

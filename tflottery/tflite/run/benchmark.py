@@ -1,15 +1,14 @@
-"""The benchmark: how fast a file is, beside another one, in a process of its own."""
+"""Benchmark: how fast a file is, alone or compared with another one."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 
 import numpy as np
 
-from tflottery.core.checks import is_number
+from tflottery.core import checks
 from tflottery.tflite.run import runtimes, worker
 
 
@@ -18,12 +17,12 @@ class Timing:
     """How fast one file is.
 
     Attributes:
-      path: The file.
-      ms: Median milliseconds of a call.
-      quartiles: The quarter and three-quarter marks of the rounds' milliseconds.
-      load_ms: Milliseconds from opening the file to the end of the first call.
-      peak_ram: Bytes that memory grew by at most, in loading and a first call; None
-        where the system does not tell.
+        path: Path of the file.
+        ms: Median milliseconds of a call.
+        quartiles: First and third quartile of the milliseconds, over rounds.
+        load_ms: Milliseconds from opening the file to the end of the first call.
+        peak_ram: Peak growth of memory during loading and the first call, in bytes;
+            None if the system does not report it.
     """
 
     path: str
@@ -35,14 +34,14 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkReport:
-    """What `benchmark_tflite` measured; prints as two lines.
+    """What `benchmark_tflite` measured; prints as a few lines.
 
     Attributes:
-      file: The file's timing.
-      against: The other file's; None if there is none.
-      speedup: How many times faster than the other file, the median over rounds that
-        time one right after the other; None without another file.
-      threads: Threads computed with.
+        file: Timing of the file.
+        against: Timing of the other file, or None.
+        speedup: How many times faster the file is than the other one: the median of the
+            ratios per round. None without another file.
+        threads: Number of threads used.
     """
 
     file: Timing
@@ -78,28 +77,36 @@ def benchmark_tflite(
     seconds: float = 1.5,
     runtime: str | None = None,
 ) -> BenchmarkReport:
-    """Measures how fast a file is, in a process of its own, on drawn inputs.
+    """Measures how fast a file is on random inputs, in a separate process.
 
-    The two files take turns in every round, so that what else the machine does hits
-    both alike.
+    Two files take turns, so that other load on the machine affects both equally.
 
     Args:
-      path: The file.
-      threads: How many threads to compute with.
-      against: Another file, usually the dense one.
-      rounds: How many times each file has its turn.
-      seconds: How long to measure in all.
-      runtime: "litert" or "tensorflow"; LiteRT if it is installed, if None.
+        path: Path of the file.
+        threads: Number of threads to use.
+        against: Path of another file, usually the dense one.
+        rounds: Number of turns of each file.
+        seconds: Duration of all turns together.
+        runtime: "litert" or "tensorflow"; by default LiteRT if it is installed.
+
+    Returns:
+        The report; print it.
 
     Raises:
-      TypeError: If `path` or `against` is no path.
-      FileNotFoundError: If a file is not there.
-      ValueError: If another argument does not fit.
-      JobError: If a file does not run.
+        TypeError: If `path` or `against` is not a path.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If another argument is out of range.
+        JobError: If a file does not run.
     """
-    threads = worker.count(threads, "threads")
-    rounds = worker.count(rounds, "rounds")
-    _check(seconds, runtime)
+    threads = checks.whole("threads", threads, 1)
+    rounds = checks.whole("rounds", rounds, 1)
+    checks.check("seconds", seconds, checks.POSITIVE)
+    runtimes.default()  # raises if no runtime is installed
+    if runtime is not None and runtime not in runtimes.installed():
+        raise ValueError(
+            f"`runtime` must be None or an installed one, of {runtimes.installed()}. "
+            f"Received: runtime={runtime!r}"
+        )
     given, paths = [path], [worker.file(path)]
     if against is not None:
         given.append(against)
@@ -120,25 +127,11 @@ def benchmark_tflite(
                 peak_ram=loaded["ram"],
             )
         )
-    speedup = None
-    if against is not None:
-        speedup = float(np.median(np.array(timed[1]) / np.array(timed[0])))
+    other = None if against is None else timings[1]
+    speedup = None if other is None else np.median(np.divide(timed[1], timed[0]))
     return BenchmarkReport(
         file=timings[0],
-        against=timings[1] if against is not None else None,
-        speedup=speedup,
+        against=other,
+        speedup=None if speedup is None else float(speedup),
         threads=threads,
     )
-
-
-def _check(seconds: float, runtime: str | None) -> None:
-    if not is_number(seconds) or not 0 < seconds < math.inf:
-        raise ValueError(
-            f"`seconds` must be a number above 0, as 1.5. Received: seconds={seconds!r}"
-        )
-    runtimes.default()  # or there is none
-    if runtime is not None and runtime not in runtimes.installed():
-        raise ValueError(
-            "`runtime` must be None or the name of one that is installed, of "
-            f"{runtimes.installed()}. Received: runtime={runtime!r}"
-        )

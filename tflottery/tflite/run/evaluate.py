@@ -1,4 +1,4 @@
-"""The edge: how well a file predicts, in the runtime that a device has."""
+"""Evaluate: how well a file predicts, in the runtime of a device."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 import numpy as np
 import rich.progress
 
+from tflottery.core import checks
 from tflottery.tflite.file import inputs
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.run import runtimes, worker
 
-_AT_A_TIME = 1 << 26  # bytes of inputs that one job is given
+_AT_A_TIME = 1 << 26  # bytes of inputs per job
 
 # Labels and predictions of some samples -> one number per sample.
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns 1 per sample whose prediction is right, else 0.
+    """Returns, per sample, 1 if the prediction is right, or else 0.
 
     Args:
-      labels: Class numbers `[samples]` or `[samples, 1]`, or one-hot
-        `[samples, classes]`.
-      predictions: Scores `[samples, classes]`; for two classes also `[samples, 1]`,
-        the probability of class 1, which is chosen above 0.5.
+        labels: Class numbers `[samples]` or `[samples, 1]`, or one-hot labels
+            `[samples, classes]`.
+        predictions: Scores `[samples, classes]`; or for two classes the probabilities
+            of class 1, `[samples, 1]`, which is predicted above 0.5.
 
     Raises:
-      ValueError: If the labels do not fit the scores.
+        ValueError: If the labels do not fit the scores.
 
     >>> accuracy(np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]]))
     array([1., 0.])
@@ -41,20 +42,20 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def top_5(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns 1 per sample whose class is among the five largest scores, else 0.
+    """Returns, per sample, 1 if its class has one of the five best scores, or else 0.
 
     Args:
-      labels: As those of `accuracy`.
-      predictions: Scores `[samples, classes]` of six classes or more.
+        labels: As for `accuracy`.
+        predictions: Scores `[samples, classes]` of at least six classes.
 
     Raises:
-      ValueError: If the labels do not fit the scores, or there are too few classes.
+        ValueError: If the labels do not fit the scores, or there are too few classes.
     """
     scores, named = _named(labels, predictions)
     if scores.shape[1] <= 5:
         raise ValueError(
-            'The metric "top_5" needs six classes or more: of five or fewer each is '
-            'among the five best. Take "accuracy". '
+            'The metric "top_5" needs six classes or more, as each of five or fewer is '
+            'always among the five best. Use "accuracy". '
             f"Received: a file with {scores.shape[1]} scores per sample"
         )
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
@@ -67,7 +68,7 @@ def _named(
     """Returns scores `[samples, classes]`, and the class number of each sample."""
     width = predictions.shape[-1] if predictions.ndim > 1 else 1
     scores = predictions.reshape(-1, width).astype(np.float64)
-    classes = max(2, width)  # one unit tells two apart
+    classes = max(2, width)  # a single unit separates two classes
     named = None
     if labels.dtype.kind in "biuf" and np.isfinite(labels).all():
         if labels.size == len(scores):
@@ -78,8 +79,8 @@ def _named(
         one_hot = f" or one-hot [samples, {width}]" if width > 1 else ""
         raise ValueError(
             "The labels of `ds` do not fit the head: for this file they must be class "
-            f"numbers from 0 to {classes - 1}, [samples]{one_hot}. For others give a "
-            f"metric of your own. Received: {_described(labels)}"
+            f"numbers from 0 to {classes - 1}, [samples]{one_hot}. For other labels, "
+            f"give a custom metric. Received: {_described(labels)}"
         )
     return scores, named
 
@@ -104,29 +105,29 @@ def evaluate_tflite(
 ) -> dict[str, float]:
     """Returns the metrics of a `.tflite` file on a dataset.
 
-    Runs in LiteRT if it is installed, else in `tf.lite`. Batches of any size are cut to
-    the file's own; integer inputs and outputs are converted by their quantization
-    parameters. Needs neither Keras nor TensorFlow.
+    Runs in LiteRT if it is installed, or else in `tf.lite`, in a separate process.
+    Needs neither Keras nor TensorFlow. Batches may have any size; integer inputs and
+    outputs are converted with their quantization parameters.
 
     Args:
-      path: The file.
-      ds: Batches of `(x, labels)`; `x` may be a list of arrays, one per input, or a
-        dict by the inputs' names. The metrics look at the first output.
-      metrics: Names, of "accuracy" and "top_5", or functions by name, from labels and
-        predictions to one number per sample; the mean of those is the metric. Both
-        names take class numbers or one-hot labels; "top_5" needs six classes or more.
-        "accuracy" takes a single output as the probability of class 1, and chooses
-        that class above 0.5: for a model trained with `from_logits=True` give
-        `{"accuracy": lambda labels, logits: (logits[:, 0] > 0) == labels}`.
-      threads: How many threads to compute with.
-      progress: Show a progress bar.
+        path: Path of the file.
+        ds: Batches of `(x, labels)`. If the file has several inputs, `x` is a list of
+            arrays or a dict from input names.
+        metrics: "accuracy" or "top_5" or both, for class numbers or one-hot labels; or
+            functions by name that take labels and predictions and return one number per
+            sample, of which the mean is taken. Predictions are the first output.
+            "accuracy" takes a single unit as the probability of class 1, which is
+            predicted above 0.5. If the model was trained with `from_logits=True`, give
+            `{"accuracy": lambda labels, logits: (logits[:, 0] > 0) == labels}`.
+        threads: Number of threads to use.
+        progress: Whether to show a progress bar.
 
     Raises:
-      TypeError: If `path` is no path.
-      FileNotFoundError: If the file is not there.
-      ValueError: If a metric is unknown or does not fit the file, the dataset is empty
-        or does not fit, its inputs are not finite, or the file is damaged.
-      JobError: If the file does not run; it is run in a process of its own.
+        TypeError: If `path` is not a path.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a metric is unknown or does not fit the file; if the dataset is
+            empty, does not fit or is not finite; or if the file is damaged.
+        JobError: If the file does not run.
 
     Example:
 
@@ -135,13 +136,16 @@ def evaluate_tflite(
     ```
     """
     functions = _functions(metrics)
-    threads = worker.count(threads, "threads")
-    runtimes.default()  # or there is none
+    threads = checks.whole("threads", threads, 1)
+    runtimes.default()  # raises if no runtime is installed
     name = worker.file(path)
     specs = inputs.specs_of(Graph(pathlib.Path(name).read_bytes()))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
-    for batches in _gathered(_shown(ds, progress), specs):
+    shown = rich.progress.track(
+        ds, description="Evaluating", transient=True, disable=not progress
+    )
+    for batches in _gathered(shown, specs):
         columns = zip(*(x for x, _ in batches), strict=True)
         predictions = worker.call(
             {"do": "predict", "path": name, "threads": threads},
@@ -165,7 +169,7 @@ _Batch = tuple[list[np.ndarray], np.ndarray]
 def _gathered(
     ds: Iterable[Any], specs: Sequence[inputs.Spec]
 ) -> Iterator[list[_Batch]]:
-    """Puts batches together, so that the file is loaded once for many of them."""
+    """Yields lists of batches, so that the file is loaded once for many batches."""
     batches: list[_Batch] = []
     held = 0
     for batch in ds:
@@ -181,7 +185,7 @@ def _gathered(
 
 
 def _checked(batch: Any, specs: Sequence[inputs.Spec]) -> _Batch:
-    """Returns the inputs, in the file's order, and the labels of a batch."""
+    """Returns the inputs of a batch in the order of the file, and the labels."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError("`ds` must hold batches of (x, labels).")
     x, labels = batch[0], np.asarray(batch[1])
@@ -232,19 +236,6 @@ def _functions(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metri
         if names and all(isinstance(n, str) and n in _METRICS for n in names):
             return {name: _METRICS[name] for name in names}
     raise ValueError(
-        f"`metrics` must be of {sorted(_METRICS)}, or functions by name, as "
+        f"`metrics` must be of {sorted(_METRICS)}, or functions by name, such as "
         f'{{"error": my_function}}. Received: metrics={metrics!r}'
-    )
-
-
-def _shown(ds: Iterable[Any], progress: bool) -> Iterator[Any]:
-    if not progress:
-        yield from ds
-        return
-    try:
-        total = len(ds)  # type: ignore[arg-type]
-    except TypeError:
-        total = None
-    yield from rich.progress.track(
-        ds, description="Evaluating", total=total, transient=True
     )

@@ -1,4 +1,4 @@
-"""Jobs: what the worker does with files, each in a process of its own."""
+"""Jobs: what the worker does with files; each job runs in a new process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def predict(
     path: str,
     threads: int,
 ) -> dict[str, Any]:
-    """Runs a file on the inputs, in the first runtime that is installed."""
+    """Runs a file on the inputs in the default runtime."""
     progress(f"while running {path}")
     results = runtimes.Session(path, threads=threads).predict(arrays)
     outputs: dict[str, Any] = {f"file/{i}": array for i, array in enumerate(results)}
@@ -37,8 +37,8 @@ def run(
     path: str,
     variants: list[tuple[str, bool]],
 ) -> dict[str, Any]:
-    """Runs a file on the inputs, in each (runtime, with XNNPACK or not)."""
-    outputs, counts, failures, before = {}, {}, {}, _anonymous()
+    """Runs a file on the inputs in each variant: (runtime, whether with XNNPACK)."""
+    outputs, counts, failures, before = {}, {}, {}, status("RssAnon")
     ram: int | None = None
     for runtime, xnnpack in variants:
         key = f"{runtime}+xnnpack" if xnnpack else runtime
@@ -50,7 +50,7 @@ def run(
             failures[key] = " ".join(str(error).split())[:500]
             continue
         if ram is None and before is not None:
-            ram = (_anonymous() or before) - before
+            ram = (status("RssAnon") or before) - before
         counts[key] = len(results)
         outputs |= {f"{key}/{i}": result for i, result in enumerate(results)}
     np.savez(folder / "outputs.npz", **outputs)
@@ -66,7 +66,7 @@ def load(
     threads: int,
     runtime: str | None,
 ) -> dict[str, Any]:
-    """Loads a file and calls it once: the milliseconds and the bytes that this took."""
+    """Loads a file and calls it once; returns the milliseconds and bytes it took."""
     del folder
     progress(f"while loading {path}")
     peak_before = status("VmHWM")
@@ -76,9 +76,8 @@ def load(
     session.invoke()
     taken = (time.perf_counter() - start) * 1e3
     peak = status("VmHWM")
-    if peak is None or peak_before is None:
-        return {"load_ms": taken, "ram": None}
-    return {"load_ms": taken, "ram": peak - peak_before}
+    ram = None if peak is None or peak_before is None else peak - peak_before
+    return {"load_ms": taken, "ram": ram}
 
 
 def time_files(
@@ -92,10 +91,10 @@ def time_files(
     rounds: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Times calls of the files, in turn, so that what else the machine does hits all.
+    """Times calls of the files, which take turns.
 
     Returns:
-      Per file, the milliseconds per call in each round.
+        The milliseconds per call of each file in each round.
     """
     del folder
     sessions, calls = [], []
@@ -133,12 +132,8 @@ def _drawn(session: runtimes.Session) -> list[np.ndarray]:
     ]
 
 
-def _anonymous() -> int | None:
-    return status("RssAnon")
-
-
 def status(field: str) -> int | None:
-    """Returns a field of this process's memory in bytes; None where unknown."""
+    """Returns a memory field of this process in bytes; None if it is unknown."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field + ":"):

@@ -1,8 +1,9 @@
-"""Runtimes: the interpreters that are installed, and one way to run a file in each."""
+"""Runtimes: the installed interpreters, and one way to run a file in each."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import pathlib
 import warnings
@@ -11,39 +12,40 @@ from typing import Any
 
 import numpy as np
 
-LITERT = "litert"  # ai_edge_litert.interpreter
-TENSORFLOW = "tensorflow"  # tf.lite
+# Runtime -> the module of its `Interpreter`. LiteRT first, as devices use it.
+_MODULES = {
+    "litert": "ai_edge_litert.interpreter",
+    "tensorflow": "tensorflow.lite.python.interpreter",
+}
 
 
 def installed() -> tuple[str, ...]:
-    """Returns the runtimes that are installed, LiteRT first: it is what devices run."""
-    modules = {LITERT: "ai_edge_litert", TENSORFLOW: "tensorflow"}
-    return tuple(n for n, m in modules.items() if importlib.util.find_spec(m))
+    """Returns the installed runtimes, the default one first."""
+    packages = {name: module.partition(".")[0] for name, module in _MODULES.items()}
+    return tuple(n for n, p in packages.items() if importlib.util.find_spec(p))
 
 
 def default() -> str:
-    """Returns the first installed runtime; raises ModuleNotFoundError without any."""
-    found = installed()
-    if not found:
-        raise ModuleNotFoundError(
-            "No runtime for .tflite files is installed. Try: pip install ai-edge-litert"
-        )
-    return found[0]
+    """Returns LiteRT if it is installed, or else TensorFlow.
+
+    Raises:
+        ModuleNotFoundError: If neither is installed.
+    """
+    for runtime in installed():
+        return runtime
+    raise ModuleNotFoundError(
+        "No runtime for .tflite files is installed. Try: pip install ai-edge-litert"
+    )
 
 
 def preload(runtime: str) -> Any:
-    """Returns the module that holds the runtime's `Interpreter`, imported."""
-    if runtime == LITERT:
-        from ai_edge_litert import interpreter
-
-        return interpreter
-    if runtime == TENSORFLOW:
-        from tensorflow.lite.python import interpreter
-
-        return interpreter
-    raise ValueError(
-        f"`runtime` must be {LITERT!r} or {TENSORFLOW!r}. Received: runtime={runtime!r}"
-    )
+    """Imports and returns the module with the `Interpreter` of a runtime."""
+    if runtime not in _MODULES:
+        raise ValueError(
+            f"`runtime` must be one of {', '.join(map(repr, _MODULES))}. "
+            f"Received: runtime={runtime!r}"
+        )
+    return importlib.import_module(_MODULES[runtime])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +53,11 @@ class Port:
     """One input or output of a file.
 
     Attributes:
-      index: Its tensor.
-      shape: Its shape, `[batch, ...]`.
-      dtype: Its type in the file.
-      scale: Its quantization scale; 0 where it holds plain numbers.
-      zero_point: The integer that stands for 0.
+        index: Index of its tensor.
+        shape: Its shape, `[batch, ...]`.
+        dtype: Its type in the file.
+        scale: Its quantization scale; 0 if it is not quantized.
+        zero_point: The integer that stands for 0.
     """
 
     index: int
@@ -65,7 +67,7 @@ class Port:
     zero_point: int
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
-        """Returns `values` as the file wants them; integers pass as they are."""
+        """Returns `values` in the type of the file, unless they already have it."""
         if not self.scale or values.dtype == self.dtype:
             return values.astype(self.dtype)
         limits = np.iinfo(self.dtype)
@@ -73,12 +75,11 @@ class Port:
         return np.clip(steps, limits.min, limits.max).astype(self.dtype)
 
     def dequantize(self, values: np.ndarray) -> np.ndarray:
-        """Returns the file's `values` as plain numbers."""
+        """Returns `values` of the file as plain numbers."""
         if not self.scale:
             return values
-        return ((values.astype(np.float32) - self.zero_point) * self.scale).astype(
-            np.float32
-        )
+        steps = values.astype(np.float32) - self.zero_point
+        return (steps * self.scale).astype(np.float32)
 
 
 class Session:
@@ -95,13 +96,14 @@ class Session:
         """Loads the file.
 
         Args:
-          path: The `.tflite` file.
-          runtime: "litert" or "tensorflow"; the first installed one if None.
-          xnnpack: Let XNNPACK run what it can, as is the default everywhere.
-          threads: How many threads to compute with.
+            path: The `.tflite` file.
+            runtime: "litert" or "tensorflow"; the default one if None.
+            xnnpack: Whether XNNPACK runs what it can, as runtimes do by default.
+            threads: Number of threads to use.
 
         Raises:
-          ValueError, RuntimeError: What the runtime raises on a file it cannot run.
+            ValueError: If the runtime cannot read the file.
+            RuntimeError: If the runtime cannot run the file.
         """
         runtime = default() if runtime is None else runtime
         module = preload(runtime)
@@ -119,10 +121,10 @@ class Session:
         self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
 
     def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Fills the inputs, quantized where the file wants it.
+        """Fills the inputs, and quantizes them if the file needs it.
 
         Raises:
-          ValueError: If the arrays do not fit the file's inputs.
+            ValueError: If the arrays do not fit the inputs of the file.
         """
         if len(arrays) != len(self.inputs):
             raise ValueError(
@@ -145,10 +147,10 @@ class Session:
         return [port.dequantize(get(port.index)) for port in self.outputs]
 
     def predict(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns the outputs for any number of samples, in the file's batches.
+        """Returns the outputs for any number of samples, in batches of the file's size.
 
         Args:
-          arrays: One per input, each `[samples, ...]`.
+            arrays: One per input, each `[samples, ...]`.
         """
         count = len(arrays[0])
         size = self.inputs[0].shape[0] if self.inputs[0].shape else 1
@@ -156,7 +158,7 @@ class Session:
         for start in range(0, count, size):
             chunk = [array[start : start + size] for array in arrays]
             length = len(chunk[0])
-            # The last batch may be short: its last sample fills it up.
+            # The last sample fills up the last batch.
             filled = [
                 np.concatenate([c, np.repeat(c[-1:], size - length, axis=0)])
                 for c in chunk

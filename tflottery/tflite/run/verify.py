@@ -1,4 +1,4 @@
-"""Verify: a written file answers as the model does, in every runtime at hand."""
+"""Verify: a written file answers like its model, in every installed runtime."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tflottery.tflite.run import runtimes, worker
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What a file answered.
+    """How a file answered.
 
     Attributes:
-      differences: Per runtime ("litert+xnnpack", "tensorflow", ...), the largest
-        difference of an output over its own largest value. Not per unit: rounding
-        alone moves a unit whose large terms cancel by more than its own value.
-      agreement: Share of samples whose largest output is the expected one, in the
-        runtime that agrees least.
-      ram: Bytes of memory after loading and the first calls; None where unknown.
+        differences: Largest difference of any output per runtime ("litert+xnnpack",
+            "tensorflow", ...), as a share of the largest value of that output. A share
+            of each value would be too strict: if large terms cancel, rounding alone
+            can exceed the value that is left.
+        agreement: Share of samples with the expected largest output, in the runtime
+            with the lowest share.
+        ram: Growth of memory by loading and the first calls, in bytes; None if unknown.
     """
 
     differences: dict[str, float]
@@ -35,11 +36,13 @@ class Verification:
 
 
 class WrongFileError(ValueError):
-    """A file that was written does not answer as its model does, or does not run."""
+    """A written file does not run, or does not answer like its model."""
 
 
 def difference(expected: np.ndarray, got: np.ndarray) -> float:
-    """Returns the largest difference over the largest expected value; inf for a NaN.
+    """Returns the largest difference as a share of the largest expected value.
+
+    Infinite if the shapes differ or a value is NaN.
 
     >>> difference(np.array([1.0, -4.0]), np.array([1.0, -3.0]))
     0.25
@@ -59,11 +62,11 @@ def run_everywhere(
     """Runs the file in every installed runtime, with and without XNNPACK.
 
     Returns:
-      The outputs per runtime; the error message per runtime that cannot run the file;
-      the bytes of memory that loading and running took, if known.
+        The outputs per runtime, the error per runtime that cannot run the file, and the
+        bytes of memory that it took, if known.
 
     Raises:
-      JobError: If a runtime crashed.
+        JobError: If a runtime crashed.
     """
     variants = [(name, on) for name in runtimes.installed() for on in (True, False)]
     job = {"do": "run", "path": os.path.abspath(path), "variants": variants}
@@ -77,16 +80,17 @@ def verify(
     expected: Sequence[np.ndarray],
     tolerance: float,
 ) -> Verification:
-    """Checks a file against the outputs that it must give.
+    """Checks that a file gives the expected outputs.
 
     Args:
-      path: The `.tflite` file.
-      samples: One array per input, each `[samples, ...]`.
-      expected: One array per output, each `[samples, ...]`.
-      tolerance: The largest difference allowed, as a share of the largest output.
+        path: The `.tflite` file.
+        samples: One array per input, each `[samples, ...]`.
+        expected: One array per output, each `[samples, ...]`.
+        tolerance: Largest difference allowed, as a share of the largest output.
 
     Raises:
-      WrongFileError: If a runtime crashes, refuses the file, or answers otherwise.
+        WrongFileError: If the file does not run in one of the runtimes, or an output
+            differs by more than `tolerance`.
     """
     try:
         outputs, failures, ram = run_everywhere(path, samples)

@@ -1,7 +1,7 @@
-"""The worker: a process that runs files in the runtimes, so that a crash is a result.
+"""Worker: a process that runs files in the runtimes, so that a crash is an error.
 
-It imports the runtimes once and forks for every job: a job that dies takes nothing
-with it, and starts with none of another job's memory.
+It imports the runtimes once and forks for every job. A job that dies affects nothing
+else, and no job sees the memory of another one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from tflottery.core.checks import is_whole
 from tflottery.tflite.run import jobs, runtimes
 
-_LIMIT = 900  # seconds; a job that takes longer is ended
-# What a job may take: this much, and more for a large file or large inputs. A damaged
-# file may ask for any amount.
-_MEMORY = 8 << 30
-_MEMORY_PER_BYTE = 16
+_LIMIT = 900  # seconds after which a job is ended
+# The limit of a job's memory, as a damaged file may ask for any amount.
+_MEMORY = 8 << 30  # bytes
+_MEMORY_PER_BYTE = 16  # more for each byte of the file and of the inputs
 _TURN = threading.Lock()  # one job at a time
 _process: subprocess.Popen[str] | None = None
 
@@ -38,54 +36,41 @@ class JobError(RuntimeError):
 
 
 def file(path: str | os.PathLike[str], argument: str = "path") -> str:
-    """Returns a file's absolute path, as jobs need it.
+    """Returns the absolute path of a file, which jobs need.
 
     Args:
-      path: The file.
-      argument: What it was given as, for the errors.
+        path: Path of the file.
+        argument: Name of the argument, for errors.
 
     Raises:
-      TypeError: If it is no path.
-      FileNotFoundError: If it is not there.
+        TypeError: If `path` is not a path.
+        FileNotFoundError: If there is no such file.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
-            f'`{argument}` must be the path of a .tflite file, as "student.tflite". '
-            f"Received: {path!r}"
+            f"`{argument}` must be the path of a .tflite file, such as "
+            f'"student.tflite". Received: {path!r}'
         )
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     return os.path.abspath(path)
 
 
-def count(value: Any, argument: str) -> int:
-    """Returns how many of something an argument asks for, as jobs need it.
-
-    Raises:
-      ValueError: If it is no whole number of at least 1.
-    """
-    if not is_whole(value) or value < 1:
-        raise ValueError(
-            f"`{argument}` must be a whole number of at least 1. "
-            f"Received: {argument}={value!r}"
-        )
-    return int(value)
-
-
 def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, Any]:
     """Runs one job in the worker and returns its result.
 
     Args:
-      job: `{"do": "run" | "predict" | "load" | "time", ...}`, see the functions of
-        `jobs`. Paths must be absolute: the worker stays in the folder it started in.
-      arrays: The inputs, one per input of the file, each `[samples, ...]`.
+        job: `{"do": "run" | "predict" | "load" | "time", ...}` with the arguments of
+            the function in `jobs`. Paths must be absolute, as the worker does not
+            follow changes of the working directory.
+        arrays: One array per input of the file, each `[samples, ...]`.
 
     Returns:
-      The job's result; with "outputs", a list of arrays per runtime, for "run" and
-      "predict".
+        What the function returns; for "run" and "predict" also "outputs", a list of
+        arrays per runtime.
 
     Raises:
-      JobError: If the runtime raised or crashed; the message says which and where.
+        JobError: If the runtime raised or crashed; the message says where.
     """
     with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
         folder = pathlib.Path(name)
@@ -98,7 +83,7 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
             kind = signal.Signals(-code).name
             hint = ""
             if -code == signal.SIGABRT:
-                hint = f" It may take {_MEMORY >> 30} GB of memory."
+                hint = f" The limit of its memory is {_MEMORY >> 30} GB."
             raise JobError(f"The runtime crashed ({kind}) {where}.{hint}")
         if not (folder / "result.json").exists():
             raise JobError(f"The runtime ended its process (exit code {code}) {where}.")
@@ -125,19 +110,19 @@ def _run(folder: pathlib.Path) -> int:
             try:
                 answer = _ask(folder)
             except BaseException:
-                # An answer that nobody waits for would be taken for the next job's.
+                # The next job would take an answer that is still to come for its own.
                 _stop()
                 raise
             if answer:
                 return int(answer)
             _stop()
             if _progress(folder).exists():
-                break  # it may be the job that ended the worker: not once more
-        raise JobError("The process that runs .tflite files ended by itself.")
+                break  # the job may have ended the worker, so it is not run again
+        raise JobError("The process that runs .tflite files ended unexpectedly.")
 
 
 def _ask(folder: pathlib.Path) -> str:
-    """Returns the worker's answer; nothing if it died. Starts it if it does not run."""
+    """Returns the answer of the worker, which is started if need be; "" if it died."""
     global _process
     if _process is not None and _process.poll() is not None:
         _stop()
@@ -164,12 +149,12 @@ def _start() -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         env=environment,
         text=True,
-        start_new_session=True,  # to be ended together with its job
+        start_new_session=True,  # so that it can be ended together with its job
     )
 
 
 def _stop() -> None:
-    """Ends the worker and its job, if there are any."""
+    """Ends the worker, and the job that it runs."""
     global _process
     process, _process = _process, None
     if process is None:
@@ -192,9 +177,9 @@ atexit.register(_stop)
 
 
 def main() -> None:
-    """Answers each folder named on stdin with the exit code of its job's process."""
+    """Reads folders from stdin, and answers each with the exit code of its job."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a runtime prints must not look like an answer
+    os.dup2(2, 1)  # so that what a runtime prints is not taken for an answer
     for runtime in runtimes.installed():
         runtimes.preload(runtime)
     for line in sys.stdin:
@@ -237,7 +222,7 @@ def _limit_memory(job: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:
     used = jobs.status("VmSize")
     if used is None:
         return
-    import resource  # not on every system
+    import resource  # does not exist on every system
 
     paths = job.get("paths") or [job["path"]]
     held = sum(os.path.getsize(path) for path in paths)

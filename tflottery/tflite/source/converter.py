@@ -1,4 +1,4 @@
-"""The converter: a model on TensorFlow to dense `.tflite` bytes, and its errors."""
+"""The converter: dense `.tflite` bytes of a model on TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tflottery.tflite.source.generations import caller
 def to_tflite(
     model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
 ) -> tuple[bytes, bytes]:
-    """Returns the float32 file and the one to export, which is int8 if calibrated.
+    """Returns the float32 file and the file to export, which is int8 if calibrated.
 
     Args:
-      model: A Keras 3 model on TensorFlow, or a tf_keras model.
-      specs: Its inputs.
-      calibration: One array per input, each `[samples, ...]`; None for float32 alone.
+        model: A Keras 3 model on TensorFlow, or a tf_keras model.
+        specs: Its inputs.
+        calibration: One array per input, each `[samples, ...]`, or None for float32.
 
     Raises:
-      ValueError: If the model has operators that TFLite does not have.
+        ValueError: If the converter does not support the model.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
@@ -40,8 +40,8 @@ def to_tflite(
     call = caller(model, len(specs))
     signature = [tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in specs]
     traced = tf.function(lambda *flat: call(flat), input_signature=signature)
-    # Freezing first is what makes this right: `from_concrete_functions` on its own
-    # loses the weights of a Keras 3 model and returns NaN.
+    # Without freezing, `from_concrete_functions` loses the weights of a Keras 3 model
+    # and writes a file that returns NaN.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
 
     def run(feed: Callable[[], Iterator[list[np.ndarray]]] | None) -> bytes:
@@ -67,7 +67,7 @@ def to_tflite(
         raise ValueError(
             '`target="int8"` cannot quantize a network with loops, such as an LSTM: '
             "the converter crashes on it. Build the layer with `unroll=True`, or "
-            "export without `target`."
+            "export for another target."
         )
     size = specs[0].shape[0]
 
@@ -81,11 +81,11 @@ def to_tflite(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what the converter says of itself, and its MLIR, to itself."""
+    """Hides what the converter logs and prints."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
-    # Its C++ writes to the process's own stderr, past `sys.stderr`.
+    # Its C++ code writes to the file descriptor, not to `sys.stderr`.
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -100,18 +100,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _plainly(error: str) -> str:
-    """Returns the converter's error without its MLIR."""
+    """Returns the message of a converter error without its MLIR."""
     missing = sorted(set(re.findall(r"'tf\.(\w+)' op", error)))
     if missing:
         return (
             f"TFLite has no operator for {', '.join(missing)}. Build the model without "
             "it, or export the part before it."
         )
-    return f"The converter refuses the model: {' '.join(error.split())[:300]}"
+    return f"The converter rejects the model: {' '.join(error.split())[:300]}"
 
 
 def _signed(data: bytes, specs: Sequence[Spec]) -> bytes:
-    """Gives a converted file the signature that the converter writes only at times."""
+    """Adds the signature, which the converter does not always write."""
     graph = Graph(data)
     generated = schema()
 

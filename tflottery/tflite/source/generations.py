@@ -12,7 +12,7 @@ def generation(model: Any) -> str:
     """Returns "keras" or "tf_keras", whichever made the model.
 
     Raises:
-      TypeError: If neither did.
+        TypeError: If neither did.
     """
     try:
         return network.keras_of(model).__name__
@@ -24,12 +24,12 @@ def generation(model: Any) -> str:
 
 
 def all_layers(model: Any) -> list[Any]:
-    """Returns the model's layers, with those inside of others."""
-    return list(model._flatten_layers(include_self=False))
+    """Returns the model and all layers inside it, pruning wrappers included."""
+    return list(model._flatten_layers())
 
 
 def structure(model: Any) -> Any:
-    """Returns the inputs as the model was built with them: one, a list or a dict."""
+    """Returns the inputs the model was built with: a tensor, a list or a dict."""
     name = "_inputs_struct" if generation(model) == "keras" else "_nested_inputs"
     return getattr(model, name, None)
 
@@ -44,12 +44,12 @@ def caller(model: Any, inputs: int) -> Callable[[Sequence[Any]], list[Any]]:
         import tensorflow as tf
 
         flatten, pack = tf.nest.flatten, tf.nest.pack_sequence_as
-    given_as = structure(model)
+    built_with = structure(model)
 
     def call(flat: Sequence[Any]) -> list[Any]:
         given = list(flat) if inputs > 1 else flat[0]
-        if isinstance(given_as, dict):
-            given = pack(given_as, list(flat))
+        if isinstance(built_with, dict):
+            given = pack(built_with, list(flat))
         return flatten(model(given, training=False))
 
     return call

@@ -1,4 +1,4 @@
-"""Convert: a Keras model of either generation to a dense `.tflite` file."""
+"""Model: what is exported, as a dense `.tflite` file and its expected answers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 
 from tflottery.tflite.file.graph import Graph
-from tflottery.tflite.file.inputs import (
-    Spec,
-    as_samples,
-    draw,
-    plain_name,
-    specs_of,
-    take,
-)
-from tflottery.tflite.rewrite.halves import unfold_halves
+from tflottery.tflite.file.inputs import Spec, as_samples, plain_name, specs_of, take
+from tflottery.tflite.rewrite.constants import unfold_halves
 from tflottery.tflite.run import runtimes, verify, worker
 from tflottery.tflite.source import converter, other_backend
 from tflottery.tflite.source.generations import (
@@ -38,11 +31,11 @@ class Source:
     """What is exported: the dense file, and what it must answer.
 
     Attributes:
-      dense: The dense file; quantized, if that was asked for.
-      float32: The dense float32 file; equal to `dense` without quantization.
-      samples: One array per input, each `[samples, ...]`.
-      expected: The model's own outputs on the samples.
-      notes: What to tell the caller.
+        dense: Dense file; quantized if that was asked for.
+        float32: Dense float32 file; equal to `dense` unless that is quantized.
+        samples: One array per input, each `[samples, ...]`.
+        expected: Outputs of the model on the samples.
+        notes: What the user should know.
     """
 
     dense: bytes
@@ -62,15 +55,19 @@ def from_model(
     """Converts a built Keras 3 or tf_keras model, and runs it on the samples.
 
     Args:
-      model: The model. With another Keras backend than TensorFlow it is rebuilt from
-        its configuration and weights in a process of its own.
-      batch_size: The batch that the file will take, always.
-      samples: Inputs to compare outputs on: an array `[samples, ...]`, or one per
-        input. Drawn from a normal distribution, integers from {0, 1}, if None.
-      representative_data: If given, the file is quantized to int8 throughout. Inputs
-        as for `samples`, or batches of them, with or without labels.
+        model: The model. If its Keras backend is not TensorFlow, another process
+            rebuilds it from its configuration and weights.
+        batch_size: Number of samples that the file takes per call.
+        samples: Inputs to compare outputs on; see `inputs.as_samples`.
+        representative_data: Data to quantize the file to int8 with, or None to keep
+            float32; see `inputs.take`.
+
+    Raises:
+        TypeError: If `model` is not a model.
+        ValueError: If the model cannot be converted, its outputs are not finite, or an
+            argument does not fit its inputs.
     """
-    generation(model)  # or it is no model
+    generation(model)  # raises TypeError if it is not a model
     if any(type(layer).__name__ == "PruneLowMagnitude" for layer in all_layers(model)):
         raise ValueError(
             "`model` is still wrapped for pruning. Give "
@@ -78,13 +75,13 @@ def from_model(
         )
     model = in_float32(model)
     specs = _specs(model, batch_size, samples)
-    drawn = as_samples(samples, specs) if samples is not None else draw(specs)
-    expected = _answers(model, drawn, specs)
+    samples = as_samples(samples, specs)
+    expected = _answers(model, samples, specs)
     if not all(np.isfinite(output).all() for output in expected):
         raise ValueError(
-            "`model` answers NaN or infinity on the samples, so no file can be "
-            "compared with it. Are its weights finite, and `samples` in the range that "
-            "it was trained on?"
+            "`model` returns NaN or infinity on the samples, so its file cannot be "
+            "verified. Check that its weights are finite, and that `samples` are in "
+            "the range that it was trained on."
         )
     calibration = None
     if representative_data is not None:
@@ -93,7 +90,7 @@ def from_model(
     to_tflite = converter.to_tflite if here else other_backend.to_tflite
     float32, dense = to_tflite(model, specs, calibration)
     return Source(
-        dense=dense, float32=float32, samples=tuple(drawn), expected=tuple(expected)
+        dense=dense, float32=float32, samples=tuple(samples), expected=tuple(expected)
     )
 
 
@@ -104,37 +101,36 @@ def _backend() -> str:
 
 
 def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
-    """Reads a dense `.tflite` file; its own answers are what is expected.
+    """Reads a dense `.tflite` file, which is run for the expected outputs.
 
     Raises:
-      ValueError: If the file is damaged, is sparse already, or does not run.
+        FileNotFoundError: If there is no file at `path`.
+        ValueError: If the file is damaged, is sparse already, or does not run.
     """
-    worker.file(path)  # or there is none
-    path = os.fspath(path)
+    path = worker.file(path)
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)
     if any(tensor.sparsity is not None for tensor in graph.tensors):
         raise ValueError(f"{path} is sparse already. Give the dense file or the model.")
-    specs = specs_of(graph)
-    drawn = as_samples(samples, specs) if samples is not None else draw(specs)
+    samples = as_samples(samples, specs_of(graph))
     try:
-        outputs, failures, _ = verify.run_everywhere(path, drawn)
+        outputs, failures, _ = verify.run_everywhere(path, samples)
     except worker.JobError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if failures:
         raise ValueError(f"{path} does not run: {failures}")
-    expected = outputs[runtimes.installed()[0]]  # without XNNPACK: the plain kernels
+    expected = outputs[runtimes.default()]  # computed without XNNPACK
     notes = ()
     if unfold_halves(graph):
         data = graph.to_bytes(keep_names=True)
         notes = (
-            "the float16 values of the given file are the same in float32, at twice "
-            'the bytes; `target="float16"` writes them as float16.',
+            "the float16 values of the given file are written as float32, which takes "
+            'twice the bytes; `target="float16"` writes them as float16.',
         )
     return Source(
         dense=data,
         float32=data,
-        samples=tuple(drawn),
+        samples=tuple(samples),
         expected=tuple(expected),
         notes=notes,
     )
@@ -145,27 +141,27 @@ def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
     if not inputs:
         if samples is None:
             raise ValueError(
-                "The model does not say what its inputs are. Give `samples`, or build "
-                "it by keras.Input."
+                "`model` does not define its inputs. Give `samples`, or build the "
+                "model with keras.Input."
             )
-        arrays = list(samples) if isinstance(samples, list | tuple) else [samples]
+        arrays = samples if isinstance(samples, list | tuple) else [samples]
         arrays = [np.asarray(array) for array in arrays]
         return [
             Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
             for index, array in enumerate(arrays)
         ]
-    # Inputs that are given as a dict are named by its keys.
-    given_as = structure(model)
+    # Inputs given as a dict are named by its keys.
+    built_with = structure(model)
     keys = {}
-    if isinstance(given_as, dict):
-        keys = {id(tensor): key for key, tensor in given_as.items()}
+    if isinstance(built_with, dict):
+        keys = {id(tensor): key for key, tensor in built_with.items()}
     result = []
     for tensor in inputs:
         shape = tuple(tensor.shape[1:])
         if any(size is None for size in shape):
             raise ValueError(
-                f"Input {tensor.name!r} has an open shape {tuple(tensor.shape)}. A "
-                "file needs fixed sizes: build the model with a whole input shape."
+                f"Input {tensor.name!r} has the open shape {tuple(tensor.shape)}, but "
+                "a file needs fixed sizes. Build the model with a full input shape."
             )
         name = plain_name(keys.get(id(tensor)) or tensor.name.partition(":")[0])
         while name in {spec.name for spec in result}:

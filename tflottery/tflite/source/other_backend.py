@@ -1,8 +1,7 @@
-"""Elsewhere: a model on another backend, converted where Keras runs on TensorFlow."""
+"""Another backend: a model that is not on TensorFlow, converted in a new process."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
@@ -23,12 +22,13 @@ from tflottery.tflite.source.generations import all_layers
 def to_tflite(
     model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
 ) -> tuple[bytes, bytes]:
-    """Does what `converter.to_tflite` does, in a process of its own.
+    """Does what `converter.to_tflite` does, in a process with Keras on TensorFlow.
 
     Raises:
-      ValueError: If the model cannot be rebuilt there, or not be converted.
+        ValueError: If the model cannot be rebuilt there, or cannot be converted.
     """
-    job = {"modules": _modules(model), "specs": [_written(spec) for spec in specs]}
+    described = [(spec.shape, spec.dtype.name, spec.name) for spec in specs]
+    job = {"modules": _modules(model), "specs": described}
     with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
         folder = pathlib.Path(name)
         model.save(folder / "model.keras")
@@ -37,7 +37,7 @@ def to_tflite(
             np.savez(folder / "calibration.npz", *calibration)
         environment = dict(os.environ, KERAS_BACKEND="tensorflow")
         environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        # What can be imported here can be imported there.
+        # The process must find every module that this one finds.
         root = str(pathlib.Path(__file__).parents[2])
         paths = [root, *(os.path.abspath(path) for path in sys.path)]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
@@ -47,8 +47,8 @@ def to_tflite(
             raise ValueError((folder / "error.txt").read_text())
         if done.returncode:
             raise ValueError(
-                "The model could not be rebuilt with the TensorFlow backend. Layers of "
-                "your own must be registered by keras.saving and written in keras.ops. "
+                "The model could not be rebuilt with the TensorFlow backend. Custom "
+                "layers must be registered with keras.saving and written in keras.ops. "
                 f"{done.stderr[-2000:]}"
             )
         float32 = (folder / "float32.tflite").read_bytes()
@@ -56,30 +56,22 @@ def to_tflite(
 
 
 def _modules(model: Any) -> list[str]:
-    """Returns the modules that define the model's own classes.
+    """Returns the modules that define the custom classes in the model.
 
     Raises:
-      ValueError: If another process could not import one.
+        ValueError: If another process could not import one of them.
     """
-    kinds = {type(layer) for layer in [model, *all_layers(model)]}
+    kinds = {type(layer) for layer in all_layers(model)}
     own = {k for k in kinds if k.__module__.partition(".")[0] != "keras"}
     for kind in own:
         module = sys.modules.get(kind.__module__)
         if kind.__module__ == "__main__" or getattr(module, "__spec__", None) is None:
             raise ValueError(
                 f"{kind.__name__} is defined in {kind.__module__}, which another "
-                "process cannot import, and a model on another backend than TensorFlow "
-                "is converted in one. Move the class to a module of its own."
+                "process cannot import, but a model that is not on the TensorFlow "
+                "backend is converted in one. Move the class to a module."
             )
     return sorted({kind.__module__ for kind in own})
-
-
-def _written(spec: Spec) -> dict[str, Any]:
-    return dataclasses.asdict(spec) | {"dtype": spec.dtype.name}
-
-
-def _read(fields: dict[str, Any]) -> Spec:
-    return Spec(tuple(fields["shape"]), np.dtype(fields["dtype"]), fields["name"])
 
 
 def _main(name: str) -> None:
@@ -94,7 +86,7 @@ def _main(name: str) -> None:
     if (folder / "calibration.npz").exists():
         with np.load(folder / "calibration.npz") as stored:
             calibration = [stored[f"arr_{i}"] for i in range(len(stored.files))]
-    specs = [_read(fields) for fields in job["specs"]]
+    specs = [Spec(tuple(s), np.dtype(dtype), n) for s, dtype, n in job["specs"]]
     try:
         float32, dense = converter.to_tflite(model, specs, calibration)
     except ValueError as error:

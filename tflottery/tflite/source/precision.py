@@ -1,7 +1,7 @@
 """Precision: a model that computes in another float type, rebuilt in float32.
 
-The converter has no kernels for float16, bfloat16 or float64. The weights of a
-mixed-precision model are float32 already, so nothing is lost by it.
+The converter has no kernels for float16, bfloat16 or float64. A mixed-precision model
+loses nothing: its weights are float32 already.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _POLICIES = (*_OTHER, "mixed_float16", "mixed_bfloat16")
 
 
 def in_float32(model: Any) -> Any:
-    """Returns the model itself if it computes in float32, else one that does.
+    """Returns `model` if it computes in float32, or else a copy that does.
 
     Args:
-      model: A built Keras 3 or tf_keras model.
+        model: A built Keras 3 or tf_keras model.
 
     Raises:
-      ValueError: If the model cannot be rebuilt from its configuration.
+        ValueError: If the model cannot be rebuilt from its configuration.
     """
     if not (other := _other_types(model)):
         return model
     own = {type(layer).__name__: type(layer) for layer in all_layers(model)}
-    problem = "parts of it keep their type."
+    problem = "some of its layers keep their type."
     try:
         config = _replaced(model.get_config())
         rebuilt = type(model).from_config(config, custom_objects=own)
@@ -40,13 +40,13 @@ def in_float32(model: Any) -> Any:
     raise ValueError(
         f"The model computes in {', '.join(sorted(other))}, which a .tflite file "
         f"cannot, and it could not be rebuilt in float32: {problem} Build it with the "
-        'dtype policy "float32", and give it these weights.'
+        'dtype policy "float32", and set its weights to those of this model.'
     )
 
 
 def _other_types(model: Any) -> set[str]:
-    layers = [model, *all_layers(model)]
-    return {str(getattr(layer, "compute_dtype", "")) for layer in layers} & set(_OTHER)
+    types = {str(getattr(layer, "compute_dtype", "")) for layer in all_layers(model)}
+    return types & set(_OTHER)
 
 
 def _widened(weight: Any) -> np.ndarray:
@@ -55,7 +55,7 @@ def _widened(weight: Any) -> np.ndarray:
 
 
 def _replaced(config: Any) -> Any:
-    """Returns a configuration with every float type and policy in it float32."""
+    """Returns a configuration in which all float types and policies are float32."""
     if isinstance(config, dict):
         if config.get("class_name") in ("DTypePolicy", "Policy", "FloatDTypePolicy"):
             return "float32"

@@ -1,7 +1,8 @@
-"""Canvas: the operators that a planar network is written in."""
+"""Canvas: writes the operators of a planar network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,31 +17,53 @@ class Refusal(Exception):
     """The graph has an operator that cannot be rewritten; the message says which."""
 
 
+def pad(
+    graph: Graph, source: int, amounts: Sequence[Sequence[int]], padded: int = -1
+) -> Any:
+    """Returns a new PAD operator.
+
+    Args:
+        graph: Its graph.
+        source: The tensor to pad.
+        amounts: Padding (before, after) of each dimension.
+        padded: The result; a new tensor if -1.
+    """
+    array = np.array(amounts, np.int32)
+    if padded < 0:
+        shape = np.array(graph.shape(source)) + array.sum(axis=1)
+        padded = graph.add_tensor(shape.tolist(), like=source)
+    return graph.op("PAD", [source, graph.add_const(array)], [padded])
+
+
 class Canvas:
-    """The new operators of a graph, and which tensors they keep planar."""
+    """The new operators of a graph.
+
+    Attributes:
+        graph: The graph that they are written for; it holds their tensors.
+        flip: Whether images are mirrored.
+        new: The operators, in order.
+        planar: The tensors that they keep in planar layout.
+    """
 
     def __init__(self, graph: Graph, flip: bool) -> None:
         self.graph = graph
         self.flip = flip
         self.new: list[Any] = []
         self.planar: set[int] = set()
-        self.entered: dict[int, int] = {}  # image -> the same inside
+        self._entered: dict[int, int] = {}  # image -> the same image in planar layout
 
     def identity_entry(self, source: int) -> int:
-        """Enters at any image of up to 3 channels: double it, then halve it back."""
-        if source in self.entered:
-            return self.entered[source]
+        """Enters with an image of up to 3 channels: doubles it, then halves it back."""
+        if source in self._entered:
+            return self._entered[source]
         graph = self.graph
         batch, height, width, channels = graph.shape(source)
         if channels > 3:
             raise Refusal(f"the image has {channels} channels, more than 3")
         wide = self.mirror(source)
         if channels < 3:
-            amounts = np.array([(0, 0)] * 3 + [(0, 3 - channels)], np.int32)
-            padded = graph.add_tensor((batch, height, width, 3), like=source)
-            pads = graph.add_const(amounts)
-            self.new.append(graph.op("PAD", [wide, pads], [padded]))
-            wide = padded
+            self.new.append(pad(graph, wide, [(0, 0)] * 3 + [(0, 3 - channels)]))
+            wide = self.new[-1].outputs[0]
         double = graph.add_tensor((batch, 2 * height, 2 * width, 3), like=source)
         size = graph.add_const(np.array([2 * height, 2 * width], np.int32))
         self.new.append(
@@ -50,9 +73,9 @@ class Canvas:
         )
         kernel = np.zeros((channels, 3, 3, 3), np.float32)
         kernel[range(channels), 1, 1, range(channels)] = 1
-        inside = graph.add_tensor((batch, height, width, channels), like=source)
-        self.emit("CONV_2D", double, kernel, [], inside, NONE, 2)
-        self.entered[source] = inside
+        inside = self.like(source, channels)
+        self.emit("CONV_2D", double, kernel, inside, stride=2)
+        self._entered[source] = inside
         return inside
 
     def mirror(self, source: int) -> int:
@@ -68,26 +91,31 @@ class Canvas:
         name: str,
         source: int,
         kernel: np.ndarray,
-        bias: list[int],
         target: int,
-        act: int,
-        stride: int,
+        bias: Sequence[int] = (),
+        act: int = NONE,
+        stride: int = 1,
     ) -> None:
-        """Writes a convolution with symmetric padding, its PAD its own."""
+        """Writes a convolution with symmetric padding and a PAD of its own.
+
+        Args:
+            name: "CONV_2D" or "DEPTHWISE_CONV_2D".
+            source: Its input.
+            kernel: Its weight.
+            target: Its output.
+            bias: Its bias, or nothing for zeros.
+            act: Its fused activation.
+            stride: 1 or 2.
+        """
         graph, reach = self.graph, kernel.shape[1] // 2
         padding = schema().Padding.SAME
         if stride == 2:
             padding = schema().Padding.VALID
             if reach:
-                amounts = np.zeros((4, 2), np.int32)
-                amounts[1:3] = reach
-                batch, height, width, channels = graph.shape(source)
-                shape = (batch, height + 2 * reach, width + 2 * reach, channels)
-                padded = graph.add_tensor(shape, like=source)
-                const = graph.add_const(amounts)
-                self.new.append(graph.op("PAD", [source, const], [padded]))
-                source = padded
-        if not bias:  # the plain kernels refuse a convolution without one
+                amounts = [(0, 0), (reach, reach), (reach, reach), (0, 0)]
+                self.new.append(pad(graph, source, amounts))
+                source = self.new[-1].outputs[0]
+        if not bias:  # required by the plain kernels
             channels = graph.shape(target)[3]
             bias = [graph.add_const(np.zeros(channels, np.float32))]
         options = {"depthMultiplier": 1} if name == "DEPTHWISE_CONV_2D" else {}
@@ -105,47 +133,74 @@ class Canvas:
         )
         self.planar.add(target)
 
+    def taps(
+        self,
+        source: int,
+        taps: dict[tuple[int, int], float],
+        target: int,
+        act: int = NONE,
+        stride: int = 1,
+    ) -> int:
+        """Writes a depthwise convolution with the same taps in each channel.
+
+        Args:
+            source: Its input.
+            taps: (row, column) offset from the centre -> weight.
+            target: Its output.
+            act: Its fused activation.
+            stride: 1 or 2.
+
+        Returns:
+            `target`.
+        """
+        kernel = np.zeros((1, 3, 3, self.graph.shape(source)[3]), np.float32)
+        for (row, column), weight in taps.items():
+            kernel[0, row + 1, column + 1] = weight
+        self.emit("DEPTHWISE_CONV_2D", source, kernel, target, act=act, stride=stride)
+        return target
+
     def triple(
         self,
         source: int,
         split: split_conv.Triple,
-        bias: list[int],
         target: int,
+        bias: Sequence[int],
         act: int,
         stride: int,
     ) -> None:
-        """Writes a convolution that was taken apart into three in a row."""
+        """Writes a convolution that was split into three in a row."""
         rows = len(split.first)
         picked, moved = self.like(source, rows), self.like(target, rows)
-        self.emit("CONV_2D", source, split.first, [], picked, NONE, 1)
-        self.emit("DEPTHWISE_CONV_2D", picked, split.shift, [], moved, NONE, stride)
-        self.emit("CONV_2D", moved, split.last, bias, target, act, 1)
+        self.emit("CONV_2D", source, split.first, picked)
+        self.emit("DEPTHWISE_CONV_2D", picked, split.shift, moved, stride=stride)
+        self.emit("CONV_2D", moved, split.last, target, bias, act)
 
     def cross(
         self,
         source: int,
         cross: split_conv.Cross,
-        bias: list[int],
         target: int,
+        bias: Sequence[int],
         act: int,
     ) -> None:
-        """Writes a convolution that was taken apart into columns and rows."""
+        """Writes a convolution that was split into columns and rows."""
         rows, outs = len(cross.first), len(cross.last[0])
         picked, moved = self.like(source, rows), self.like(source, rows)
-        self.emit("CONV_2D", source, cross.first, [], picked, NONE, 1)
-        self.emit("DEPTHWISE_CONV_2D", picked, cross.shift, [], moved, NONE, 1)
-        parts = [self.like(source, outs) if cross.moves else target]
-        part_act = NONE if cross.moves else act
-        self.emit("CONV_2D", moved, cross.last[0], bias, parts[0], part_act, 1)
+        self.emit("CONV_2D", source, cross.first, picked)
+        self.emit("DEPTHWISE_CONV_2D", picked, cross.shift, moved)
+        if not cross.moves:
+            self.emit("CONV_2D", moved, cross.last[0], target, bias, act)
+            return
+        parts = [self.like(source, outs)]
+        self.emit("CONV_2D", moved, cross.last[0], parts[0], bias)
         for offset, kernel in cross.moves.items():
             part, shifted = self.like(source, outs), self.like(source, outs)
-            self.emit("CONV_2D", moved, cross.last[offset], [], part, NONE, 1)
-            self.emit("DEPTHWISE_CONV_2D", part, kernel, [], shifted, NONE, 1)
+            self.emit("CONV_2D", moved, cross.last[offset], part)
+            self.emit("DEPTHWISE_CONV_2D", part, kernel, shifted)
             parts.append(shifted)
         while len(parts) > 2:
             parts[:2] = [self.add(parts[0], parts[1])]
-        if cross.moves:
-            self.add(parts[0], parts[1], act, target)
+        self.add(parts[0], parts[1], act, target)
 
     def add(self, a: int, b: int, act: int = NONE, target: int | None = None) -> int:
         if target is None:
@@ -157,6 +212,6 @@ class Canvas:
         return target
 
     def like(self, tensor: int, channels: int) -> int:
-        return self.graph.add_tensor(
-            (*self.graph.shape(tensor)[:3], channels), like=tensor
-        )
+        """Returns a new image tensor of the size of another one."""
+        shape = (*self.graph.shape(tensor)[:3], channels)
+        return self.graph.add_tensor(shape, like=tensor)

@@ -1,15 +1,14 @@
-"""Costs: predicted time of planar operators in LiteRT.js, one thread, in nanoseconds.
+"""Costs: predicted nanoseconds of operators in LiteRT.js, with one thread.
 
-Only good for comparing ways to write one network. Fitted to the timings in
-docs/export.md.
+Fitted to the timings in docs/export.md; use them only to compare versions of a network.
 """
 
 import numpy as np
 
-DENSE_MAC = 0.046  # a multiplication of a dense convolution
-SPARSE_MAC = 0.081  # a nonzero weight, per pixel
-DEPTHWISE_MAC = 0.065
-ELEMENT = 0.2  # a value that is written
+DENSE_MAC = 0.046  # one multiplication of a dense convolution
+SPARSE_MAC = 0.081  # one nonzero weight, per pixel
+DEPTHWISE_MAC = 0.065  # one multiplication of a depthwise convolution
+ELEMENT = 0.2  # writing one value
 
 
 def written(channels: int, pixels: int) -> float:

@@ -1,9 +1,9 @@
-"""CHW: what XNNPACK's sparse rewriting will make of a file, op by op.
+"""Outlook: predicts which operators of a file XNNPACK computes sparse, or wrongly.
 
-On ARM, wasm and every other CPU but x86 with AVX, XNNPACK turns clusters of operators
-to planar layout and computes their 1x1 convolutions sparse. This follows its
-`xnn_subgraph_rewrite_for_nchw` (XNNPACK, src/subgraph.c), mistakes included: a cluster
-that ends in an operator of the other layout is computed wrongly, without a warning.
+On all CPUs except x86 with AVX, XNNPACK moves clusters of operators to planar layout
+(CHW) and computes their 1x1 convolutions sparse. This repeats the logic of its
+`xnn_subgraph_rewrite_for_nchw` (src/subgraph.c) including its mistakes: a cluster that
+ends in an operator of the other layout is computed wrongly, without a warning.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.graph import Graph, inputs, outputs, schema
+from tflottery.tflite.file.graph import FLOAT32, Graph, schema
 
-Padding = tuple[int, int, int, int]  # rows before, columns after, rows after, before
+Padding = tuple[int, int, int, int]  # top, right, bottom, left
 
-# Operators on each value by itself that it computes in planar layout.
+# Operators on each value by itself that have a planar form.
 UNARY = frozenset(
     (
         *("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "HARD_SWISH", "TANH", "ELU"),
@@ -39,7 +39,7 @@ _DELEGATED = UNARY | frozenset(
 _FIRST_INPUT_ONLY = frozenset(["MEAN", "SUM", "RESHAPE", "RESIZE_BILINEAR", "PAD"])
 EXITS = frozenset({"MEAN", "SUM", "DEPTH_TO_SPACE"})
 
-# What a node may do, as XNNPACK flags it.
+# Flags of a node, as in XNNPACK.
 _PLANAR, _ENTERS, _LEAVES, _BAD = 1, 2, 4, 8
 
 
@@ -58,25 +58,25 @@ class _Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What XNNPACK's rewriting does to a graph.
+    """What XNNPACK does with a graph.
 
     Attributes:
-      sparse: The operators whose weights it computes sparse.
-      wrong: The operators that it feeds values in the wrong layout, and graph outputs
-        that it leaves in it, each with the reason.
+        sparse: The operators that it computes sparse.
+        wrong: The operators that read or return values in the wrong layout, each with
+            the reason.
     """
 
-    sparse: tuple[Any, ...]
-    wrong: tuple[tuple[Any, str], ...]
+    sparse: tuple[Any, ...] = ()
+    wrong: tuple[tuple[Any, str], ...] = ()
 
 
 def outlook(graph: Graph) -> Outlook:
-    """Predicts which operators run sparse, and which wrongly, where CHW is on."""
+    """Predicts which operators run sparse, and which wrongly, with planar layout."""
     origin, sparse_weights = _weight_origins(graph)
     sparse: list[Any] = []
     wrong: list[tuple[Any, str]] = []
     for part in _partitions(graph, origin):
-        if any(tensor in sparse_weights for op in part for tensor in inputs(op)):
+        if any(tensor in sparse_weights for op in part for tensor in op.inputs):
             found = _rewrite(graph, _nodes(graph, part, origin), origin)
             sparse += found.sparse
             wrong += found.wrong
@@ -84,13 +84,14 @@ def outlook(graph: Graph) -> Outlook:
 
 
 def _weight_origins(graph: Graph) -> tuple[dict[int, int], set[int]]:
-    """Returns restored constant -> stored constant, and which of them are sparse."""
+    """Returns unpacked constant -> stored constant, and which of them are sparse."""
     origin: dict[int, int] = {}
     sparse: set[int] = set()
     for op in graph.operators:
         name = graph.name(op)
         if name in ("DENSIFY", "DEQUANTIZE"):
-            source, target = inputs(op)[0], outputs(op)[0]
+            source: int = op.inputs[0]
+            target: int = op.outputs[0]
             if name == "DENSIFY" or source in origin or graph.is_const(source):
                 origin[target] = origin.get(source, source)
             if name == "DENSIFY" or source in sparse:
@@ -99,7 +100,7 @@ def _weight_origins(graph: Graph) -> tuple[dict[int, int], set[int]]:
 
 
 def _partitions(graph: Graph, origin: dict[int, int]) -> list[list[Any]]:
-    """Returns the groups of operators that XNNPACK is given, as TFLite forms them."""
+    """Returns the groups of operators that TFLite delegates to XNNPACK."""
 
     def is_delegated(op: Any) -> bool:
         # Version 8 of FULLY_CONNECTED is TFLite's own sparse kernel.
@@ -109,17 +110,14 @@ def _partitions(graph: Graph, origin: dict[int, int]) -> list[list[Any]]:
     ready = set(graph.inputs) | set(origin) | {-1}
     ready |= {t for t in range(len(graph.tensors)) if graph.is_const(t)}
     ready |= {t for t, entry in enumerate(graph.tensors) if entry.isVariable}
-    left = [op for op in graph.operators if outputs(op)[:1][0] not in origin]
+    left = [op for op in graph.operators if op.outputs[0] not in origin]
     parts = []
-    while left:
-        first = next((op for op in left if set(inputs(op)) <= ready), None)
-        if first is None:
-            break
+    while first := next((op for op in left if set(op.inputs) <= ready), None):
         kind, part = is_delegated(first), []
         for op in left:
-            if is_delegated(op) == kind and set(inputs(op)) <= ready:
+            if is_delegated(op) == kind and set(op.inputs) <= ready:
                 part.append(op)
-                ready |= set(outputs(op))
+                ready |= set(op.outputs)
         taken = {id(op) for op in part}
         left = [op for op in left if id(op) not in taken]
         if kind:
@@ -130,28 +128,28 @@ def _partitions(graph: Graph, origin: dict[int, int]) -> list[list[Any]]:
 def fused_padding(
     graph: Graph, op: Any, producers: dict[int, Any], readers: dict[int, int]
 ) -> tuple[int, Padding] | None:
-    """Returns the input before a PAD that XNNPACK fuses into `op`, and the padding."""
-    pad = producers.get(inputs(op)[0])
-    if pad is None or graph.name(pad) != "PAD" or readers[inputs(op)[0]] != 1:
+    """Returns the input and the padding of a PAD that XNNPACK fuses into `op`."""
+    pad = producers.get(op.inputs[0])
+    if pad is None or graph.name(pad) != "PAD" or readers[op.inputs[0]] != 1:
         return None
     if op.builtinOptions.padding != schema().Padding.VALID:
         return None
-    amounts = graph.const(inputs(pad)[1])
+    amounts = graph.const(pad.inputs[1])
     if amounts is None or amounts.shape != (4, 2) or amounts[[0, 3]].any():
         return None
     (top, bottom), (left, right) = amounts[1:3].tolist()
-    return inputs(pad)[0], (top, right, bottom, left)
+    return pad.inputs[0], (top, right, bottom, left)
 
 
 def _nodes(graph: Graph, part: list[Any], origin: dict[int, int]) -> list[_Node]:
-    readers = collections.Counter(tensor for op in part for tensor in inputs(op))
+    readers = collections.Counter(tensor for op in part for tensor in op.inputs)
     for tensor in graph.outputs:
         readers[tensor] += 1
-    producers = {tensor: op for op in part for tensor in outputs(op)}
+    producers = {tensor: op for op in part for tensor in op.outputs}
     fused: set[int] = set()
     nodes: list[_Node] = []
     for op in part:
-        name, read = graph.name(op), inputs(op)
+        name, read = graph.name(op), op.inputs
         padding: Padding | None = None
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             found = fused_padding(graph, op, producers, readers)
@@ -159,14 +157,14 @@ def _nodes(graph: Graph, part: list[Any], origin: dict[int, int]) -> list[_Node]
                 fused.add(id(producers[read[0]]))
                 read = [found[0], *read[1:]]
                 padding = found[1]
-        moving = [
-            t
-            for t in (read[:1] if name in _FIRST_INPUT_ONLY else read)
-            if t >= 0 and t not in origin and not graph.is_const(t)
-        ]
+        constant = {t for t in read if t < 0 or t in origin or graph.is_const(t)}
+        moving = read[:1] if name in _FIRST_INPUT_ONLY else read
+        moving = [tensor for tensor in moving if tensor not in constant]
         weight = read[1] if name in ("CONV_2D", "FULLY_CONNECTED") else None
-        flags = _flags(graph, op, name, read, padding, origin)
-        nodes.append(_Node(op, name, moving, outputs(op), flags, weight))
+        flags = 0
+        if graph.tensors[read[0]].type == FLOAT32:
+            flags = _flags(graph, op, read, padding, constant)
+        nodes.append(_Node(op, name, moving, op.outputs, flags, weight))
     nodes = [node for node in nodes if id(node.op) not in fused]
     for index, node in enumerate(nodes):
         node.leader = index
@@ -176,24 +174,26 @@ def _nodes(graph: Graph, part: list[Any], origin: dict[int, int]) -> list[_Node]
 def _flags(
     graph: Graph,
     op: Any,
-    name: str,
     read: list[int],
     padding: Padding | None,
-    origin: dict[int, int],
+    constant: set[int],
 ) -> int:
-    if graph.tensors[read[0]].type != 0:
-        return 0
-    rank = len(graph.shape(read[0]))
-    options = op.builtinOptions
+    name, options = graph.name(op), op.builtinOptions
+    shape = graph.shape(read[0])
     if name == "CONV_2D":
         return _convolution_flags(graph, op, padding)
+    if name == "DEPTH_TO_SPACE":
+        return _LEAVES
+    if name in ("MEAN", "SUM"):
+        return _PLANAR | _LEAVES if len(shape) == 4 else 0
+    fits = False
     if name == "DEPTHWISE_CONV_2D":
         rows, columns, channels = graph.shape(read[1])[1:]
         stride, half = options.strideH, rows // 2
         if padding is None and options.padding == schema().Padding.SAME:
             padding = (half, half, half, half) if stride == 1 else None
         fits = (
-            channels == graph.shape(read[0])[3]
+            channels == shape[3]
             and rows == columns
             and rows in (3, 5)
             and stride == options.strideW
@@ -201,31 +201,23 @@ def _flags(
             and padding == (half,) * 4
             and options.dilationHFactor == 1
         )
-        return _PLANAR if fits else 0
-    if name in ("MEAN", "SUM"):
-        return _PLANAR | _LEAVES if rank == 4 else 0
-    if name == "DEPTH_TO_SPACE":
-        return _LEAVES
-    if name in ("ADD", "MUL"):
-        shapes = [graph.shape(tensor) for tensor in read]
-        vectors = all(
-            sum(size != 1 for size in graph.shape(tensor)) <= 1
-            for tensor in read
-            if tensor in origin or graph.is_const(tensor)
+    elif name in ("ADD", "MUL"):
+        shapes = {tensor: graph.shape(tensor) for tensor in read}
+        fits = all(len(shape) == 4 for shape in shapes.values()) and all(
+            sum(size != 1 for size in shapes[tensor]) <= 1 for tensor in constant
         )
-        return _PLANAR if vectors and all(len(s) == 4 for s in shapes) else 0
-    if name in UNARY:
-        return _PLANAR if rank == 4 else 0
-    if name == "RESIZE_BILINEAR":
-        return _PLANAR if min(graph.shape(read[0])[1:3]) > 1 else 0
-    if name == "FULLY_CONNECTED":
-        return _PLANAR if options.keepNumDims else 0
-    return 0
+    elif name in UNARY:
+        fits = len(shape) == 4
+    elif name == "RESIZE_BILINEAR":
+        fits = min(shape[1:3]) > 1
+    elif name == "FULLY_CONNECTED":
+        fits = options.keepNumDims
+    return _PLANAR if fits else 0
 
 
 def _convolution_flags(graph: Graph, op: Any, padding: Padding | None) -> int:
     options = op.builtinOptions
-    rows, columns, channels = graph.shape(inputs(op)[1])[1:]
+    rows, columns, channels = graph.shape(op.inputs[1])[1:]
     strides = (options.strideH, options.strideW)
     if padding is None:
         padding = (0, 0, 0, 0)
@@ -244,10 +236,9 @@ def _convolution_flags(graph: Graph, op: Any, padding: Padding | None) -> int:
 
 def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outlook:
     makers = {tensor: node for node in nodes for tensor in node.outputs}
-    nothing = Outlook(sparse=(), wrong=())
 
     def join(node: _Node) -> bool:
-        """Joins the node's cluster with its producers'; True if anything moved."""
+        """Joins the clusters of a node and its producers; returns if any changed."""
         moved = False
         for tensor in node.inputs:
             maker = makers.get(tensor)
@@ -263,7 +254,7 @@ def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outloo
 
     moved = any([join(node) for node in nodes if node.flags & _LEAVES])
     if not moved:
-        return nothing
+        return Outlook()
     while moved:
         inner = (
             n for n in nodes if not n.flags & _BAD and n.flags & (_PLANAR | _LEAVES)
@@ -280,7 +271,7 @@ def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outloo
     every = collections.Counter(t for n in nodes for t in n.inputs)
     for node in nodes:
         if lives(node) and any(planar[t] != every[t] for t in node.inputs):
-            nodes[node.leader].flags |= _BAD  # graph outputs are not counted: class C
+            nodes[node.leader].flags |= _BAD  # XNNPACK does not count graph outputs
     for node in nodes:
         if node.weight is not None and not nodes[node.leader].flags & _BAD:
             shape = graph.shape(node.weight)
@@ -306,15 +297,12 @@ def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outloo
         for tensor in turned & set(graph.outputs)
         if tensor in makers
     ]
-    if not turned:
-        return nothing
     return Outlook(sparse=tuple(sparse), wrong=tuple(wrong))
 
 
 def _zeros(graph: Graph, tensor: int, origin: dict[int, int]) -> tuple[int, int]:
-    """Returns how many zeros a weight has, and its size."""
+    """Returns the number of zeros in a weight, and its size."""
     stored = origin.get(tensor, tensor)
     size = int(np.prod(graph.shape(tensor)))
-    dtype = graph.dtype(stored)
-    values = np.frombuffer(graph.raw(stored), dtype)
+    values = np.frombuffer(graph.raw(stored), graph.dtype(stored))
     return size - int(np.count_nonzero(values)), size

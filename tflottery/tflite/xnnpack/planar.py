@@ -1,8 +1,8 @@
-"""Planar: a whole network rewritten exactly into what XNNPACK runs sparse.
+"""Planar: a whole network rewritten, exactly, into what XNNPACK computes sparse.
 
-XNNPACK turns to planar layout only between an entry, a 3x3 convolution of stride 2 over
-3 channels, and an exit, a mean over the image or DEPTH_TO_SPACE; all between must be of
-the few kinds it knows. Here every operator between is rewritten into those, exactly.
+XNNPACK uses planar layout only from an entry, a 3x3 convolution of stride 2 over 3
+channels, to an exit, a mean over the image or DEPTH_TO_SPACE. Of the operators between
+them it supports a few kinds, into which all the others are rewritten here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.graph import Graph, inputs, outputs, schema
+from tflottery.tflite.file.graph import Graph, schema
 from tflottery.tflite.xnnpack import outlook, split_conv
-from tflottery.tflite.xnnpack.canvas import NONE, RELU, Canvas, Refusal
+from tflottery.tflite.xnnpack.canvas import NONE, RELU, Canvas, Refusal, pad
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of rows, columns
 
@@ -23,12 +23,12 @@ def make_planar(graph: Graph, *, flip: bool) -> None:
     """Rewrites the graph in place, from its first convolution to the exits.
 
     Args:
-      graph: A dense float32 graph with static shapes.
-      flip: Mirror the image first, and every kernel: that turns Keras' padding after
-        the image into padding before it, which is symmetric in effect.
+        graph: A dense float32 graph with static shapes.
+        flip: Whether to mirror the image and every kernel. The padding that Keras adds
+            only after the image then comes before it, where it is as good as symmetric.
 
     Raises:
-      Refusal: If an operator does not fit; the graph is then half rewritten.
+        Refusal: If an operator cannot be rewritten; the graph is then left incomplete.
     """
     rewriter = _Rewriter(graph, flip)
     for op in list(graph.operators):
@@ -37,24 +37,24 @@ def make_planar(graph: Graph, *, flip: bool) -> None:
 
 
 class _Rewriter(Canvas):
-    """Walks the operators in order, and writes the new ones."""
+    """Visits the operators in order and writes the new ones."""
 
     def __init__(self, graph: Graph, flip: bool) -> None:
         super().__init__(graph, flip)
-        self.after: set[int] = set()  # tensors that descend from an exit
-        self.pads: dict[int, tuple[int, _Pads]] = {}  # PAD's result -> source, amounts
+        self.after: set[int] = set()  # tensors computed from that of an exit
+        self.pads: dict[int, tuple[int, _Pads]] = {}  # padded -> source, amounts
         self.permuted: dict[int, np.ndarray] = {}  # flattened tensor -> its order
 
     def visit(self, op: Any) -> None:
         graph, name = self.graph, self.graph.name(op)
-        moving = [t for t in inputs(op) if t >= 0 and not graph.is_const(t)]
+        moving = [t for t in op.inputs if t >= 0 and not graph.is_const(t)]
         if any(t in self.permuted for t in moving):
             self._permute(op)
         if not moving or any(tensor in self.after for tensor in moving):
             if any(self._inside(tensor) for tensor in moving):
-                raise Refusal(f"{name} mixes values from inside and after the exit")
+                raise Refusal(f"{name} mixes values from before and after the exit")
             self._restore_pads(moving)
-            self.after |= set(outputs(op)) if moving else set()
+            self.after |= set(op.outputs) if moving else set()
             self.new.append(op)
             return
         if name == "PAD" and self._remember_pad(op):
@@ -69,15 +69,12 @@ class _Rewriter(Canvas):
             "ADD": self._elementwise,
             "MUL": self._elementwise,
         }.get(name)
-        starts = name == "CONV_2D"
-        if not starts and not any(self._inside(tensor) for tensor in moving):
+        if name != "CONV_2D" and not any(self._inside(tensor) for tensor in moving):
             self._restore_pads(moving)
             self.new.append(op)  # before the entry
             return
-        if any(t in self.pads for t in moving) and name not in (
-            "CONV_2D",
-            "DEPTHWISE_CONV_2D",
-        ):
+        padded = any(tensor in self.pads for tensor in moving)
+        if padded and name not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             raise Refusal(f"{name} reads a padded image")
         if handler is not None:
             handler(op)
@@ -88,7 +85,7 @@ class _Rewriter(Canvas):
 
     def finish(self) -> None:
         if self.planar & set(self.graph.outputs):
-            raise Refusal("an output of the model lies before an exit")
+            raise Refusal("an output of the model comes before an exit")
         if not self.planar:
             raise Refusal("it has no convolution")
         self.graph.subgraph.operators = self.new
@@ -98,34 +95,33 @@ class _Rewriter(Canvas):
 
     def _keep(self, op: Any) -> None:
         self.new.append(op)
-        self.planar |= set(outputs(op))
+        self.planar |= set(op.outputs)
 
     def _remember_pad(self, op: Any) -> bool:
-        """Notes a PAD of rows and columns for its readers; False for another one."""
-        amounts = self.graph.const(inputs(op)[1])
+        """Notes a PAD of rows and columns for its readers; False for any other PAD."""
+        amounts = self.graph.const(op.inputs[1])
         if amounts is None or amounts.shape != (4, 2) or amounts[[0, 3]].any():
-            if self._inside(inputs(op)[0]):
+            if self._inside(op.inputs[0]):
                 raise Refusal("PAD of channels has no planar form")
             return False
-        if inputs(op)[0] in self.pads or outputs(op)[0] in self.graph.outputs:
+        if op.inputs[0] in self.pads or op.outputs[0] in self.graph.outputs:
             return False
         rows, columns = amounts[1:3].tolist()
-        self.pads[outputs(op)[0]] = (inputs(op)[0], (tuple(rows), tuple(columns)))
+        self.pads[op.outputs[0]] = (op.inputs[0], (tuple(rows), tuple(columns)))
         return True
 
     def _restore_pads(self, tensors: Sequence[int]) -> None:
-        """Writes a remembered PAD after all, for a reader before the entry."""
+        """Writes the PADs that were noted, for a reader outside of planar layout."""
         for tensor in tensors:
             if tensor in self.pads:
                 source, (rows, columns) = self.pads.pop(tensor)
-                amounts = np.array([(0, 0), rows, columns, (0, 0)], np.int32)
-                const = self.graph.add_const(amounts)
-                self.new.append(self.graph.op("PAD", [source, const], [tensor]))
+                amounts = [(0, 0), rows, columns, (0, 0)]
+                self.new.append(pad(self.graph, source, amounts, tensor))
 
     def _geometry(self, op: Any, taps: tuple[int, int]) -> tuple[int, Any, int]:
-        """Returns the operator's unpadded input, each tap's offsets, and the stride."""
+        """Returns the unpadded input, the offsets of the taps, and the stride."""
         options = op.builtinOptions
-        read = inputs(op)[0]
+        read = op.inputs[0]
         source, pads = self.pads.get(read, (read, ((0, 0), (0, 0))))
         strides = (options.strideH, options.strideW)
         dilations = (
@@ -138,7 +134,7 @@ class _Rewriter(Canvas):
         places = []
         for d in range(2):
             size = self.graph.shape(read)[1 + d]
-            out = self.graph.shape(outputs(op)[0])[1 + d]
+            out = self.graph.shape(op.outputs[0])[1 + d]
             before = pads[d][0]
             if options.padding == schema().Padding.SAME:
                 span = (out - 1) * stride + (taps[d] - 1) * dilations[d] + 1
@@ -160,30 +156,30 @@ class _Rewriter(Canvas):
         return source, places, stride
 
     def _weight(self, op: Any) -> tuple[np.ndarray, list[int]]:
-        """Returns the operator's constant weight and its bias as a list of 0 or 1."""
-        weight = self.graph.const(inputs(op)[1])
+        """Returns the constant weight, and a list of the bias or nothing."""
+        weight = self.graph.const(op.inputs[1])
         if weight is None or weight.dtype != np.float32:
             raise Refusal(f"{self.graph.name(op)} has no constant float32 weight")
-        return weight, [t for t in inputs(op)[2:3] if t >= 0]
+        return weight, [t for t in op.inputs[2:3] if t >= 0]
 
     def _convolution(self, op: Any) -> None:
         graph = self.graph
         weight, bias = self._weight(op)
-        if weight.shape[3] != graph.shape(inputs(op)[0])[3]:
+        if weight.shape[3] != graph.shape(op.inputs[0])[3]:
             raise Refusal("CONV_2D has groups")
         source, places, stride = self._geometry(op, weight.shape[1:3])
         act = op.builtinOptions.fusedActivationFunction
-        target = outputs(op)[0]
+        target = op.outputs[0]
         if source not in self.planar:
             if weight.shape[3] == 3 and stride == 2:
                 centred = split_conv.embed(weight, *places)
                 if centred is not None and centred.shape[1] == 3:
                     mirrored = self.mirror(source)
-                    self.emit("CONV_2D", mirrored, centred, bias, target, act, 2)
+                    self.emit("CONV_2D", mirrored, centred, target, bias, act, 2)
                     return
             source = self.identity_entry(source)
         if weight.shape[1:3] == (1, 1) and stride == 1 and places == [[0], [0]]:
-            self.emit("CONV_2D", source, weight, bias, target, act, 1)
+            self.emit("CONV_2D", source, weight, target, bias, act)
             return
         centred = split_conv.embed(weight, *places)
         if centred is None:
@@ -191,38 +187,35 @@ class _Rewriter(Canvas):
         pixels = [int(np.prod(graph.shape(t)[1:3])) for t in (source, target)]
         if weight.shape[1:3] == (1, 1):
             moved = self.like(target, weight.shape[3])
-            offset = (places[0][0], places[1][0])
-            kernel = split_conv.one_tap(weight.shape[3], {offset: 1.0})
-            self.emit("DEPTHWISE_CONV_2D", source, kernel, [], moved, NONE, stride)
-            self.emit("CONV_2D", moved, weight, bias, target, act, 1)
+            tap = {(places[0][0], places[1][0]): 1.0}
+            self.taps(source, tap, moved, stride=stride)
+            self.emit("CONV_2D", moved, weight, target, bias, act)
             return
         split = split_conv.triple(centred, *pixels)
         if stride == 1:
             cross = split_conv.cross(centred)
             if cross.nanoseconds(pixels[0]) < split.nanoseconds(*pixels):
-                self.cross(source, cross, bias, target, act)
+                self.cross(source, cross, target, bias, act)
                 return
-        self.triple(source, split, bias, target, act, stride)
+        self.triple(source, split, target, bias, act, stride)
 
     def _depthwise(self, op: Any) -> None:
         weight, bias = self._weight(op)
-        if weight.shape[3] != self.graph.shape(inputs(op)[0])[3]:
+        if weight.shape[3] != self.graph.shape(op.inputs[0])[3]:
             raise Refusal("DEPTHWISE_CONV_2D has a depth multiplier")
         source, places, stride = self._geometry(op, weight.shape[1:3])
         centred = split_conv.embed(weight, *places)
         if centred is None:
             raise Refusal("DEPTHWISE_CONV_2D is too wide")
         act = op.builtinOptions.fusedActivationFunction
-        target = outputs(op)[0]
-        self.emit("DEPTHWISE_CONV_2D", source, centred, bias, target, act, stride)
+        target = op.outputs[0]
+        self.emit("DEPTHWISE_CONV_2D", source, centred, target, bias, act, stride)
 
     def _pool(self, op: Any) -> None:
         graph, options = self.graph, op.builtinOptions
-        source, target = inputs(op)[0], outputs(op)[0]
-        size, window = (
-            graph.shape(source)[1:3],
-            (options.filterHeight, options.filterWidth),
-        )
+        source, target = op.inputs[0], op.outputs[0]
+        size = graph.shape(source)[1:3]
+        window = (options.filterHeight, options.filterWidth)
         is_mean = graph.name(op) == "AVERAGE_POOL_2D"
         act = options.fusedActivationFunction
         if is_mean and window == size and graph.shape(target)[1:3] == (1, 1):
@@ -233,39 +226,33 @@ class _Rewriter(Canvas):
         halves = window == (options.strideH, options.strideW) == (2, 2)
         if not halves or size[0] % 2 or size[1] % 2:
             raise Refusal(f"{graph.name(op)} is not 2x2 with stride 2 on even sizes")
+        if is_mean:
+            quarters = {(r, c): 0.25 for r in (0, 1) for c in (0, 1)}
+            self.taps(source, quarters, target, act, stride=2)
+            return
         channels = graph.shape(source)[3]
 
         def pick(taps: dict[tuple[int, int], float], act: int = NONE) -> int:
-            result = self.like(target, channels)
-            kernel = split_conv.one_tap(channels, taps)
-            self.emit("DEPTHWISE_CONV_2D", source, kernel, [], result, act, 2)
-            return result
+            return self.taps(source, taps, self.like(target, channels), act, stride=2)
 
-        if is_mean:
-            quarter = {(r, c): 0.25 for r in (0, 1) for c in (0, 1)}
-            kernel = split_conv.one_tap(channels, quarter)
-            self.emit("DEPTHWISE_CONV_2D", source, kernel, [], target, act, 2)
-            return
         # max(a, b) = a + relu(b - a), twice over columns, then over rows.
         top, bottom = (
             self.add(pick({(r, 0): 1.0}), pick({(r, 1): 1.0, (r, 0): -1.0}, RELU))
             for r in (0, 1)
         )
-        # A constant factor would have to be 4-D to be planar; depthwise -1 is.
-        negative = self.like(target, channels)
-        kernel = split_conv.one_tap(channels, {(0, 0): -1.0})
-        self.emit("DEPTHWISE_CONV_2D", top, kernel, [], negative, NONE, 1)
+        # A MUL by a scalar has no planar form; a depthwise convolution has.
+        negative = self.taps(top, {(0, 0): -1.0}, self.like(target, channels))
         self.add(top, self.add(bottom, negative, RELU), act, target)
 
     def _mean(self, op: Any) -> None:
-        axes = self.graph.const(inputs(op)[1])
-        rank = len(self.graph.shape(inputs(op)[0]))
+        axes = self.graph.const(op.inputs[1])
+        rank = len(self.graph.shape(op.inputs[0]))
         if axes is None or rank != 4 or sorted(axes.reshape(-1) % 4) != [1, 2]:
             raise Refusal("MEAN is not over the image")
-        self._leave(inputs(op)[0], outputs(op)[0])
+        self._leave(op.inputs[0], op.outputs[0])
 
     def _leave(self, source: int, target: int) -> None:
-        """Means over the image. Kept dimensions would be computed wrongly: reshape."""
+        """Writes a mean over the image; XNNPACK would get kept dimensions wrong."""
         shape = self.graph.shape(source)
         flat = self.graph.add_tensor((shape[0], shape[3]), like=source)
         if self.graph.shape(target) == (shape[0], shape[3]):
@@ -278,7 +265,7 @@ class _Rewriter(Canvas):
         self.after.add(target)
 
     def _flatten(self, op: Any) -> None:
-        source, target = inputs(op)[0], outputs(op)[0]
+        source, target = op.inputs[0], op.outputs[0]
         batch, height, width, channels = self.graph.shape(source)
         if self.graph.shape(target) != (batch, height * width * channels):
             raise Refusal("RESHAPE does not flatten the image")
@@ -287,17 +274,13 @@ class _Rewriter(Canvas):
             return
         if target in self.graph.outputs:
             raise Refusal("the flattened image is an output of the model")
-        filled = channels + -channels % 4  # DEPTH_TO_SPACE wants a multiple of 4
+        filled = channels + -channels % 4  # DEPTH_TO_SPACE needs a multiple of 4
         if filled != channels:
             wider = self.like(source, filled)
-            kernel = np.eye(filled, channels, dtype=np.float32).reshape(
-                filled, 1, 1, -1
-            )
-            self.emit("CONV_2D", source, kernel, [], wider, NONE, 1)
+            kernel = np.eye(filled, channels, dtype=np.float32)[:, None, None]
+            self.emit("CONV_2D", source, kernel, wider)
             source = wider
-            self.graph.tensors[target].shape = np.array(
-                (batch, height * width * filled), np.int32
-            )
+            self.graph.set_shape(target, (batch, height * width * filled))
         opened = (batch, 2 * height, 2 * width, filled // 4)
         spread = self.graph.add_tensor(opened, like=source)
         self.new += [
@@ -310,19 +293,18 @@ class _Rewriter(Canvas):
         self.after.add(target)
 
     def _permute(self, op: Any) -> None:
-        """Puts the columns of a dense layer in the order of the flattened image."""
-        order = self.permuted.get(inputs(op)[0])
-        weight = self.graph.const(inputs(op)[1]) if len(inputs(op)) > 1 else None
+        """Reorders the columns of a dense layer like the flattened image."""
+        order = self.permuted.get(op.inputs[0])
+        weight = self.graph.const(op.inputs[1]) if len(op.inputs) > 1 else None
         plain = self.graph.name(op) == "FULLY_CONNECTED" and order is not None
         if not plain or weight is None:
             raise Refusal(f"{self.graph.name(op)} reads the flattened image")
-        op.inputs = np.array(inputs(op), np.int32)
-        wide = np.pad(weight, [(0, 0), (0, 1)])  # place -1: a channel that is not there
+        wide = np.pad(weight, [(0, 0), (0, 1)])  # place -1: a channel that was added
         columns = np.ascontiguousarray(wide[:, order])
         op.inputs[1] = self.graph.add_const(columns)
 
     def _elementwise(self, op: Any) -> None:
-        for position, tensor in enumerate(inputs(op)):
+        for position, tensor in enumerate(op.inputs):
             array = self.graph.const(tensor)
             if array is None:
                 if tensor not in self.planar or len(self.graph.shape(tensor)) != 4:
@@ -330,8 +312,7 @@ class _Rewriter(Canvas):
                 continue
             if array.size not in (1, array.shape[-1] if array.ndim else 1):
                 raise Refusal(f"{self.graph.name(op)} has a constant image")
-            channels = self.graph.shape(outputs(op)[0])[3]
+            channels = self.graph.shape(op.outputs[0])[3]
             vector = np.broadcast_to(array.reshape(-1), (channels,)).copy()
-            op.inputs = np.array(inputs(op), np.int32)
             op.inputs[position] = self.graph.add_const(vector.reshape(1, 1, 1, -1))
         self._keep(op)

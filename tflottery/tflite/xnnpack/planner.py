@@ -1,4 +1,4 @@
-"""Planner: which kernel each runtime will take, op by op, and never a wrong one."""
+"""Planner: which kernels each runtime will use, and a way around the wrong ones."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import copy
 import dataclasses
 import platform
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
-from tflottery.tflite.file.graph import Graph, inputs
+from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.rewrite.sparsify import WEIGHTED
 from tflottery.tflite.xnnpack import outlook as outlook_lib
+from tflottery.tflite.xnnpack.canvas import pad
 
-RUNTIMES = ("x86", "arm", "wasm")
+_Records = TypeVar("_Records")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The path predicted for each weighted operator in one runtime.
+    """What one runtime is predicted to do with the operators that have weights.
 
     Attributes:
-      paths: Per operator in the file's order, its kind and "sparse", "dense" or
-        "wrong".
-      reasons: Why an operator is wrong.
+        paths: Per operator, in the order of the file, its name and "sparse", "dense" or
+            "wrong".
+        reasons: Why operators are wrong.
     """
 
     paths: tuple[tuple[str, str], ...]
@@ -32,7 +34,7 @@ class Plan:
 
     @property
     def path(self) -> str:
-        """The worst that happens to the file: "wrong", else "sparse", else "dense"."""
+        """The worst path of any operator: "wrong", then "sparse", then "dense"."""
         found = {path for _, path in self.paths}
         return next((p for p in ("wrong", "sparse") if p in found), "dense")
 
@@ -43,10 +45,10 @@ class Plan:
 
 
 def plan(graph: Graph) -> dict[str, Plan]:
-    """Returns what each of `RUNTIMES` will do with the file's weighted operators.
+    """Returns what "x86", "arm" and "wasm" runtimes will do with a file.
 
-    On x86 with AVX, XNNPACK has no sparse kernels, so only TFLite's own for fully-
-    connected layers computes sparse there.
+    XNNPACK has no sparse kernels on x86 with AVX, but TFLite has one for
+    fully-connected layers on every CPU.
     """
     outlook = outlook_lib.outlook(graph)
     planar = {id(op) for op in outlook.sparse}
@@ -56,7 +58,7 @@ def plan(graph: Graph) -> dict[str, Plan]:
         for op in graph.operators
         if graph.name(op) == "FULLY_CONNECTED"
         and graph.version(op) == 8
-        and graph.tensors[inputs(op)[1]].sparsity is not None
+        and graph.tensors[op.inputs[1]].sparsity is not None
     }
 
     def paths(sparse: set[int], wrong: set[int]) -> tuple[tuple[str, str], ...]:
@@ -76,46 +78,45 @@ def plan(graph: Graph) -> dict[str, Plan]:
     }
 
 
-def make_right(graph: Graph, store: Callable[[Graph], object]) -> list[str]:
-    """Rewires, in place, a graph that XNNPACK would compute wrongly on ARM or wasm.
+def store_right(
+    graph: Graph, store: Callable[[Graph], _Records]
+) -> tuple[Graph, _Records, list[str]]:
+    """Stores the weights of a graph so that XNNPACK computes it right everywhere.
 
-    Every such graph enters the planar layout at a 3x3 convolution of stride 2 over 3
-    channels, padded by 1. As a 4x4 one, with zeros in the last row and column, it is no
-    entry, so the graph is computed dense there, and right.
+    What would be wrong on ARM or wasm is made to run dense there. Every such graph
+    enters planar layout at a 3x3 convolution of stride 2 over 3 channels, padded by 1,
+    and a 4x4 kernel with zeros in the last row and column is not an entry.
 
     Args:
-      graph: A graph before its weights are stored.
-      store: What will store them; it is tried on a copy.
+        graph: A graph before its weights are stored; it is left as it is.
+        store: Function that stores the weights of a graph in place.
 
     Returns:
-      What was done, in words; empty if nothing was.
+        The stored graph, what `store` returned, and notes on what was done.
 
     Raises:
-      ValueError: If the graph would be wrong even so.
+        ValueError: If the graph would still be wrong.
     """
-    if not _wrong(graph, store):
-        return []
-    _close_entries(graph)
-    left = _wrong(graph, store)
-    if left:
+    stored = copy.deepcopy(graph)
+    records = store(stored)
+    if not outlook_lib.outlook(stored).wrong:
+        return stored, records, []
+    stored = copy.deepcopy(graph)
+    _close_entries(stored)
+    records = store(stored)
+    wrong = outlook_lib.outlook(stored).wrong
+    if wrong:
+        reasons = "; ".join(f"{stored.name(op)}: {why}" for op, why in wrong)
         raise ValueError(
-            "XNNPACK would compute this file wrongly on ARM and wasm, and no rewriting "
-            f"is known that helps ({left}). Was the model's first convolution built in "
-            "an unusual way?"
+            "XNNPACK would compute this file wrongly on ARM and wasm, and there is no "
+            f"known way around it ({reasons}). Build the model with another first "
+            "convolution."
         )
-    return [
+    note = (
         "XNNPACK's sparse path would be wrong for this network on ARM and wasm; the "
         "first convolution was widened so that it runs dense and right there."
-    ]
-
-
-def _wrong(graph: Graph, store: Callable[[Graph], object]) -> str:
-    """Returns the reasons why the graph would be wrong once stored; "" if it is not."""
-    trial = copy.deepcopy(graph)
-    store(trial)
-    return "; ".join(
-        f"{trial.name(op)}: {why}" for op, why in outlook_lib.outlook(trial).wrong
     )
+    return stored, records, [note]
 
 
 def _close_entries(graph: Graph) -> None:
@@ -125,31 +126,27 @@ def _close_entries(graph: Graph) -> None:
         if graph.name(op) != "CONV_2D":
             continue
         found = outlook_lib.fused_padding(graph, op, producers, counts)
-        weight = graph.const(inputs(op)[1])
+        weight = graph.const(op.inputs[1])
         if found is None or found[1] != (1, 1, 1, 1) or weight is None:
             continue
         if weight.shape[1:] != (3, 3, 3) or weight.dtype != np.float32:
             continue
-        amounts = np.array([(0, 0), (1, 2), (1, 2), (0, 0)], np.int32)
-        shape = np.array(graph.shape(found[0])) + amounts.sum(axis=1)
-        padded = graph.add_tensor(shape.tolist(), like=found[0])
-        pad = graph.op("PAD", [found[0], graph.add_const(amounts)], [padded])
-        graph.operators.insert(graph.operators.index(op), pad)
-        graph.operators.remove(producers[inputs(op)[0]])
+        wider = pad(graph, found[0], [(0, 0), (1, 2), (1, 2), (0, 0)])
+        graph.operators.insert(graph.operators.index(op), wider)
+        graph.operators.remove(producers[op.inputs[0]])
         wide = graph.add_const(np.pad(weight, [(0, 0), (0, 1), (0, 1), (0, 0)]))
-        graph.tensors[wide].name = graph.tensors[inputs(op)[1]].name
-        op.inputs = np.array([padded, wide, *inputs(op)[2:]], np.int32)
+        graph.tensors[wide].name = graph.tensors[op.inputs[1]].name
+        op.inputs[:2] = [wider.outputs[0], wide]
 
 
 def warn(plans: dict[str, Plan], target: str) -> list[str]:
-    """Returns what the user should know about the file's speed."""
+    """Returns what the user should know about the speed of the file."""
     result = []
-    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if target in ("size", "float16") and plans["x86"].path == "dense":
-        here = "this x86 CPU" if on_x86 else "an x86 CPU"
+        on_x86 = platform.machine().lower() in ("x86_64", "amd64")
         result.append(
-            f"on {here} the file is no faster than dense float32; "
-            '`target="int8"` usually is, by 3x or more.'
+            f"on {'this' if on_x86 else 'an'} x86 CPU the file is no faster than dense "
+            'float32; `target="int8"` usually is, by 3x or more.'
         )
     if target == "sparse_speed" and plans["x86"].paths != plans["arm"].paths:
         result.append(
@@ -157,6 +154,6 @@ def warn(plans: dict[str, Plan], target: str) -> list[str]:
         )
     if target == "sparse_speed" and plans["arm"].path == "dense":
         result.append(
-            "no sparse kernel pays for this network: the file computes dense."
+            "sparse kernels would not speed up this network, so it computes dense."
         )
     return result

@@ -1,12 +1,11 @@
-"""Relower: a k x k convolution as 1x1 and depthwise ones, which run sparse.
+"""Split: a k x k convolution as 1x1 and depthwise ones, which XNNPACK runs sparse.
 
-A convolution sums, over taps, a matrix times the shifted input. As a `Triple`, each row
-of the middle is one shifted channel: the first 1x1 convolution picks the channel, the
-depthwise one shifts it, the last 1x1 convolution holds the weights. Or the other way
-round: weights first, then the shifts, then the sum per output channel. As a `Cross`,
-the input is shifted along columns alone, and what each row of taps makes of it along
-rows: of k x k shifts k + k - 1 are left. All are exact, and pairs of channel and tap
-whose weights are all pruned need no row.
+A convolution is a sum over taps of a matrix times the shifted input. A `Triple` has a
+row per pair of channel and tap: its first 1x1 convolution picks the channel, a
+depthwise one shifts it, and the last 1x1 convolution holds the weights. Or it is the
+reverse: weights, shifts, and a sum per output channel. A `Cross` shifts the input along
+columns, and the result of each row of taps along rows: k + k - 1 shifts instead of
+k * k. All are exact. A pair whose weights are all pruned needs no row.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class Triple:
     """Three convolutions in a row that do the work of one.
 
     Attributes:
-      first: 1x1 kernel `[rows, 1, 1, inputs]`, without a bias.
-      shift: Depthwise kernel `[1, k, k, rows]` with the stride, without a bias.
-      last: 1x1 kernel `[outputs, 1, 1, rows]`, with the bias and the activation.
+        first: 1x1 kernel `[rows, 1, 1, inputs]`, without a bias.
+        shift: Depthwise kernel `[1, k, k, rows]` with the stride, without a bias.
+        last: 1x1 kernel `[outputs, 1, 1, rows]`, with the bias and the activation.
     """
 
     first: np.ndarray
@@ -34,7 +33,7 @@ class Triple:
     last: np.ndarray
 
     def nanoseconds(self, pixels_in: int, pixels_out: int) -> float:
-        """Returns the predicted time on so many pixels of input and output."""
+        """Returns the predicted time for these pixels of input and output."""
         return (
             costs.pointwise(self.first, pixels_in)
             + costs.depthwise(self.shift, pixels_out)
@@ -47,11 +46,11 @@ class Cross:
     """Convolutions that shift along columns, weigh, and shift along rows.
 
     Attributes:
-      first: 1x1 kernel `[rows, 1, 1, inputs]`, without a bias.
-      shift: Depthwise kernel `[1, k, k, rows]` of stride 1, without a bias.
-      last: By the offset of a row of taps, a 1x1 kernel `[outputs, 1, 1, rows]`. What
-        offset 0 makes has the bias; what others make is shifted by `moves` and added.
-      moves: By offset, a depthwise kernel `[1, k, k, outputs]`, without a bias.
+        first: 1x1 kernel `[rows, 1, 1, inputs]`, without a bias.
+        shift: Depthwise kernel `[1, k, k, rows]` of stride 1, without a bias.
+        last: By the offset of a row of taps, a 1x1 kernel `[outputs, 1, 1, rows]`. The
+            result of offset 0 has the bias; the others are shifted and added to it.
+        moves: By offset, a depthwise kernel `[1, k, k, outputs]`, without a bias.
     """
 
     first: np.ndarray
@@ -60,7 +59,7 @@ class Cross:
     moves: dict[int, np.ndarray]
 
     def nanoseconds(self, pixels: int) -> float:
-        """Returns the predicted time on an image of so many pixels."""
+        """Returns the predicted time for an image of so many pixels."""
         outs = len(self.last[0])
         return (
             costs.pointwise(self.first, pixels)
@@ -81,16 +80,16 @@ def offsets(
     flip: bool,
     dilation: int,
 ) -> list[int]:
-    """Returns where each tap reads, relative to `stride` times the output's place.
+    """Returns where each tap reads, relative to `stride` times the output position.
 
     Args:
-      size: The input's length in this dimension.
-      out: The output's.
-      taps: The kernel's.
-      stride: The step.
-      before: How much padding lies before the input.
-      flip: Whether input and output are mirrored.
-      dilation: The distance of taps.
+        size: Length of the input in this dimension.
+        out: Length of the output.
+        taps: Length of the kernel.
+        stride: Step of the kernel.
+        before: Padding before the input.
+        flip: Whether input and output are mirrored.
+        dilation: Distance between taps.
 
     >>> offsets(
     ...     size=8, out=4, taps=3, stride=2, before=0, flip=False, dilation=1
@@ -108,28 +107,29 @@ def offsets(
 def embed(
     kernel: np.ndarray, rows: Sequence[int], columns: Sequence[int]
 ) -> np.ndarray | None:
-    """Returns `[n, 3, 3, m]` or `[n, 5, 5, m]` with each tap at its offset.
+    """Returns a kernel `[n, 3, 3, m]` or `[n, 5, 5, m]` with each tap at its offset.
 
     Args:
-      kernel: `[n, taps, taps, m]`.
-      rows: The offset of each row of taps; `columns` likewise.
+        kernel: `[n, taps, taps, m]`.
+        rows: Offset of each row of taps.
+        columns: Offset of each column of taps.
 
     Returns:
-      The centred kernel; None where a nonzero tap reads further than 2 away.
+        The centred kernel; None if a nonzero tap reads more than 2 places away.
     """
-    reach = 1
-    for r, row in enumerate(rows):
-        for c, column in enumerate(columns):
-            if kernel[:, r, c].any():
-                reach = max(reach, abs(row), abs(column))
+    used = {
+        (row, column): kernel[:, r, c]
+        for r, row in enumerate(rows)
+        for c, column in enumerate(columns)
+        if kernel[:, r, c].any()
+    }
+    reach = max([1, *(abs(offset) for place in used for offset in place)])
     if reach > 2:
         return None
     width = 2 * reach + 1
     result = np.zeros((kernel.shape[0], width, width, kernel.shape[3]), np.float32)
-    for r, row in enumerate(rows):
-        for c, column in enumerate(columns):
-            if kernel[:, r, c].any():
-                result[:, row + reach, column + reach] = kernel[:, r, c]
+    for (row, column), taps in used.items():
+        result[:, row + reach, column + reach] = taps
     return result
 
 
@@ -137,30 +137,29 @@ def triple(kernel: np.ndarray, pixels_in: int, pixels_out: int) -> Triple:
     """Returns the cheaper of the two ways to split a centred kernel.
 
     Args:
-      kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred.
-      pixels_in: Pixels of the input; the first convolution runs on those.
-      pixels_out: Pixels of the output; the last convolution runs on those.
+        kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred.
+        pixels_in: Pixels of the input, which the first convolution runs on.
+        pixels_out: Pixels of the output, which the others run on.
     """
-    forward = _rows(kernel)
-    backward = _rows(kernel.transpose(3, 1, 2, 0))
-    picked = _assemble(forward, kernel)
-    mixed = _assemble(backward, kernel.transpose(3, 1, 2, 0))
-    mixed = Triple(
-        first=np.ascontiguousarray(mixed.last.transpose(3, 1, 2, 0)),
-        shift=mixed.shift,
-        last=np.ascontiguousarray(mixed.first.transpose(3, 1, 2, 0)),
+    weights_last = _assemble(kernel)
+    reverse = _assemble(kernel.transpose(3, 1, 2, 0))
+    weights_first = Triple(
+        first=np.ascontiguousarray(reverse.last.transpose(3, 1, 2, 0)),
+        shift=reverse.shift,
+        last=np.ascontiguousarray(reverse.first.transpose(3, 1, 2, 0)),
     )
-
     return min(
-        picked, mixed, key=lambda split: split.nanoseconds(pixels_in, pixels_out)
+        weights_last,
+        weights_first,
+        key=lambda split: split.nanoseconds(pixels_in, pixels_out),
     )
 
 
 def cross(kernel: np.ndarray) -> Cross:
-    """Returns the split of a centred kernel into shifts along columns and along rows.
+    """Splits a centred kernel into shifts along columns and shifts along rows.
 
     Args:
-      kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred, of stride 1.
+        kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred, of stride 1.
     """
     outs, width, _, channels = kernel.shape
     reach = width // 2
@@ -188,7 +187,7 @@ _Row = tuple[int, np.ndarray, dict[int, float]]  # channel, taps, output -> weig
 
 
 def _rows(kernel: np.ndarray) -> list[_Row]:
-    """Returns the rows by input channel: one per tap, or one per output if fewer."""
+    """Returns, for each input channel, a row per tap, or per output if that is less."""
     rows: list[_Row] = []
     width = kernel.shape[1]
     for channel in range(kernel.shape[3]):
@@ -203,11 +202,12 @@ def _rows(kernel: np.ndarray) -> list[_Row]:
             one[r, c] = 1
             held = np.flatnonzero(part[:, r, c])
             rows.append((channel, one, {int(o): float(part[o, r, c]) for o in held}))
-    # A kernel without any weight still has to give its bias.
+    # A kernel of zeros needs a row too, as its bias must be written.
     return rows or [(0, np.zeros((width, width), np.float32), {})]
 
 
-def _assemble(rows: list[_Row], kernel: np.ndarray) -> Triple:
+def _assemble(kernel: np.ndarray) -> Triple:
+    rows = _rows(kernel)
     outs, width, _, channels = kernel.shape
     first = np.zeros((len(rows), 1, 1, channels), np.float32)
     shift = np.zeros((1, width, width, len(rows)), np.float32)
@@ -220,27 +220,17 @@ def _assemble(rows: list[_Row], kernel: np.ndarray) -> Triple:
     return Triple(first=first, shift=shift, last=last)
 
 
-def one_tap(channels: int, taps: dict[tuple[int, int], float]) -> np.ndarray:
-    """Returns a depthwise kernel `[1, 3, 3, channels]` with the given taps.
-
-    Args:
-      channels: How many channels it has.
-      taps: (row, column) offset from the centre -> weight, the same in each channel.
-    """
-    kernel = np.zeros((1, 3, 3, channels), np.float32)
-    for (row, column), weight in taps.items():
-        kernel[0, row + 1, column + 1] = weight
-    return kernel
-
-
 def flatten_order(height: int, width: int, channels: int, *, flip: bool) -> np.ndarray:
-    """Returns, per place after DEPTH_TO_SPACE(2) and flattening, the place before.
+    """Returns the order of an image's values after DEPTH_TO_SPACE(2) and flattening.
 
     Args:
-      height: Rows of the image; `width` and `channels` likewise.
-      width: Columns.
-      channels: Channels; filled up to a multiple of 4, whose places are -1.
-      flip: Whether the image is mirrored.
+        height: Rows of the image.
+        width: Columns of the image.
+        channels: Channels of the image. Zeros fill them up to a multiple of 4.
+        flip: Whether the image is mirrored.
+
+    Returns:
+        Per place in the result, the place in the flattened image; -1 for a zero.
     """
     places = np.arange(height * width * channels).reshape(height, width, channels)
     if flip:

@@ -1,5 +1,6 @@
-"""Small files and models, pruned at random, that the export's tests share."""
+"""Small files and models, pruned at random, for the tests of the export."""
 
+import flatbuffers
 import numpy as np
 
 from tflottery.tflite.file import packing
@@ -69,3 +70,28 @@ def one_layer(weight):
     subgraph.operators.append(op)
     values = np.random.default_rng(1).normal(size=(3, *shape[1:])).astype(np.float32)
     return packing.to_bytes(model, keep_names=False), values
+
+
+def with_constants_behind(data):
+    """Returns the same file with its constants behind the flatbuffer.
+
+    This is how the converter writes what a flatbuffer of 2 GB cannot hold.
+    """
+    model = Graph(data).model
+    behind = b""
+    held = [buffer for buffer in model.buffers if packing.raw(buffer.data)]
+    places = []
+    for buffer in held:
+        places.append(len(behind))
+        constant = packing.raw(buffer.data)
+        buffer.data, buffer.size = None, len(constant)
+        behind += constant + b"\0" * (-len(constant) % packing.ALIGNMENT)
+    length = packing.ALIGNMENT  # any but 0: its bytes do not change with its value
+    for _ in range(2):
+        for buffer, place in zip(held, places, strict=True):
+            buffer.offset = length + place
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        front = bytes(builder.Output())
+        length = len(front) + -len(front) % packing.ALIGNMENT
+    return front.ljust(length, b"\0") + behind
