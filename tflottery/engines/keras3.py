@@ -11,6 +11,10 @@ from tflottery.engines.engine import Engine
 from tflottery.engines.holding import Held, optimizer_of
 
 
+class _Constraint(Held, keras.constraints.Constraint):
+    """`Held` of the class that Keras requires before 3.15."""
+
+
 class Keras3Engine(Engine):
     """Trains a Keras 3 model for a search; see `engines.engine.Engine`.
 
@@ -109,7 +113,7 @@ def release(model: Any) -> None:
 def _constrain(variable: Any, mask: Any) -> None:
     given = variable.constraint
     inner = given.inner if isinstance(given, Held) else given
-    variable.constraint = Held(
+    variable.constraint = _Constraint(
         mask, inner, lambda weight, mask: keras.ops.where(mask, weight, 0)
     )
 
