@@ -19,8 +19,8 @@ TREES = {
 
 # Distributions that are not named like the package that one imports.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "upath": "universal_pathlib"}
-# Declared for others: for tensorflow-datasets, and for URLs with s3://.
-NOT_IMPORTED = {"importlib-resources", "s3fs"}
+# Declared for tensorflow-datasets, as a backend of Keras, and for s3:// URLs.
+NOT_IMPORTED = {"importlib-resources", "jax", "s3fs"}
 
 
 def normal(name: str) -> str:
