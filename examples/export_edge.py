@@ -1,4 +1,4 @@
-"""Takes a ticket to the edge: to a file, its accuracy and its latency.
+"""Exports a ticket, and measures the accuracy and the latency of the file.
 
 python examples/export_edge.py
 """

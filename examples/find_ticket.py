@@ -1,4 +1,4 @@
-"""Finds a winning ticket in a Keras 3 model: one call in place of `fit`.
+"""Finds a winning ticket in a Keras 3 model, with one call instead of `fit`.
 
 python examples/find_ticket.py
 """
@@ -40,7 +40,7 @@ model = tflottery.find_ticket(
 model.ticket.summary()
 model.ticket.save("digits.ticket")
 
-# The masks hold in whatever comes next, until `tflottery.release(model)`.
+# Pruned weights stay zero in later training, until `tflottery.release(model)`.
 model.fit(images[train], labels[train], epochs=1, verbose=0)
 kernel = model.layers[0].kernel.numpy()
 print(f"The first layer has {100 * (kernel != 0).mean():.1f} % of its weights.")

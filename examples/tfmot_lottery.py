@@ -1,4 +1,4 @@
-"""Turns a tfmot program into a lottery-ticket search: one schedule, one callback.
+"""Turns a tfmot program into a search, with one schedule and one callback.
 
     python examples/tfmot_lottery.py
 
@@ -30,13 +30,13 @@ def main() -> None:
         ]
     )
 
-    # The schedule takes the place of PolynomialDecay or ConstantSparsity.
+    # The schedule replaces PolynomialDecay or ConstantSparsity.
     steps_per_epoch = -(-len(x_train) // BATCH)
     schedule = tflottery.LotterySchedule(
         rounds=5,
         steps_per_round=EPOCHS_PER_ROUND * steps_per_epoch,
         target_sparsity=0.9,
-        rewind_step=steps_per_epoch,  # To where the first epoch ended.
+        rewind_step=steps_per_epoch,  # The end of the first epoch.
     )
     wrapped = tfmot.sparsity.keras.prune_low_magnitude(model, schedule)
     wrapped.compile(
@@ -44,7 +44,7 @@ def main() -> None:
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    # The callback prunes and rewinds when a round is over.
+    # The callback prunes and rewinds at the end of each round.
     search = tflottery.RewindToInit(verbose=1)
     wrapped.fit(
         x_train,
@@ -57,7 +57,7 @@ def main() -> None:
     )
     search.ticket.summary()
 
-    # Free of wrappers; the masks hold on through whatever training follows.
+    # Without wrappers, pruned weights still stay zero in later training.
     sparse = tfmot.sparsity.keras.strip_pruning(wrapped)
     sparse.compile(metrics=["accuracy"], loss="sparse_categorical_crossentropy")
     accuracy = sparse.evaluate(x_test, y_test, verbose=0, return_dict=True)["accuracy"]

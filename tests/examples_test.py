@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
+
+from tflottery.cli import main
 
 EXAMPLES = sorted((pathlib.Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -23,11 +26,19 @@ def run(command, folder):
     return done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # As for a reader.
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_the_example_runs_and_prints_what_it_found(tmp_path, example):
-    assert "%" in run([sys.executable, str(example)], tmp_path)
+def test_the_example_runs_and_prints_what_it_found(
+    tmp_path, monkeypatch, capsys, example
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(example)])
+    runpy.run_path(str(example), run_name="__main__")
+    assert "%" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_files_that_answer_right(tmp_path):
     out = run([sys.executable, "-m", "tflottery", "demo"], tmp_path)
     names = {path.name for path in (tmp_path / "runs/demo").glob("*.tflite")}
@@ -45,13 +56,16 @@ def test_the_demo_ends_with_files_that_answer_right(tmp_path):
     assert all(f"runs/demo/{name}" in report for name in names)
 
 
-def test_the_smoke_preset_reproduces_the_paper_on_digits(tmp_path):
+@pytest.mark.slow
+def test_the_smoke_preset_reproduces_the_paper_on_digits(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     command = ["reproduce", "sparse_transfer", "--preset=smoke", "--seeds=1"]
-    out = run([sys.executable, "-m", "tflottery", *command], tmp_path)
+    assert main.main(command) == 0
+    out = capsys.readouterr().out
     folder = tmp_path / "runs/sparse_transfer-smoke"
     results = json.loads((folder / "results.json").read_text())
     assert results["header"]["finished"]
     # Dense, and five arms at two densities: frozen or not, under two heads.
     assert len(results["rows"]) == (1 + 5 * 2) * 2 * 2
     assert "1 seed: no interval" in (folder / "report.html").read_text()
-    assert str(folder / "report.html").endswith(out.split("The report: ")[1].strip())
+    assert str(folder / "report.html").endswith(out.split("Report: ")[1].strip())

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).absolute().parent.parent
 
 
 def main(paths: list[str]) -> int:
-    """Returns pytest's exit status, which is 5 where no test was collected.
+    """Returns pytest's exit status, which is 5 if no test was collected.
 
     Args:
         paths: Test files, relative to the working directory.
@@ -17,14 +17,14 @@ def main(paths: list[str]) -> int:
     if not paths:
         print("Name at least one test file: runner.py FILE...", file=sys.stderr)
         return pytest.ExitCode.USAGE_ERROR
-    # Not through resolve(): Bazel's tree holds links to the sources, and the tests must
-    # read the tree that Bazel was told of.
+    # Without resolve(): Bazel's tree links to the sources, and the tests must read the
+    # files that Bazel was given.
     settings = [f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}"]
     return pytest.main([*settings, "-p", "no:cacheprovider", "-n0", *paths])
 
 
 if __name__ == "__main__":
-    # The folder of this file stands first, where tests/NAME could hide a package NAME.
+    # This file's folder comes first on the path; tests/NAME could hide a package NAME.
     if not getattr(sys.flags, "safe_path", False):
         sys.path.pop(0)
     sys.exit(main(sys.argv[1:]))

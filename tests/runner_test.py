@@ -1,4 +1,4 @@
-"""tests/runner.py fails where pytest fails, and where there is nothing to test."""
+"""tests/runner.py fails if pytest fails or if there is nothing to test."""
 
 import pathlib
 import subprocess

@@ -1,7 +1,7 @@
 """tflottery: find, transfer and export winning lottery tickets in Keras.
 
-Each name loads on first use (PEP 562), so that the import is quick and pulls in no
-framework that is not needed.
+Names load on first use (PEP 562), so the import is quick and loads no framework that
+is not needed.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Checks that a wheel holds the package, all of it, and nothing else.
+"""Checks that a wheel contains the whole package, and nothing else.
 
 python tools/check_wheel.py dist/tflottery-0.1.0-py3-none-any.whl
 """
@@ -12,11 +12,11 @@ PACKAGE = "tflottery"
 
 
 def faults(wheel: pathlib.Path, root: pathlib.Path = ROOT) -> list[str]:
-    """Returns one line for each file that is missing from the wheel or too many in it.
+    """Returns one line for each file that is missing from the wheel or superfluous.
 
     Args:
         wheel: The wheel's path.
-        root: The source tree that it was built from.
+        root: The source tree it was built from.
     """
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.endswith("/")}
@@ -29,7 +29,7 @@ def faults(wheel: pathlib.Path, root: pathlib.Path = ROOT) -> list[str]:
         name for name in held if name.split("/")[0].endswith((".dist-info", ".data"))
     }
     lines = [f"missing: {name}" for name in sorted(package - held)]
-    lines += [f"too many: {name}" for name in sorted(held - package - metadata)]
+    lines += [f"superfluous: {name}" for name in sorted(held - package - metadata)]
     if f"{PACKAGE}/py.typed" not in held:
         lines.append("no py.typed: type checkers would ignore the annotations")
     if not any(name.endswith("/LICENSE") for name in metadata):
@@ -41,5 +41,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     found = faults(pathlib.Path(sys.argv[1]))
-    print("\n".join(found) or f"{sys.argv[1]} holds the package and nothing else")
+    print("\n".join(found) or f"{sys.argv[1]} contains the package and nothing else")
     sys.exit(bool(found))

@@ -234,8 +234,8 @@ def test_rounds_start_from_step_k():
 def test_a_model_that_is_wrapped_comes_back_without_wrappers(make, compiled):
     inner = make()
     wrapped = sparsity.prune_low_magnitude(inner)
+    loss = tf_keras.losses.SparseCategoricalCrossentropy()
     if compiled:
-        loss = tf_keras.losses.SparseCategoricalCrossentropy()
         wrapped.compile("sgd", loss, metrics=["accuracy"], run_eagerly=True)
         wrapped.fit(
             X, Y, verbose=0, callbacks=[sparsity.UpdatePruningStep()]

@@ -1,17 +1,14 @@
-"""Demo: find, transfer, export and report, on digits, as one command."""
+"""demo: finds, transfers, exports and reports a ticket, on digits."""
 
+import argparse
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
-
-from tflottery.cli.commands import report_where_it_can_be
-from tflottery.cli.main import Command
+from tflottery.cli.report import print_report
 from tflottery.core import files
 
-# Of the student, by name: what `export_tflite` is told.
+# Arguments of `export_tflite` for each file.
 _FILES: dict[str, dict[str, Any]] = {
     "size": {},
     "w8": {"quantize": "weights"},
@@ -21,38 +18,42 @@ _FILES: dict[str, dict[str, Any]] = {
 }
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "run_dir", "runs/demo", "Where to keep what it makes.", flag_values=values
-    )
+def define(parser: argparse.ArgumentParser) -> None:
+    """Defines the arguments of `demo`."""
+    text = "folder for the results; default: runs/demo"
+    parser.add_argument("--run_dir", default="runs/demo", metavar="DIR", help=text)
 
 
-def demo(values: Any, arguments: Sequence[str]) -> None:
-    """Finds, transfers and exports a ticket, on digits, in less than three minutes.
+def demo(arguments: argparse.Namespace) -> None:
+    """Finds, transfers and exports a ticket, in less than three minutes.
 
-    It searches a small LeNet on the digits 0 to 4, moves the ticket to 5 to 9, writes a
-    file for every target, and a report. Run again, it takes up the search that is
-    there.
+    It finds a ticket in a small LeNet on the digits 0 to 4, transfers it to 5 to 9,
+    exports it for every target, and writes a report. Run again, it resumes the search.
     """
-    del arguments
     import keras
 
     from tflottery import evaluate_tflite, export_tflite, find_ticket, transfer_ticket
     from tflottery.lab import recipes, training
     from tflottery.lab.data import datasets, pipelines
 
-    folder = _made_folder(values.run_dir)
+    folder = pathlib.Path(arguments.run_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            "`--run_dir` must be a folder, existing or new, but it is a file. Choose "
+            f"another name. Received: --run_dir={arguments.run_dir}"
+        )
+    files.make_folder(folder)
     recipe = dataclasses.replace(recipes.recipe("digits"), steps=300)
     digits = datasets.load("digits")
-    low = recipe.arrays(_only(digits, range(5)), seed=0)
+    low_images = _only(digits, range(5))
+    low = recipe.arrays(low_images, seed=0)
     high = recipe.arrays(_only(digits, range(5, 10)), seed=0)
     size = recipe.batch_size
 
     print("1. Find a ticket for the digits 0 to 4.")
     keras.utils.set_random_seed(0)
-    network = recipe.build(_only(digits, range(5)), seed=0)
     teacher = find_ticket(
-        training.compile_model(network, recipe),
+        training.compile_model(recipe.build(low_images, seed=0), recipe),
         pipelines.train_pipeline(*low.train, batch_size=size, seed=0),
         validation_data=pipelines.eval_pipeline(*low.validation, batch_size=size),
         seed=0,
@@ -60,7 +61,7 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
         **recipe.search_settings(len(low.train[0])),
     )
 
-    print("\n2. Transfer it to the digits 5 to 9: a new head, the same masks.")
+    print("\n2. Transfer it to the digits 5 to 9, with a new head and the same masks.")
     student = transfer_ticket(teacher, num_classes=5, seed=0)
     training.compile_model(student, recipe)
     student.fit(
@@ -73,7 +74,7 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
     student.ticket.save(folder / "student.ticket")
     print(f"Test accuracy of the student: {100 * accuracy:.2f} %.")
 
-    print("\n3. Export it for every target, each file run and compared.")
+    print("\n3. Export it for every target, and run each file.")
     found = []
     for name, options in _FILES.items():
         report = export_tflite(
@@ -99,19 +100,8 @@ def demo(values: Any, arguments: Sequence[str]) -> None:
         files.write(folder / "report.html", html)
         return folder / "report.html"
 
-    report_where_it_can_be(write, "demo")
-    print(f"All of it is in {folder}.")
-
-
-def _made_folder(run_dir: str) -> pathlib.Path:
-    folder = pathlib.Path(run_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(
-            "`--run_dir` must be a folder, there or not yet, but a file is there. "
-            f"Choose another name. Received: --run_dir={run_dir}"
-        )
-    files.make_folder(folder)
-    return folder
+    print_report("demo", write)
+    print(f"Everything is in {folder}.")
 
 
 def _only(images: Any, classes: range) -> Any:
@@ -122,6 +112,3 @@ def _only(images: Any, classes: range) -> Any:
         chosen = (y >= classes.start) & (y < classes.stop)
         parts[f"x_{part}"], parts[f"y_{part}"] = x[chosen], y[chosen] - classes.start
     return dataclasses.replace(images, num_classes=len(classes), **parts)
-
-
-DEMO = (Command(demo, _define),)

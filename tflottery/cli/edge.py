@@ -1,176 +1,63 @@
-"""Commands for the edge: a ticket as a file, its answers and its speed."""
+"""export, evaluate, benchmark: a model as a file, its accuracy and its speed."""
 
+import argparse
 import contextlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from absl import flags
-
-from tflottery.cli.commands import chosen_recipe, define_recipe
-from tflottery.cli.main import Command, UsageError
+from tflottery.cli import flags
 from tflottery.core import files
 
-_TARGETS = ("size", "int8", "sparse_speed", "float16")
+
+def define_export(parser: argparse.ArgumentParser) -> None:
+    """Defines the arguments of `export`."""
+    parser.usage = "%(prog)s SOURCE FILE [--flag=value ...]"
+    parser.set_defaults(error=parser.error)
+    flag = parser.add_argument
+    text = "folder of a `find`, .keras file or dense .tflite file"
+    flag("source", metavar="SOURCE", help=text)
+    flag("file", metavar="FILE", help="file to write")
+    targets = ("size", "int8", "sparse_speed", "float16")
+    text = "what to optimize for; default: size"
+    flag("--target", choices=targets, default="size", help=text)
+    text = "store int8 weights, compute in float32"
+    flag("--quantize", choices=["weights"], help=text)
+    text = "allowed difference, as a share of the largest output"
+    flag("--tolerance", type=float, metavar="SHARE", help=text)
+    text = "also write the report as JSON"
+    flag("--json", type=_report_file, metavar="FILE", help=text)
+    _define_data(parser, "images to calibrate --target=int8, by default digits")
 
 
-def _define_export(values: flags.FlagValues) -> None:
-    define_recipe(values)
-    flags.DEFINE_enum(
-        "target", "size", _TARGETS, "What the file is made for.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "quantize",
-        None,
-        ["weights"],
-        "Store the weights as int8, computing in float32.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "tolerance",
-        None,
-        "The largest output difference allowed, as a share of the largest output.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "json", None, "Where to write the report as JSON.", flag_values=values
-    )
+def define_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Defines the arguments of `evaluate`."""
+    parser.usage = "%(prog)s FILE [--flag=value ...]"
+    parser.add_argument("file", metavar="FILE", help="file to run")
+    _define_data(parser, "images, by default digits")
 
 
-def export(values: Any, arguments: Sequence[str]) -> None:
-    """Writes a sparse model as a small, verified TFLite file.
-
-    SOURCE is the RUN_DIR of `tflottery find`, a .keras file or a dense .tflite file.
-    --target=int8 calibrates with training images of --dataset (digits by default),
-    made ready as --recipe says.
-    """
-    source, path = _source(arguments[0]), arguments[1]
-    _check_outputs(source, path, values.json)
-    from tflottery import export_tflite
-
-    images = samples = None
-    if values.target == "int8":
-        images = _arrays(values).train[0][:256]
-        samples = images[:64]
-    report = export_tflite(
-        source if source.suffix == ".tflite" else _model(source),
-        path,
-        target=values.target,
-        quantize=values.quantize,
-        tolerance=values.tolerance,
-        representative_data=images,
-        samples=samples,
-    )
-    print(report)
-    if values.json is not None:
-        files.write(values.json, report.to_json().encode())
+def define_benchmark(parser: argparse.ArgumentParser) -> None:
+    """Defines the arguments of `benchmark`."""
+    flag = parser.add_argument
+    flag("file", metavar="FILE", help="file to run")
+    flag("--against", metavar="FILE", help="file to compare with, such as a dense one")
+    count, text = flags.at_least(1), "number of threads; default: 1"
+    flag("--threads", type=count, default=1, metavar="N", help=text)
 
 
-def _source(source: str) -> pathlib.Path:
-    """Returns the .keras or .tflite file that SOURCE means."""
-    path = pathlib.Path(source)
-    if path.is_dir():
-        path = path / "model.keras"
-    if not path.exists():
-        raise FileNotFoundError(f"There is no {path} to export.")
-    if path.suffix not in (".keras", ".tflite"):
-        raise UsageError(
-            "SOURCE must be the folder of a run, a .keras file or a .tflite file. "
-            f"Received: {source}"
-        )
-    return path
-
-
-def _check_outputs(source: pathlib.Path, path: str, json: str | None) -> None:
-    """Checks where the file and the report go, before the work is done."""
-    if os.path.exists(path) and os.path.samefile(source, path):
-        raise UsageError(
-            f"FILE is {source} itself, the model to export: it would be written over. "
-            f"Choose another name, as model.tflite. Received: {path}"
-        )
-    if json is None:
-        return
-    report = files.path_of(json)
-    local = isinstance(report, pathlib.Path)
-    if local and (report.is_dir() or not report.parent.is_dir()):
-        raise UsageError(
-            "--json must name a file in a folder that exists. Make the folder, or "
-            f"choose another. Received: --json={json}"
-        )
-
-
-def _model(path: pathlib.Path) -> Any:
-    """Returns the model of a .keras file."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is damaged, or no file of Keras 3. Copy it again from its source, "
-            "or load the model in Python where it was saved and call "
-            "`tflottery.export_tflite`."
-        )
-    import keras
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # There is one for each way to be damaged.
-        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
-        raise ValueError(
-            f"{path} holds no model that Keras 3 can load here: it is damaged, "
-            "tf_keras saved it, or it holds code of its own. Copy it again from its "
-            "source, or load it in Python and call `tflottery.export_tflite`. "
-            f"Keras says: {reason[:300]}"
-        ) from error
-
-
-def _arrays(values: Any) -> Any:
-    from tflottery.lab.data import datasets
-
-    recipe = chosen_recipe(values)
-    images = datasets.load(recipe.dataset, data_dir=values.data_dir)
-    return recipe.arrays(images, seed=values.seed)
-
-
-def evaluate(values: Any, arguments: Sequence[str]) -> None:
-    """Prints a TFLite file's accuracy on a dataset's test images.
-
-    The images are those of --dataset (digits by default), made ready as --recipe says.
-    """
-    from tflottery import evaluate_tflite
-
-    with _run_errors():
-        metrics = evaluate_tflite(arguments[0], _batches(*_arrays(values).test))
-    for name, value in metrics.items():
-        print(f"{name}: {value:.4f}")
-
-
-def _batches(x: Any, y: Any) -> list[tuple[Any, Any]]:
-    return [(x[i : i + 100], y[i : i + 100]) for i in range(0, len(x), 100)]
-
-
-def _define_benchmark(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "against", None, "Another file, such as the dense one.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "threads", 1, "Threads to compute with.", flag_values=values, lower_bound=1
-    )
-
-
-def benchmark(values: Any, arguments: Sequence[str]) -> None:
-    """Measures how fast a TFLite file is, beside another one."""
-    from tflottery import benchmark_tflite
-
-    with _run_errors():
-        report = benchmark_tflite(
-            arguments[0], threads=values.threads, against=values.against
-        )
-    print(report)
+def _define_data(parser: argparse.ArgumentParser, title: str) -> None:
+    group = parser.add_argument_group(title)
+    flags.define_recipe(group)
+    count, text = flags.at_least(0), "seed of the validation split; default: 0"
+    group.add_argument("--seed", type=count, default=0, metavar="N", help=text)
 
 
 @contextlib.contextmanager
-def _run_errors() -> Iterator[None]:
-    """Makes a file that does not run an error like any other of the command."""
+def _one_line_errors() -> Iterator[None]:
+    """Turns the error of a file that does not run into one that `main` prints."""
     from tflottery.tflite.run.worker import JobError
 
     try:
@@ -179,8 +66,100 @@ def _run_errors() -> Iterator[None]:
         raise ValueError(f"The file does not run: {error}") from error
 
 
-EDGE = (
-    Command(export, _define_export, arguments=("SOURCE", "FILE")),
-    Command(evaluate, define_recipe, arguments=("FILE",)),
-    Command(benchmark, _define_benchmark, arguments=("FILE",)),
-)
+def export(arguments: argparse.Namespace) -> None:
+    """Writes a sparse model as a small, verified TFLite file."""
+    source, path = pathlib.Path(arguments.source), arguments.file
+    if source.is_dir():
+        source = source / "model.keras"
+    if not source.exists():
+        raise FileNotFoundError(f"There is no {source} to export.")
+    if source.suffix not in (".keras", ".tflite"):
+        arguments.error(
+            "SOURCE must be the folder of a run, a .keras file or a .tflite file. "
+            f"Received: {source}"
+        )
+    if os.path.exists(path) and os.path.samefile(source, path):
+        arguments.error(
+            f"FILE is {source} itself, the model to export, which would be "
+            f"overwritten. Choose another name, such as model.tflite. Received: {path}"
+        )
+    from tflottery import export_tflite
+
+    images = samples = None
+    if arguments.target == "int8":
+        images = _arrays(arguments).train[0][:256]
+        samples = images[:64]
+    report = export_tflite(
+        source if source.suffix == ".tflite" else _model(source),
+        path,
+        target=arguments.target,
+        quantize=arguments.quantize,
+        tolerance=arguments.tolerance,
+        representative_data=images,
+        samples=samples,
+    )
+    print(report)
+    if arguments.json is not None:
+        files.write(arguments.json, report.to_json().encode())
+
+
+@_one_line_errors()
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Prints the accuracy of a TFLite file on test images."""
+    from tflottery import evaluate_tflite
+
+    x, y = _arrays(arguments).test
+    batches = [(x[i : i + 100], y[i : i + 100]) for i in range(0, len(x), 100)]
+    for name, value in evaluate_tflite(arguments.file, batches).items():
+        print(f"{name}: {value:.4f}")
+
+
+@_one_line_errors()
+def benchmark(arguments: argparse.Namespace) -> None:
+    """Measures the speed of a TFLite file."""
+    from tflottery import benchmark_tflite
+
+    path, against = arguments.file, arguments.against
+    print(benchmark_tflite(path, threads=arguments.threads, against=against))
+
+
+def _report_file(json: str) -> str:
+    """Returns the path of a report after checking that it can be written."""
+    path = files.path_of(json)
+    local = isinstance(path, pathlib.Path)
+    if local and (path.is_dir() or not path.parent.is_dir()):
+        raise argparse.ArgumentTypeError(
+            "must name a file in a folder that exists. Make the folder, or choose "
+            f"another. Received: --json={json}"
+        )
+    return json
+
+
+def _model(path: pathlib.Path) -> Any:
+    """Returns the model of a .keras file."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is damaged, or not a file of Keras 3. Copy it again from its "
+            "source, or load the model in Python where it was saved and call "
+            "`tflottery.export_tflite`."
+        )
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Each kind of damage raises another one.
+        reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
+        raise ValueError(
+            f"Keras 3 cannot load {path} here: it is damaged, was saved by tf_keras, "
+            "or contains custom code. Copy it again from its source, or load it in "
+            "Python and call `tflottery.export_tflite`. "
+            f"Keras says: {reason[:300]}"
+        ) from error
+
+
+def _arrays(arguments: argparse.Namespace) -> Any:
+    from tflottery.lab.data import datasets
+
+    recipe = flags.recipe(arguments)
+    images = datasets.load(recipe.dataset, data_dir=arguments.data_dir)
+    return recipe.arrays(images, seed=arguments.seed)

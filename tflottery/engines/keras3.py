@@ -10,6 +10,9 @@ from tflottery.engines import holding, network
 from tflottery.engines.engine import Engine
 from tflottery.engines.holding import Held, optimizer_of
 
+# Before 3.15, Keras takes no constraint of another class than its own.
+_Constraint: Any = type("Held", (Held, keras.constraints.Constraint), {})
+
 
 class Keras3Engine(Engine):
     """Trains a Keras 3 model for a search; see `engines.engine.Engine`.
@@ -111,7 +114,7 @@ def _constrain(variable: Any, mask: Any) -> None:
     given = variable.constraint
     inner = given.inner if isinstance(given, Held) else given
     value_of = keras.ops.convert_to_tensor  # JAX takes no variables of Keras.
-    variable.constraint = Held(
+    variable.constraint = _Constraint(
         mask, inner, lambda w, mask: keras.ops.where(value_of(mask), value_of(w), 0)
     )
 

@@ -67,7 +67,7 @@ def _local(path: pathlib.Path, process: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _remote(path: Any, process: str) -> Iterator[None]:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     signature = f"{process} since {now.isoformat(' ')}"
     try:
         path.fs.pipe_file(path.path, signature.encode(), mode="create")

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from tflottery.core import checks, files
 from tflottery.lab.data.pixels import adapt
@@ -170,7 +169,7 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     source = SOURCES.get(name)
     if data_dir and name:
-        path = epath.Path(data_dir) / f"{name}.npz"
+        path = files.path_of(data_dir, "data_dir") / f"{name}.npz"
         if path.exists():
             return _load_npz(name, path, source)
     if source is None:
@@ -256,7 +255,7 @@ def _check_labels(key: str, y: Any, count: int, num_classes: int) -> None:
         )
 
 
-def _load_npz(name: str, path: epath.Path, source: _Source | None) -> Images:
+def _load_npz(name: str, path: Any, source: _Source | None) -> Images:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # NumPy would report a pickle instead.
@@ -289,7 +288,7 @@ def _load_npz(name: str, path: epath.Path, source: _Source | None) -> Images:
 def _load_digits() -> Images:
     from sklearn import datasets as sklearn_datasets
 
-    x, y = sklearn_datasets.load_digits(return_X_y=True)
+    x, y = map(np.asarray, sklearn_datasets.load_digits(return_X_y=True))
     x = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     y = y.astype(np.int64)
     test = _stratified(y, 0.2, seed=0)
@@ -364,7 +363,7 @@ def _check_holds_datasets(data_dir: str | os.PathLike) -> None:
     Raises:
         DatasetError: If it is; the message names the folder to pass.
     """
-    path = epath.Path(data_dir)
+    path = files.path_of(data_dir, "data_dir")
     for pattern, above in (("*/dataset_info.json", 1), ("dataset_info.json", 2)):
         if any(path.glob(pattern)):
             parent = path.resolve().parents[above - 1]

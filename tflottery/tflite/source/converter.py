@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging as absl_logging
 
 from tflottery.tflite.file.graph import Graph, schema
 from tflottery.tflite.file.inputs import Spec
@@ -82,7 +83,7 @@ def to_tflite(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hides what the converter logs and prints."""
-    logger = logging.getLogger("absl")
+    logger = absl_logging.get_absl_logger()
     before = logger.level
     logger.setLevel(logging.ERROR)
     # Its C++ code writes to the file descriptor, not to `sys.stderr`.

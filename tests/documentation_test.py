@@ -1,0 +1,88 @@
+"""Every Python block of the README and of a docstring runs as it stands there."""
+
+import ast
+import pathlib
+import re
+import textwrap
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tflottery
+from tflottery.engines.tfmot.imported import tf_keras, tfmot
+
+ROOT = pathlib.Path(__file__).absolute().parent.parent
+PACKAGE = pathlib.Path(tflottery.__file__).parent
+
+X = np.random.default_rng(0).normal(size=(469, 8)).astype("float32")
+Y = np.argmax(X[:, :5], axis=1)
+
+
+def blocks() -> list[Any]:
+    """Returns the code of each block, under the name of its file."""
+    texts = [("README", (ROOT / "README.md").read_text(encoding="utf-8"))]
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
+                texts.append((file.relative_to(PACKAGE).as_posix(), text))
+    return [
+        pytest.param(name, textwrap.dedent(code), id=name)
+        for name, text in texts
+        for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def compiled(library: Any) -> Any:
+    layers = [library.layers.Dense(32, "relu"), library.layers.Dense(5, "softmax")]
+    model = library.Sequential([library.layers.Input((8,)), *layers])
+    rate = library.optimizers.Adam(1e-2)
+    model.compile(rate, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def names(block: str) -> dict[str, Any]:
+    """Returns what a block may use without making it.
+
+    `model` is a compiled model, with a ticket where the block transfers it at once, and
+    of tf_keras for tfmot; `new_model` has its architecture; `x` and `y` are arrays of
+    five classes, `ds`, `val` and `test_ds` are datasets of them.
+    """
+    library = tf_keras if "tfmot" in block else keras
+    model = compiled(library)
+    batch = 1 if library is tf_keras else 128  # Of 469 steps an epoch, or of 4.
+    ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch)
+    student = compiled(keras)
+    if "find_ticket" not in block and "transfer_ticket" in block:
+        model = tflottery.find_ticket(
+            model, ds, validation_data=ds, epochs=1, rounds=1, select="last", verbose=0
+        )
+    return {
+        "tflottery": tflottery,
+        "keras": keras,
+        "tfmot": tfmot,
+        "model": model,
+        "new_model": compiled(library),
+        "student": student,
+        "x": X,
+        "y": Y,
+        "ds": ds,
+        "val": ds,
+        "test_ds": ds,
+    }
+
+
+# Keras tells every `fit` on a dataset so.
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), blocks())
+def test_the_block_runs(tmp_path, monkeypatch, name, code):
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    given = names(code)
+    if "evaluate_tflite" in code:
+        tflottery.export_tflite(given["student"], "student.tflite")
+    exec(compile(code, name, "exec"), given)
