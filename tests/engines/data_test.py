@@ -27,7 +27,13 @@ def find(average):
         metrics=["accuracy", keras.metrics.F1Score(average=average)],
     )
     return tflottery.find_ticket(
-        model, (X, Y), validation_data=(X, Y), epochs=1, rounds=1, verbose=0
+        model,
+        (X, Y),
+        validation_data=(X, Y),
+        epochs=1,
+        rounds=1,
+        select="last",
+        verbose=0,
     )
 
 

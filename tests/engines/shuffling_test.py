@@ -10,6 +10,7 @@ from making.models import dense, interrupts, points
 
 import tflottery
 from tflottery.engines import shuffling
+from tflottery.engines.data import FitSettings
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 X, Y = points(80, classes=2)
@@ -101,8 +102,8 @@ def test_the_view_keeps_the_users_settings_and_can_be_sent_to_a_process():
 
 
 def test_arrays_and_the_users_own_py_datasets_are_ordered_and_nothing_else():
-    def seeded(data):
-        return shuffling.seeded(data, seed=1, keras=keras)
+    def seeded(data, **settings):
+        return shuffling.seeded(data, FitSettings(**settings), seed=1, keras=keras)
 
     for data in ((X, Y), Batches()):
         view = seeded(data)
@@ -111,3 +112,19 @@ def test_arrays_and_the_users_own_py_datasets_are_ordered_and_nothing_else():
         assert seeded(view) is view
     tensors = (keras.ops.convert_to_tensor(X), Y)
     assert seeded(tensors) is tensors
+    assert seeded((X, Y), shuffle=False)[0] is X
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_epochs_of_so_many_steps_go_on_through_the_examples(steps):
+    x = np.arange(10)[:, None]
+    ordered = shuffling.batches((x,), seed=3, keras=keras, batch_size=3, steps=steps)
+    assert len(ordered) == steps
+    seen = []
+    for epoch in range(4):
+        ordered.epoch = epoch
+        rows = [np.asarray(batch[0]).ravel() for batch in ordered]
+        assert [len(row) for row in rows] == [3] * steps
+        seen += np.concatenate(rows).tolist()
+    passes = [sorted(seen[i : i + 10]) for i in range(0, len(seen) - 9, 10)]
+    assert passes == [list(range(10))] * len(passes)

@@ -86,7 +86,10 @@ def with_constants_behind(data):
         constant = packing.raw(buffer.data)
         buffer.data, buffer.size = None, len(constant)
         behind += constant + b"\0" * (-len(constant) % packing.ALIGNMENT)
-    length = packing.ALIGNMENT  # any but 0: its bytes do not change with its value
+    front, length = (
+        b"",
+        packing.ALIGNMENT,
+    )  # any length but 0: its bytes do not change with its value
     for _ in range(2):
         for buffer, place in zip(held, places, strict=True):
             buffer.offset = length + place

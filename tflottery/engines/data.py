@@ -303,7 +303,8 @@ def compile_default(model: Any, keras: Any, data: Any) -> str:
         raise ValueError(
             f"`model` {model.name!r} is not compiled, and it is not clear which loss "
             f"fits its output (units: {units}, activation: {activation}) and its "
-            "labels. Compile it first, for example `model.compile(optimizer, loss, "
+            f"{'data, which has no labels' if y is None else 'labels'}. Compile it "
+            "first, for example `model.compile(optimizer, loss, "
             'metrics=["accuracy"])`.'
         )
     arguments: dict[str, Any] = {}

@@ -63,17 +63,18 @@ def variables(model: Any) -> dict[str, Any]:
 def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
     """Returns what `variables` returns, and all layers with weights."""
     # A model whose `train_step` does not call it stays unbuilt, but its layers do not.
-    unbuilt = not model.built and any(not each.built for each in all_layers(model)[1:])
-    if unbuilt or not model.weights:
-        if not unbuilt and len(all_layers(model)) > 1:
+    if not (model.built and model.weights):
+        layers = all_layers(model)[1:]
+        if not layers or not all(layer.built for layer in layers):
+            raise ValueError(
+                f"`model` {model.name!r} is not built, so it has no weights to prune. "
+                "Give it an `Input`, call `model.build(input_shape)`, or call it once "
+                "on a batch."
+            )
+        if not model.weights:
             raise ValueError(
                 f"`model` {model.name!r} has no weights, so there is nothing to prune."
             )
-        raise ValueError(
-            f"`model` {model.name!r} is not built, so it has no weights to prune. "
-            "Give it an `Input`, call `model.build(input_shape)`, or call it once on "
-            "a batch."
-        )
     found, layers = {}, {}
     _walk(model, "", found, layers)
     known = {id(variable) for variable in found.values()}

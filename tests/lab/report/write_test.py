@@ -98,7 +98,7 @@ def search(folder: pathlib.Path, layer="dense", monitor="val_accuracy", finish=T
     settings = config.LotteryConfig(epochs=3, monitor=monitor, seed=7)
     manifest = {"config": settings.to_dict(), "architecture": "ab12", "training": {}}
     run = run_dir_lib.Run(folder, manifest)
-    records = []
+    records, ticket = [], None
     for number, kept in enumerate((8, 4, 2)):
         mask = np.arange(8) < kept
         accuracy = 0.9 + 0.01 * number

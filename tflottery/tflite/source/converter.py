@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -83,9 +82,8 @@ def to_tflite(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hides what the converter logs and prints."""
-    logger = absl_logging.get_absl_logger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
     # Its C++ code writes to the file descriptor, not to `sys.stderr`.
     sys.stderr.flush()
     kept = os.dup(2)
@@ -97,7 +95,7 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        logger.setLevel(before)
+        absl_logging.set_verbosity(before)
 
 
 def _plainly(error: str) -> str:
