@@ -92,7 +92,8 @@ class Model:
             value per epoch. The others follow from the weights.
     """
 
-    name, compiled, loss, ticket, layers = "fake", True, "distance", None, ()
+    name, built, compiled, loss = "fake", True, True, "distance"
+    ticket, layers = None, ()
 
     def __init__(self, *, rate=0.1, scores=None):
         self.weights = _drawn(1)
@@ -131,8 +132,9 @@ class Engine:
 
     keras, distributed = keras, False
 
-    def __init__(self, model):
+    def __init__(self, model, include=()):
         self.model = model
+        self.settings = None
         self.prunable = {p: w for p, w in model.weights.items() if w.ndim == 2}
         self._round = -1
         self._epoch = 0
@@ -221,6 +223,9 @@ class Engine:
     def hold(self, masks):
         self._round += 1
         self.model.hold(masks)
+
+    def covered(self, masks):
+        return 1.0, "All weights can be pruned."
 
     def sync_replicas(self):
         raise AssertionError("There are no replicas.")

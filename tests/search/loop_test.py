@@ -15,8 +15,8 @@ from tflottery.core import masks as masks_lib
 from tflottery.core import paths as paths_lib
 from tflottery.core import pruning
 from tflottery.engines import network
-from tflottery.search.trainer import engine_for
 from tflottery.lab.data import pipelines
+from tflottery.search.trainer import engine_for
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 tensorflow_only = pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")

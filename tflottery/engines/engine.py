@@ -57,6 +57,26 @@ class Engine(abc.ABC):
         self.settings = data_lib.PLAIN
         self._averaging = False
 
+    def covered(self, masks: Masks) -> tuple[float, str]:
+        """Returns the share of the trainable weights that `masks` cover.
+
+        The text with it says so, and names the largest weights that no mask covers.
+        """
+        trainable = {id(v) for v in self.model.trainable_variables}
+        sizes = {
+            path: int(np.prod(variable.shape))
+            for path, variable in self._variables.items()
+            if id(variable) in trainable
+        }
+        total = sum(sizes.values())
+        share = sum(mask.size for mask in masks.values()) / total
+        told = f"{100 * share:.1f} % of the {total:,} weights can be pruned."
+        rest = sorted(sizes.keys() - masks.keys(), key=lambda path: -sizes[path])[:3]
+        if rest:
+            largest = ", ".join(f"{path} ({sizes[path]:,})" for path in rest)
+            told += f" The largest others: {largest}."
+        return share, told
+
     @abc.abstractmethod
     def _parts(self) -> dict[str, dict[str, Any]]:
         """Returns all variables of the training by part and name; see `PARTS`."""

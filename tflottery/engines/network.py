@@ -243,26 +243,3 @@ def sync_replicas(variables: Iterable[Any]) -> None:
         raw = variable if callable(raw) else raw
         if hasattr(raw, "values") and not variable.trainable:
             raw.assign(raw.numpy())
-
-
-def prunable_share(
-    model: Any, masks: Mapping[str, np.ndarray]
-) -> tuple[float, list[str]]:
-    """Returns the share of the trainable weights that `masks` cover, and says it.
-
-    The line names the largest weights that no mask covers.
-    """
-    trainable = {id(v) for v in model.trainable_variables}
-    sizes = {
-        path: int(np.prod(variable.shape))
-        for path, variable in walk(model)[0].items()
-        if id(variable) in trainable
-    }
-    covered = sum(mask.size for mask in masks.values())
-    share = covered / max(sum(sizes.values()), 1)
-    rest = sorted(sizes.keys() - masks.keys(), key=lambda path: -sizes[path])[:3]
-    line = f"{100 * share:.1f} % of the {sum(sizes.values()):,} weights can be pruned."
-    if rest:
-        largest = ", ".join(f"{path} ({sizes[path]:,})" for path in rest)
-        line += f" The largest others: {largest}."
-    return share, [line]

@@ -191,22 +191,22 @@ def find_ticket(
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
     trainer.verbose = progress.inside_round if progress else 0
     plan = plan_lib.plan(trainer.masks, config)
-    share, told = network.prunable_share(model, trainer.masks)
+    share, coverage = trainer.engine.covered(trainer.masks)
     engine = trainer.engine
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
     try:
-        told += engine.prepare(
+        told = engine.prepare(
             ds,
             validation_data=validation_data,
             rewind_step=rewind_step,
             callbacks=trainer.callbacks,
         )
-        if progress and told:
-            progress.say(*told)
+        if progress:
+            progress.say(coverage, *told)
         if share < 0.5:
             warnings.warn(
-                f"{told[0]} Name weights in `include` to prune them too.", stacklevel=2
+                f"{coverage} Name weights in `include` to prune them too.", stacklevel=2
             )
         if validation_data is None:
             warnings.warn(
