@@ -43,6 +43,7 @@ OWNERS = {
     "_non_trainable_weights": ["tf_keras layer"],
     "_pruning_vars": ["tfmot pruning"],
     "_random_generator": ["tf_keras dropout"],
+    "_rng_type": ["tf_keras generator"],
     "_run_eagerly": ["tf_keras model"],
     "_set_monitor_op": ["keras callback"],
     "_trainable_variables": ["keras layer", "keras optimizer"],
@@ -103,6 +104,7 @@ def owners() -> dict[str, Any]:
             f"{name} sequential": library.Sequential([library.layers.Dense(2)]),
             f"{name} dropout": library.layers.Dropout(0.5),
         }
+    made["tf_keras generator"] = made["tf_keras dropout"]._random_generator
     made["tf_keras legacy optimizer"] = tf_keras.optimizers.legacy.Adam()
     mixed = tf_keras.layers.Dense(2, dtype="mixed_float16")
     mixed.build((None, 3))

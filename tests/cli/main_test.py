@@ -223,7 +223,7 @@ def test_a_run_in_an_object_store_is_searched_shown_and_reported(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def path_of(path):
+    def path_of(path, name="path"):
         return pathlib.Path(os.fspath(path).replace("s3://", f"{tmp_path}/store/"))
 
     monkeypatch.setattr(files, "path_of", path_of)
