@@ -78,12 +78,6 @@ def frozen():
     return model
 
 
-def with_a_ticket():
-    model = make_model()
-    model.ticket = object()
-    return model
-
-
 class Batches(keras.utils.PyDataset):
     def __init__(self, batches):
         super().__init__()
@@ -103,6 +97,56 @@ class Endless(Batches):
 
 
 ARGUMENTS = {
+    "batch_size=0": (
+        "`batch_size` must be a whole number of at least 1, or None. Received: "
+        "batch_size=0"
+    ),
+    "steps_per_epoch=2.5": (
+        "`steps_per_epoch` must be a whole number of at least 1, or None. Received: "
+        "steps_per_epoch=2.5"
+    ),
+    "class_weight=[1.0, 2.0]": (
+        "`class_weight` must be a dict from class numbers to weights, or None. "
+        "Received: class_weight=[1.0, 2.0]"
+    ),
+    "shuffle='rows'": "`shuffle` must be a bool. Received: shuffle='rows'",
+    "ds=X, y=Y, validation_data=None, validation_split=1.5": (
+        "`validation_split` must be in (0, 1), both ends excluded: the share of the "
+        "examples to split off. Received: validation_split=1.5"
+    ),
+    "ds=X[:1], y=Y[:1], validation_data=None, validation_split=0.1": (
+        "`validation_split` leaves no examples to train or to validate on: there are "
+        "1. Received: validation_split=0.1"
+    ),
+    "ds=X, sample_weight=Y": "`sample_weight` needs labels. Received: y=None",
+    "initial_epoch=3": (
+        "`find_ticket` does not take `initial_epoch`: each round begins at the epoch "
+        "that its rewind leads to. Use `rewind_step`. Received: initial_epoch=3"
+    ),
+    "validation_freq=2": (
+        "`find_ticket` does not take `validation_freq`: every round is judged after "
+        "its last epoch. Use `validation_steps` to make that cheaper. Received: "
+        "validation_freq=2"
+    ),
+    "bacth_size=3": "`find_ticket` has no argument 'bacth_size'.",
+    "include='embedding'": (
+        '`include` must be a tuple of patterns, such as ("output",). Received: '
+        "include='embedding'"
+    ),
+    "include=('embedding',)": (
+        "`include` has the pattern 'embedding', which matches no prunable weight. The "
+        "prunable weights are: hidden/kernel, output/kernel."
+    ),
+    "callbacks=[keras.callbacks.BackupAndRestore('x')]": (
+        "`callbacks` has a BackupAndRestore, which would load its own file over what "
+        "the search restores. Use `run_dir`, which resumes after the last finished "
+        "epoch."
+    ),
+    "callbacks=[keras.callbacks.SwapEMAWeights()]": (
+        "`callbacks` has a SwapEMAWeights, which would swap averages of an earlier "
+        "round into the weights. Leave it out: with `use_ema`, every round ends with "
+        "the averages."
+    ),
     "prune_fraction=0.0": (
         "`prune_fraction` must be in (0, 1), both ends excluded: the share "
         "of the remaining weights to prune. Received: prune_fraction=0.0"
@@ -304,12 +348,16 @@ ARGUMENTS = {
         "The arrays in `ds` must have the same length. Received the lengths: 64, 64, 9."
     ),
     "ds=(X,)": (
-        "`ds` must be (x, y) or (x, y, sample_weight) arrays, a dataset or "
-        "a PyDataset. Received a tuple of 1."
+        "`model` 'net' is not compiled, and it is not clear which loss fits"
+        " its output (units: 3, activation: softmax) and its data, which "
+        "has no labels. Compile it first, for example "
+        '`model.compile(optimizer, loss, metrics=["accuracy"])`.'
     ),
     "ds=X": (
-        "`ds` must yield (x, y) batches: a ticket is judged by how well the"
-        " model learns y. It yields: ndarray"
+        "`model` 'net' is not compiled, and it is not clear which loss fits"
+        " its output (units: 3, activation: softmax) and its data, which "
+        "has no labels. Compile it first, for example "
+        '`model.compile(optimizer, loss, metrics=["accuracy"])`.'
     ),
     "ds=3": (
         "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
@@ -355,8 +403,8 @@ ARGUMENTS = {
         "Received as y: 5"
     ),
     "ds={'x': 1}": (
-        "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
-        "keras.utils.PyDataset. Received: {'x': 1} of type dict"
+        "`ds` must hold arrays with one row per example. Convert lists and "
+        "objects by `np.asarray(..., \"float32\")`. Received as x: {'x': 1}"
     ),
     "ds='mnist'": (
         "`ds` must be (x, y) arrays, a tf.data.Dataset or a "
@@ -368,12 +416,14 @@ ARGUMENTS = {
     ),
     "ds=Batches([])": ("`ds` is empty: it has no batches."),
     "ds=Batches([X])": (
-        "`ds` must yield (x, y) batches: a ticket is judged by how well the"
-        " model learns y. It yields: ndarray"
+        "`model` 'net' is not compiled, and it is not clear which loss fits"
+        " its output (units: 3, activation: softmax) and its data, which "
+        "has no labels. Compile it first, for example "
+        '`model.compile(optimizer, loss, metrics=["accuracy"])`.'
     ),
     "ds=Endless([(X, Y)])": (
         "`ds` is endless, so an epoch never ends: its `num_batches` is "
-        "None. Give it a `__len__`."
+        "None. Give it a `__len__`, or pass `steps_per_epoch`."
     ),
     "ds=(X, Y + 1)": (
         "`ds` has labels from 1 to 3, but the model's output has 3 units, "
@@ -434,18 +484,12 @@ ARGUMENTS = {
         "`model` must be a Keras 3 or tf_keras model. Received: <class "
         "'keras.src.models.sequential.Sequential'> of type builtins.type"
     ),
-    "model=keras.Sequential([keras.layers.Dense(3)], name='net')": (
-        "`model` 'net' is not built, so it has no weights to prune. Give it"
-        " an `Input`, call `model.build(input_shape)`, or call it once on a"
-        " batch."
-    ),
     "model=keras.Sequential([keras.layers.Input((6,)), keras.layers.Rescaling(2)], "
     "name='net')": ("`model` 'net' has no weights, so there is nothing to prune."),
     "model=frozen()": (
         "`model` 'net' has no trainable weight that can be pruned: no "
-        "kernel of a Dense, EinsumDense, convolution or separable "
-        "convolution that is not frozen. Set `layer.trainable = True`, or "
-        "give your custom layer the method `get_prunable_weights()`."
+        "kernel of a Dense, EinsumDense, convolution or recurrent layer "
+        "that is not frozen. Set `layer.trainable = True`."
     ),
     "model=make_model(activation='tanh')": (
         "`model` 'net' is not compiled, and it is not clear which loss fits"
@@ -463,10 +507,6 @@ ARGUMENTS = {
         "`model` has two layers named 'same', so the path of a weight would"
         " be ambiguous. Give them different names."
     ),
-    "model=with_a_ticket()": (
-        "`model` 'net' already carries a ticket, and its masks are held. "
-        "Call `tflottery.release(model)` first, or start from a new model."
-    ),
 }
 ON_TF = {
     "ds=tf_data(X, Y)": (
@@ -480,12 +520,14 @@ ON_TF = {
     ),
     "ds=tf_data(X, Y).batch(8).repeat()": (
         "`ds` is endless, so an epoch never ends. Remove its `.repeat()`, "
-        "or end it with `.take(steps_per_epoch)`."
+        "or pass `steps_per_epoch`."
     ),
     "ds=tf_data(X, Y).batch(8).take(0)": ("`ds` is empty: it has no batches."),
     "ds=tf_data(X).batch(8)": (
-        "`ds` must yield (x, y) batches: a ticket is judged by how well the"
-        " model learns y. It yields: tuple of 1"
+        "`model` 'net' is not compiled, and it is not clear which loss fits"
+        " its output (units: 3, activation: softmax) and its data, which "
+        "has no labels. Compile it first, for example "
+        '`model.compile(optimizer, loss, metrics=["accuracy"])`.'
     ),
 }
 ON_TF |= {
@@ -528,17 +570,18 @@ VERBS = {
         "str"
     ),
     "export(model, None)": (
-        '`path` must be the path of a file, as "student.tflite". Received: path=None'
+        '`path` must be the path of a file, such as "student.tflite". '
+        "Received: path=None"
     ),
     "export(model, 5)": (
-        '`path` must be the path of a file, as "student.tflite". Received: path=5'
+        '`path` must be the path of a file, such as "student.tflite". Received: path=5'
     ),
     "export(model, 'a', tolerance='0.1')": (
-        "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of the "
+        "`tolerance` must be a number of at least 0, such as 0.01 for 1 % of the "
         "largest output. Received: tolerance='0.1'"
     ),
     "export(model, 'a', tolerance=float('inf'))": (
-        "`tolerance` must be a number of at least 0, as 0.01 for a hundredth of the "
+        "`tolerance` must be a number of at least 0, such as 0.01 for 1 % of the "
         "largest output. Received: tolerance=inf"
     ),
     "export(model, 'a', batch_size='8')": (
@@ -574,7 +617,8 @@ VERBS = {
         "builtins.NoneType"
     ),
     "tflottery.release(make_model())": (
-        "`model` 'net' carries no ticket, so there is nothing to release."
+        "`model` 'net' carries no ticket and holds no masks, so there is "
+        "nothing to release."
     ),
 }
 

@@ -151,6 +151,7 @@ class Engine:
             arguments["callbacks"], model=model, epochs=epochs, verbose=0
         )
         called.on_train_begin()
+        logs = {}
         for epoch in range(arguments["initial_epoch"], epochs):
             self._epoch = epoch
             called.on_epoch_begin(epoch)

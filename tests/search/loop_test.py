@@ -287,7 +287,8 @@ def test_without_validation_data_a_warning_says_what_is_judged_by(find):
 
 def test_progress_is_a_line_per_round_and_silence_is_silent(find, capsys):
     find(accuracies(0.5, 0.6, 0.4, 0.5), verbose="auto")
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "All weights can be pruned."  # What the engine's `covered` tells.
     assert lines[0] == "This is a fake."  # What `prepare` tells.
     assert "4 rounds" in lines[1]
     assert "left %" in lines[2]
@@ -554,6 +555,7 @@ def searched():
     return model, found, initial, told
 
 
+@pytest.mark.without_tensorflow
 def test_the_model_comes_back_itself_trained_and_sparse(searched):
     model, found, _, _ = searched
     assert found is model
@@ -607,6 +609,7 @@ def seen():
     return steps.weights
 
 
+@pytest.mark.without_tensorflow
 # Steps run together end at step k: 3 of them, a whole epoch's, or 1; the user's 2 stay
 # or give way.
 @pytest.mark.parametrize(
@@ -642,6 +645,7 @@ def test_a_dataset_of_unknown_length_is_rewound_like_one_of_known_length(seen, k
     assert [r.steps for r in ticket.rounds] == [12, 8]
 
 
+@pytest.mark.without_tensorflow
 def test_the_same_seed_gives_the_same_masks_and_metrics(tmp_path):
     files = []
     for name in ("a", "b"):
@@ -819,6 +823,7 @@ def test_a_dataset_of_tensorflow_is_searched():
     assert [r.steps for r in model.ticket.rounds] == [8] * 2
 
 
+@pytest.mark.without_tensorflow
 def test_with_gradient_accumulation_a_step_is_an_update_and_not_a_batch():
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
     ticket = search(compiled(optimizer), epochs=4, rewind_step=3).ticket
@@ -832,6 +837,7 @@ def test_a_rewind_step_beyond_the_updates_of_a_round_is_an_error():
         search(compiled(optimizer), rewind_step=2)
 
 
+@pytest.mark.without_tensorflow
 def test_a_step_that_loss_scaling_skips_does_not_count():
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.1), initial_scale=2.0**127, dynamic_growth_steps=9
@@ -884,6 +890,7 @@ def test_a_metric_whose_direction_is_not_known_ends_the_search_in_round_0():
         search(compiled(metrics=[swirl]), monitor="val_swirl", run_dir=None)
 
 
+@pytest.mark.without_tensorflow
 def test_moving_averages_are_searched_with_validation_data():
     optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
     found = search(compiled(optimizer), rewind_step=1)
