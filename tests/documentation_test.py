@@ -47,8 +47,8 @@ def compiled(library: Any) -> Any:
 def names(block: str) -> dict[str, Any]:
     """Returns what a block may use without making it.
 
-    `model` is a compiled model, with a ticket where the block transfers it at once, and
-    of tf_keras for tfmot; `new_model` has its architecture; `x` and `y` are arrays of
+    `model` is a compiled model, with a ticket where the block transfers or holds it at
+    once, and of tf_keras for tfmot; `new_model` has its architecture; `x` and `y` are arrays of
     five classes, `ds`, `val` and `test_ds` are datasets of them.
     """
     library = tf_keras if "tfmot" in block else keras
@@ -56,7 +56,8 @@ def names(block: str) -> dict[str, Any]:
     batch = 1 if library is tf_keras else 128  # Of 469 steps an epoch, or of 4.
     ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch)
     student = compiled(keras)
-    if "find_ticket" not in block and "transfer_ticket" in block:
+    needs_ticket = "transfer_ticket" in block or "hold(" in block
+    if "find_ticket" not in block and needs_ticket:
         model = tflottery.find_ticket(
             model, ds, validation_data=ds, epochs=1, rounds=1, select="last", verbose=0
         )

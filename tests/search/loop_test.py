@@ -340,7 +340,7 @@ def test_a_run_directory_keeps_every_round(find, tmp_path):
         {"retrain": "fine_tune"},
         {"seed": 3, "rounds": 2},
     ],
-    ids=str,
+    ids=["dense", "counted", "uncounted", "learning_rate", "fine_tune", "seeded"],
 )
 def test_a_search_interrupted_in_any_epoch_goes_on_to_the_same_result(
     find, tmp_path, options

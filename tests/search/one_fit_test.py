@@ -278,6 +278,7 @@ def test_a_model_traced_before_is_traced_once_more_and_then_never():
     )
     wrapped.compile("adam", "sparse_categorical_crossentropy")
     update = sparsity.UpdatePruningStep()
+    schedule.followed = True  # As after an earlier search of these layers.
     wrapped.fit(X, Y, batch_size=8, verbose=0, callbacks=[update])
     counts = []
 
@@ -381,3 +382,44 @@ def test_a_search_runs_on_every_device_of_a_strategy():
             assert not any(np.any(v.numpy()[~mask]) for v in variable.values)
     for weights, masks in zip(watch.weights, watch.masks, strict=True):
         assert not any(np.any(weights[path][~mask]) for path, mask in masks.items())
+
+
+def test_a_schedule_that_nothing_follows_is_an_error_at_the_first_step():
+    schedule = tflottery.LotterySchedule(rounds=2, steps_per_round=STEPS)
+    wrapped = wrap(schedule)
+    with pytest.raises(ValueError, match=r"in the callback `tflottery\.RewindToInit"):
+        wrapped.fit(
+            X, Y, verbose=0, callbacks=[sparsity.UpdatePruningStep()], batch_size=8
+        )
+    assert wrapped.evaluate(X, Y, verbose=0)  # This trains nothing.
+
+
+def test_the_layers_that_find_ticket_prunes_are_pruned_and_no_others():
+    def words():
+        return tf_keras.Sequential(
+            [
+                layers.Input((4,)),
+                layers.Embedding(9, 5, name="words"),
+                layers.LSTM(4, name="lstm"),
+                layers.Dense(3, activation="softmax", name="output"),
+            ]
+        )
+
+    data = (RNG.integers(0, 9, (48, 4)), Y)
+    found = tflottery.find_ticket(
+        words(),
+        data,
+        validation_data=data,
+        epochs=1,
+        rounds=1,
+        select="last",
+        verbose=0,
+    )
+    schedule = tflottery.LotterySchedule(rounds=1, steps_per_round=STEPS)
+    wrapped = wrap(schedule, model=words())
+    callback = tflottery.RewindToInit()
+    wrapped.fit(*data, batch_size=8, epochs=2, callbacks=[callback], verbose=0)
+    assert set(callback.ticket.masks) == set(found.ticket.masks)
+    assert "lstm/lstm_cell/recurrent_kernel" in callback.ticket.masks
+    embeddings = callback.ticket.trained["words/embeddings"]
+    assert np.all(embeddings)

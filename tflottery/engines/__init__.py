@@ -16,6 +16,7 @@ def hold(model: Any, masks: Masks | None = None) -> Any:
     is zero:
 
     ```python
+    model.save("sparse.keras")
     model = keras.saving.load_model("sparse.keras")
     tflottery.hold(model).fit(ds)
     ```

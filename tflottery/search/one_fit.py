@@ -133,14 +133,17 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self._schedule = _schedule_of(wrappers, self.schedule)
         masks = {id(w): m for x in wrappers for w, m, _ in x.pruning_vars}
         self._variables = network.variables(model)
+        # What `find_ticket` prunes: tfmot wraps embeddings too.
         self._masks = {
             path: masks[id(variable)]
-            for path, variable in self._variables.items()
+            for path, variable in network.prunable(model, tf_keras).items()
             if id(variable) in masks
         }
         plan.check_patterns("layer_fractions", self.layer_fractions, self._masks)
         holding.build_optimizer(model)
         for wrapper in wrappers_in(model):
+            schedule: Any = wrapper.pruning_schedule
+            schedule.followed = True
             if int(network.value_of(wrapper.pruning_step)) < 0:
                 wrapper.pruning_step.assign(0)
             # The constraints hold the masks. tfmot would apply them again in every

@@ -35,6 +35,7 @@ def test_tfmot_is_never_asked_to_prune_and_told_the_sparsity():
         rounds=2, steps_per_round=10, prune_fraction=0.5
     )
     assert isinstance(schedule, sparsity.PruningSchedule)
+    schedule.followed = True
     answers = [schedule(tf.constant(step, tf.int64)) for step in (-1, 9, 10, 25, 99)]
     assert not any(bool(prune) for prune, _ in answers)
     assert [float(s) for _, s in answers] == [0, 0, 0.5, 0.75, 0.75]

@@ -106,6 +106,7 @@ class LotterySchedule(sparsity.PruningSchedule):
         else:
             fraction = 1 - (1 - target_sparsity) ** (1 / rounds)
         self.rounds = rounds
+        self.followed = False  # Whether a RewindToInit prunes by it.
         self.steps_per_round = steps_per_round
         self.prune_fraction = fraction
         self.target_sparsity = target_sparsity
@@ -161,7 +162,17 @@ class LotterySchedule(sparsity.PruningSchedule):
 
         Returns:
             A boolean tensor, always false, and a float32 tensor in [0, 1).
+
+        Raises:
+            ValueError: If no `RewindToInit` follows the schedule: nothing would be
+                pruned.
         """
+        if not self.followed:
+            raise ValueError(
+                "A LotterySchedule prunes between its rounds, in the callback "
+                "`tflottery.RewindToInit()`; tfmot's UpdatePruningStep alone prunes "
+                "nothing. Add it to the `callbacks` of `fit`."
+            )
         # tfmot itself must never prune: it ranks each tensor alone, breaks ties at will
         # and revives pruned weights. A constant keeps its sorting out of the graph.
         planned = [self.sparsity(r) for r in range(self.rounds + 1)]
