@@ -48,8 +48,8 @@ def names(block: str) -> dict[str, Any]:
     """Returns what a block may use without making it.
 
     `model` is a compiled model, with a ticket where the block transfers or holds it at
-    once, and of tf_keras for tfmot; `new_model` has its architecture; `x` and `y` are arrays of
-    five classes, `ds`, `val` and `test_ds` are datasets of them.
+    once, and of tf_keras for tfmot; `new_model` has its architecture; `x` and `y` are
+    arrays of five classes, `ds`, `val` and `test_ds` are datasets of them.
     """
     library = tf_keras if "tfmot" in block else keras
     model = compiled(library)
