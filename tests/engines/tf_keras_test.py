@@ -88,7 +88,7 @@ def test_a_search_returns_the_callers_model_sparse_trained_and_held(make):
         metrics=["accuracy"],
     )
     optimizer = model.optimizer
-    found = find(model)
+    found = find(model, epochs=1)
     assert found is model
     assert model.optimizer is optimizer
     ticket = model.ticket
@@ -137,7 +137,7 @@ def test_steps_are_executed_together_unless_a_callback_wants_each():
 
     for callback, expected in ((Batches(), [0, 1]), (Executions(), [20])):
         seen = []
-        model = sequential()
+        model = tf_keras.Sequential([layers.Input((6,)), layers.Dense(3, "softmax")])
         model.compile("sgd", "sparse_categorical_crossentropy")
         find(model, epochs=1, rounds=1, callbacks=[callback])
         assert seen == expected * 2
@@ -156,8 +156,8 @@ def test_nothing_is_traced_anew_between_rounds():
             counts.append(Traced.traces)
 
     Traced.traces = 0
-    find(model, epochs=1, rounds=5, callbacks=[Count()])
-    assert len(counts) == 6
+    find(model, epochs=1, rounds=2, callbacks=[Count()])
+    assert len(counts) == 3
     assert counts[0] > 0
     assert len(set(counts)) == 1
 
@@ -196,32 +196,23 @@ def test_rewinding_restores_all_state_exactly(optimizer):
         np.testing.assert_array_equal(value, state[name])
 
 
-def test_a_changed_learning_rate_is_rewound():
-    model = sequential()
-    model.compile(tf_keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
-    rates = []
-
-    class Halve(tf_keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            rates.append(float(self.model.optimizer.learning_rate))
-            self.model.optimizer.learning_rate = rates[-1] / 2
-
-    find(model, rounds=2, callbacks=[Halve()])
-    np.testing.assert_allclose(rates, [0.1, 0.05] * 3, rtol=1e-6)
-
-
-def test_rounds_start_from_step_k():
-    starts = []
+def test_rounds_start_from_step_k_and_its_learning_rate():
+    rates, starts = [], []
 
     class Note(tf_keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             values = network.read(network.variables(self.model))
             starts.append((int(self.model.optimizer.iterations), values))
 
+        def on_epoch_end(self, epoch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+            self.model.optimizer.learning_rate = rates[-1] / 2
+
     model = sequential()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile(tf_keras.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
     find(model, rounds=2, rewind_step=1, callbacks=[Note()])
     assert [step for step, _ in starts] == [0, 1, 1]
+    np.testing.assert_allclose(rates, [0.1, 0.05] * 3, rtol=1e-6)
     ticket = model.ticket
     assert masks.is_nested(ticket.masks, masks.ones(ticket.masks))
     for path, value in starts[2][1].items():
@@ -229,7 +220,7 @@ def test_rounds_start_from_step_k():
 
 
 @pytest.mark.parametrize(
-    ("make", "compiled"), [(sequential, True), (functional, True), (functional, False)]
+    ("make", "compiled"), [(sequential, True), (functional, False)]
 )
 def test_a_model_that_is_wrapped_comes_back_without_wrappers(make, compiled):
     inner = make()
@@ -263,7 +254,7 @@ def test_wrappers_in_a_subclassed_model_are_an_error():
 
 
 def test_a_ticket_is_applied_to_a_model_that_was_saved_and_loaded(tmp_path):
-    model = find(sequential())
+    model = find(sequential(), epochs=1, rounds=1)
     model.ticket.save(tmp_path / "ticket.safetensors")
     model.save(tmp_path / "model.keras")
     loaded = tf_keras.models.load_model(tmp_path / "model.keras")
@@ -279,7 +270,7 @@ def test_a_ticket_is_applied_to_a_model_that_was_saved_and_loaded(tmp_path):
 
 def test_a_seed_makes_two_searches_alike():
     def search():
-        return find(sequential(), seed=3).ticket
+        return find(sequential(), epochs=1, rounds=1, seed=3).ticket
 
     # The seed comes after the weights, so those are made alike here.
     tf_keras.utils.set_random_seed(1)
@@ -312,7 +303,8 @@ def test_a_search_goes_on_where_it_stopped(tmp_path):
             validation_data=ds,
             epochs=2,
             target_sparsity=0.6,
-            rounds=2,
+            rounds=1,
+            select="last",
             run_dir=run_dir,
             callbacks=callbacks,
             verbose=0,
@@ -332,19 +324,17 @@ def test_data_of_unknown_size_is_searched():
         ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(size)
         return ds.filter(lambda x, y: True)
 
-    for ds, validation_data in ((some(16), (X, Y)), ((X, Y), some(16))):
-        model = sequential()
-        tflottery.find_ticket(
-            model,
-            ds,
-            validation_data=validation_data,
-            epochs=1,
-            rounds=1,
-            target_sparsity=0.5,
-            select="last",
-            verbose=0,
-        )
-        assert model.ticket.sparsity == pytest.approx(0.5, abs=0.01)
+    model = tflottery.find_ticket(
+        sequential(),
+        some(16),
+        validation_data=some(16),
+        epochs=1,
+        rounds=1,
+        target_sparsity=0.5,
+        select="last",
+        verbose=0,
+    )
+    assert model.ticket.sparsity == pytest.approx(0.5, abs=0.01)
 
 
 def told(*more):
