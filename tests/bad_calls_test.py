@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from making import fake_engine
 
 import tflottery
 from tflottery.search import run_dir
@@ -30,7 +31,9 @@ def make_model(outputs=3, activation="softmax", layers=()):
 
 def compiled(loss="sparse_categorical_crossentropy", **options):
     model = make_model(**options)
-    model.compile(keras.optimizers.SGD(0.1), loss)
+    # XLA takes longer to compile than to train.
+    jit = {"jit_compile": False} if ON_TENSORFLOW else {}
+    model.compile(keras.optimizers.SGD(0.1), loss, **jit)
     return model
 
 
@@ -38,7 +41,8 @@ def find(model=None, ds=None, **options):
     options = {
         "validation_data": (X, Y),
         "epochs": 1,
-        "rounds": 2,
+        "rounds": 1,
+        "select": "last",
         "seed": 1,
         "verbose": 0,
         **options,
@@ -251,10 +255,6 @@ ARGUMENTS = {
     "monitor=3": (
         "`monitor` must be the name of a metric, or None. Received: monitor=3"
     ),
-    "monitor='val_acc'": (
-        "`monitor` must be one of 'accuracy', 'loss', 'val_accuracy', "
-        "'val_loss'. Received: monitor='val_acc'"
-    ),
     "skip='output'": (
         '`skip` must be a tuple of patterns, such as ("output",). '
         "Received: skip='output'"
@@ -298,42 +298,6 @@ ARGUMENTS = {
     "run_dir=3": (
         "`run_dir` must be a local path, or a URL that starts with gs://, s3:// or "
         'az://, such as "runs/a" or "gs://bucket/a". Received: run_dir=3'
-    ),
-    "criterion=lambda trained, rewind: list(trained)": (
-        "A criterion must return a dict from paths to arrays of scores. Received: list"
-    ),
-    "criterion=lambda trained, rewind: {}": (
-        "The scores lack 'hidden/kernel'. A criterion must score every "
-        "weight that it is given. It scored: ."
-    ),
-    "criterion=lambda trained, rewind: {p: w[0] for p, w in trained.items()}": (
-        "The scores of 'hidden/kernel' have shape (8,), but the weight has "
-        "shape (6, 8). A criterion must return one score per weight."
-    ),
-    "criterion=lambda trained, rewind: {p: w * np.nan for p, w in trained.items()}": (
-        "The scores of 'hidden/kernel' contain NaN: training diverged. Lower the "
-        "learning rate or use a later `rewind_step`. If the scores come from your own "
-        "criterion, look for 0 / 0 in it."
-    ),
-    "criterion=lambda trained, rewind: {**trained, 'x': X}": (
-        "`criterion` must score the weights that it is given and no others."
-        " They are: hidden/kernel, output/kernel. Received a score of 'x'"
-    ),
-    "criterion=lambda trained, rewind: {p: w * 1j for p, w in trained.items()}": (
-        "`criterion` must return arrays of real numbers, one per weight. "
-        "Received for 'hidden/kernel': complex64"
-    ),
-    "criterion=lambda theirs, _: {p: w.astype(str) for p, w in theirs.items()}": (
-        "`criterion` must return arrays of real numbers, one per weight. "
-        "Received for 'hidden/kernel': <U32"
-    ),
-    "criterion=lambda trained, rewind: dict.fromkeys(trained)": (
-        "`criterion` must return arrays of real numbers, one per weight. "
-        "Received for 'hidden/kernel': NoneType"
-    ),
-    "criterion=lambda trained, rewind: dict.fromkeys(trained, [[1], [1, 2]])": (
-        "`criterion` must return arrays of real numbers, one per weight. "
-        "Received for 'hidden/kernel': list"
     ),
     "criterion=lambda trained: trained": (
         "`criterion` must take two dicts of arrays, (trained, rewind), and "
@@ -508,6 +472,49 @@ ARGUMENTS = {
         " be ambiguous. Give them different names."
     ),
 }
+# Told after an epoch or a round, which a fake engine trains.
+AFTER_A_ROUND = {
+    "monitor='val_acc'": (
+        "`monitor` must be one of 'accuracy', 'loss', 'val_accuracy', "
+        "'val_loss'. Received: monitor='val_acc'"
+    ),
+    "criterion=lambda trained, rewind: list(trained)": (
+        "A criterion must return a dict from paths to arrays of scores. Received: list"
+    ),
+    "criterion=lambda trained, rewind: {}": (
+        "The scores lack 'hidden/kernel'. A criterion must score every "
+        "weight that it is given. It scored: ."
+    ),
+    "criterion=lambda trained, rewind: {p: w[0] for p, w in trained.items()}": (
+        "The scores of 'hidden/kernel' have shape (8,), but the weight has "
+        "shape (6, 8). A criterion must return one score per weight."
+    ),
+    "criterion=lambda trained, rewind: {p: w * np.nan for p, w in trained.items()}": (
+        "The scores of 'hidden/kernel' contain NaN: training diverged. Lower the "
+        "learning rate or use a later `rewind_step`. If the scores come from your own "
+        "criterion, look for 0 / 0 in it."
+    ),
+    "criterion=lambda trained, rewind: {**trained, 'x': X}": (
+        "`criterion` must score the weights that it is given and no others."
+        " They are: hidden/kernel, output/kernel. Received a score of 'x'"
+    ),
+    "criterion=lambda trained, rewind: {p: w * 1j for p, w in trained.items()}": (
+        "`criterion` must return arrays of real numbers, one per weight. "
+        "Received for 'hidden/kernel': complex64"
+    ),
+    "criterion=lambda theirs, _: {p: w.astype(str) for p, w in theirs.items()}": (
+        "`criterion` must return arrays of real numbers, one per weight. "
+        "Received for 'hidden/kernel': <U32"
+    ),
+    "criterion=lambda trained, rewind: dict.fromkeys(trained)": (
+        "`criterion` must return arrays of real numbers, one per weight. "
+        "Received for 'hidden/kernel': NoneType"
+    ),
+    "criterion=lambda trained, rewind: dict.fromkeys(trained, [[1], [1, 2]])": (
+        "`criterion` must return arrays of real numbers, one per weight. "
+        "Received for 'hidden/kernel': list"
+    ),
+}
 ON_TF = {
     "ds=tf_data(X, Y)": (
         "`ds` is not batched: it yields single examples of shape (6,). Call"
@@ -625,7 +632,7 @@ VERBS = {
 
 @functools.cache
 def found():
-    return find(select="last")
+    return find()
 
 
 @pytest.mark.parametrize("call", VERBS)
@@ -644,6 +651,14 @@ def test_a_bad_call_says_what_is_wrong_and_what_to_do(call):
     with pytest.raises((ValueError, TypeError)) as caught:
         eval(f"find({call})")
     assert re.sub("0x[0-9a-f]+", "0x", str(caught.value)) == BAD[call]
+
+
+@pytest.mark.parametrize("call", AFTER_A_ROUND)
+def test_a_bad_call_that_only_training_shows_says_so_too(monkeypatch, call):
+    search = fake_engine.searching(monkeypatch)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        eval(f"search({call})", globals(), {"search": search})
+    assert str(caught.value) == AFTER_A_ROUND[call]
 
 
 def test_there_are_many_bad_calls():
@@ -682,37 +697,16 @@ def test_the_run_of_another_search_is_refused_with_every_difference(tmp_path):
 
 
 class Diverges(keras.callbacks.Callback):
-    """Makes a bias NaN as round `number` begins."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.left = number
-
     def on_train_begin(self, logs=None):
-        if self.left == 0:
-            bias = self.model.layers[0].bias
-            bias.assign(bias * np.nan)
-        self.left -= 1
-
-
-def test_a_round_that_diverges_is_kept_as_failed_and_the_best_ticket_returned(tmp_path):
-    options = {"rounds": 5, "tolerance": 1.0, "run_dir": tmp_path}
-    with pytest.warns(UserWarning, match="Training diverged in round 3: .*NaN"):
-        ticket = find(callbacks=[Diverges(3)], **options).ticket
-    assert ticket.round == 2
-    assert [r.failure for r in ticket.rounds] == [None, None, None, "diverged"]
-    with pytest.warns(UserWarning, match="Training diverged in round 3: .*NaN"):
-        again = find(callbacks=[Diverges(3)], **options).ticket
-    assert again.round == 2
-    for path, mask in ticket.masks.items():
-        np.testing.assert_array_equal(again.masks[path], mask)
+        bias = self.model.layers[0].bias
+        bias.assign(bias * np.nan)
 
 
 def test_a_dense_network_that_diverges_is_an_error_and_the_model_is_put_back():
     model = compiled()
     weights = model.get_weights()
     with pytest.raises(ValueError, match="Training diverged in round 0, before"):
-        find(model, callbacks=[Diverges(0)])
+        find(model, callbacks=[Diverges()])
     for before, after in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     assert find(model).ticket is not None  # It can be searched, all the same.

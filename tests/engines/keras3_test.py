@@ -7,6 +7,7 @@ from making.holding import half_masks, largest_pruned, watch
 
 import tflottery
 from tflottery import engines
+from tflottery.core import masks as masks_lib
 from tflottery.engines import network
 from tflottery.search.trainer import engine_for
 
@@ -34,6 +35,13 @@ def make_model(**dense):
             keras.layers.Dense(3, activation="softmax", name="output"),
         ]
     )
+
+
+def compiled(model, optimizer="adam", **options):
+    if ON_TENSORFLOW:  # XLA takes longer to compile than to train.
+        options = {"jit_compile": False} | options
+    model.compile(optimizer, "sparse_categorical_crossentropy", **options)
+    return model
 
 
 def moved(model, before):
@@ -72,12 +80,12 @@ ON_JAX = ("adamw", "ema", "ema_overwriting", "accumulating")
     ],
 )
 def test_pruned_weights_are_zero_after_every_step(name):
-    model = make_model()
-    model.compile(OPTIMIZERS[name](), "sparse_categorical_crossentropy")
+    model = compiled(make_model(), OPTIMIZERS[name]())
     masks = half_masks(model)
     engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[watch(keras, masks)])
-    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)  # Fills slots and averages.
+    engine.hold(masks_lib.ones(masks))  # As in round 0, which fills slots and averages.
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
     engine.hold(masks)
     before, seen = engine.weights(), watch(keras, masks)
     model.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=[seen])
@@ -87,8 +95,7 @@ def test_pruned_weights_are_zero_after_every_step(name):
 
 
 def test_without_a_mask_the_watch_sees_weights_move():
-    model = make_model()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model = compiled(make_model())
     seen = watch(keras, half_masks(model))
     model.fit(X, Y, batch_size=8, verbose=0, callbacks=[seen])
     assert min(seen.largest) > 0.0
@@ -103,8 +110,7 @@ def test_without_a_mask_the_watch_sees_weights_move():
 )
 def test_masks_hold_in_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
-    model = make_model()
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model = compiled(make_model(), keras.optimizers.Adam(0.01))
     masks = half_masks(model)
     engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
@@ -125,12 +131,7 @@ def test_masks_hold_in_mixed_precision(policy):
     ids=str,
 )
 def test_masks_hold_however_the_step_is_run(options):
-    model = make_model()
-    model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9),
-        "sparse_categorical_crossentropy",
-        **options,
-    )
+    model = compiled(make_model(), keras.optimizers.SGD(0.1, momentum=0.9), **options)
     masks = half_masks(model)
     engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[watch(keras, masks)])
@@ -142,8 +143,10 @@ def test_masks_hold_however_the_step_is_run(options):
 
 
 def test_a_constraint_of_the_users_own_applies_too():
-    model = make_model(kernel_constraint=keras.constraints.MaxNorm(0.3, axis=0))
-    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    model = compiled(
+        make_model(kernel_constraint=keras.constraints.MaxNorm(0.3, axis=0)),
+        keras.optimizers.SGD(1.0),
+    )
     masks = half_masks(model)
     engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
@@ -220,15 +223,16 @@ def test_new_masks_take_effect_outside_a_search_too():
 
 @pytest.mark.without_tensorflow
 def test_restoring_brings_back_weights_statistics_slots_and_step():
-    model = make_model()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model = compiled(make_model())
     engine = engine_for(model)
     engine.prepare((X, Y), rewind_step=0, callbacks=[])
     model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
     state = engine.state()
     assert engine.step() == 6
-    engine.hold(half_masks(model))
+    masks = half_masks(model)
+    engine.hold(masks)
     model.fit(X, Y, batch_size=8, epochs=2, verbose=0)
+    assert largest_pruned(model, masks) == 0.0  # The older trace knew no masks.
     assert engine.step() == 18
     engine.restore(state, parts=("weights", "optimizer"))
     after = engine.state()
@@ -238,19 +242,34 @@ def test_restoring_brings_back_weights_statistics_slots_and_step():
     for name, value in state.items():
         np.testing.assert_array_equal(after[name], value, err_msg=name)
     assert engine.step() == 6
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+    trained = engine.weights()
+    engine.restore(state, parts=("optimizer",))  # As `retrain="learning_rate"` does.
+    assert engine.step() == 6
+    after = engine.state()
+    for name, value in state.items():
+        if name.startswith("optimizer/"):
+            np.testing.assert_array_equal(after[name], value, err_msg=name)
+    for path, w in engine.weights().items():
+        np.testing.assert_array_equal(w, trained[path])
+
+
+def search(model, ds=(X, Y), **options):
+    return tflottery.find_ticket(
+        model,
+        ds,
+        validation_data=ds,
+        epochs=1,
+        rounds=1,
+        select="last",
+        verbose=0,
+        **options,
+    )
 
 
 @pytest.mark.without_tensorflow
-def test_masks_hold_in_a_custom_loop_on_the_returned_model():
-    model = tflottery.find_ticket(
-        make_model(),
-        (X, Y),
-        validation_data=(X, Y),
-        epochs=1,
-        rounds=2,
-        select="last",
-        verbose=0,
-    )
+def test_masks_hold_in_a_custom_loop_and_after_compiling_anew_until_released():
+    model = search(make_model())
     masks, optimizer = model.ticket.masks, keras.optimizers.Adam(0.1)
     optimizer.build(model.trainable_variables)
     before = network.read(network.variables(model))
@@ -259,6 +278,18 @@ def test_masks_hold_in_a_custom_loop_on_the_returned_model():
         custom_step(model, optimizer)
         assert largest_pruned(model, masks) == 0.0
     assert moved(model, before)
+
+    before = network.read(network.variables(model))
+    compiled(model, keras.optimizers.Adam(0.05, use_ema=True))
+    model.fit(X, Y, epochs=2, verbose=0)
+    assert largest_pruned(model, masks) == 0.0
+    assert moved(model, before)
+
+    assert tflottery.release(model) is model
+    model.fit(X, Y, epochs=1, verbose=0)
+    assert largest_pruned(model, masks) > 0.0
+    with pytest.raises(ValueError, match="carries no ticket"):
+        tflottery.release(model)
 
 
 def _tensorflow_step(model, optimizer):
@@ -293,41 +324,11 @@ def _jax_step(model, optimizer):
             variable.assign(value)
 
 
-@pytest.mark.without_tensorflow
-def test_masks_hold_after_compiling_anew_with_moving_averages():
-    model = tflottery.find_ticket(
-        make_model(),
-        (X, Y),
-        validation_data=(X, Y),
-        epochs=1,
-        rounds=1,
-        select="last",
-        verbose=0,
-    )
-    model.compile(
-        keras.optimizers.Adam(0.05, use_ema=True), "sparse_categorical_crossentropy"
-    )
-    model.fit(X, Y, epochs=2, verbose=0)
-    assert largest_pruned(model, model.ticket.masks) == 0.0
-
-
-@pytest.mark.without_tensorflow
-def test_release_lets_the_pruned_weights_move():
-    model = tflottery.find_ticket(
-        make_model(),
-        (X, Y),
-        validation_data=(X, Y),
-        epochs=1,
-        rounds=1,
-        select="last",
-        verbose=0,
-    )
-    masks = model.ticket.masks
-    assert tflottery.release(model) is model
-    model.fit(X, Y, epochs=1, verbose=0)
-    assert largest_pruned(model, masks) > 0.0
-    with pytest.raises(ValueError, match="carries no ticket"):
-        tflottery.release(model)
+@pytest.fixture(scope="module")
+def found():
+    """Returns a model that was searched, for tests that leave it as it is."""
+    keras.utils.set_random_seed(0)
+    return search(make_model())
 
 
 @pytest.mark.parametrize(
@@ -337,23 +338,15 @@ def test_release_lets_the_pruned_weights_move():
         "model.weights.h5",
     ],
 )
-def test_a_saved_model_holds_again_once_the_ticket_is_applied(tmp_path, name):
-    model = tflottery.find_ticket(
-        make_model(),
-        (X, Y),
-        validation_data=(X, Y),
-        epochs=1,
-        rounds=2,
-        select="last",
-        verbose=0,
-    )
+def test_a_saved_model_holds_again_once_the_ticket_is_applied(tmp_path, name, found):
+    model = found
     masks = model.ticket.masks
     model.ticket.save(tmp_path / "a.ticket")
     if name.endswith(".h5"):
         model.save_weights(tmp_path / name)
         loaded = make_model()
         loaded.load_weights(tmp_path / name)
-        loaded.compile("adam", "sparse_categorical_crossentropy")
+        compiled(loaded)
     else:
         model.save(tmp_path / name)
         loaded = keras.saving.load_model(tmp_path / name)
@@ -369,24 +362,16 @@ def test_a_saved_model_holds_again_once_the_ticket_is_applied(tmp_path, name):
 
 
 @tensorflow_only
-def test_the_found_model_is_exported_by_keras_itself(tmp_path):
+def test_the_found_model_is_exported_by_keras_itself(tmp_path, found):
     import tensorflow as tf
 
-    model = tflottery.find_ticket(
-        make_model(),
-        (X, Y),
-        validation_data=(X, Y),
-        epochs=1,
-        rounds=1,
-        select="last",
-        verbose=0,
-    )
-    expected = model.predict(X, verbose=0)
-    model.export(tmp_path / "model", verbose=False)
+    expected = found.predict(X, verbose=0)
+    found.export(tmp_path / "model", verbose=False)
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     np.testing.assert_allclose(loaded.serve(X), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_masks_hold_under_a_mirrored_strategy():
     import tensorflow as tf
@@ -403,16 +388,7 @@ def test_masks_hold_under_a_mirrored_strategy():
             jit_compile=False,
         )
     ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
-    model = tflottery.find_ticket(
-        model,
-        ds,
-        validation_data=ds,
-        epochs=1,
-        rounds=2,
-        target_sparsity=0.5,
-        select="last",
-        verbose=0,
-    )
+    model = search(model, ds, target_sparsity=0.5)
     masks = model.ticket.masks
     before, seen = network.read(network.variables(model)), watch(keras, masks)
     model.fit(ds, shuffle=False, verbose=0, callbacks=[seen])
