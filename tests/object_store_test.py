@@ -1,5 +1,6 @@
 """Object store: a search kept in S3, which moto serves on this machine."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -155,26 +156,30 @@ def test_two_searches_do_not_share_a_folder_in_an_object_store(folder):
 
 
 def test_of_two_that_start_at_once_one_has_the_lock(folder, monkeypatch):
-    write, others = folder.fs.pipe_file, "process 7 on there since then"
+    opened, others = folder.fs.open, "process 7 on there since then"
 
-    def late(path, data, mode):
-        write(path, others.encode(), mode="create")
-        write(path, data, mode=mode)
+    def late(path, mode="rb", **options):
+        if mode == "xb":
+            folder.fs.pipe_file(path, others.encode())
+        return opened(path, mode, **options)
 
-    monkeypatch.setattr(folder.fs, "pipe_file", late)
+    monkeypatch.setattr(folder.fs, "open", late)
     with pytest.raises(locks.LockError, match=f"in use by {others}"):
         locks.held(folder).__enter__()
     assert (folder / "lock").read_text() == others
 
 
 def test_a_lock_whose_first_request_was_repeated_is_held(folder, monkeypatch):
-    write = folder.fs.pipe_file
+    opened = folder.fs.open
 
-    def twice(path, data, mode):
-        write(path, data, mode=mode)
-        write(path, data, mode=mode)
+    @contextlib.contextmanager
+    def twice(path, mode="rb", **options):
+        with opened(path, mode, **options) as file:
+            yield file
+        if mode == "xb":
+            opened(path, mode, **options)
 
-    monkeypatch.setattr(folder.fs, "pipe_file", twice)
+    monkeypatch.setattr(folder.fs, "open", twice)
     with locks.held(folder):
         assert (folder / "lock").exists()
     assert not (folder / "lock").exists()
@@ -187,10 +192,10 @@ def test_a_lock_that_another_has_made_since_stays_the_others(folder):
 
 
 def test_a_store_that_cannot_be_written_is_an_error_of_its_own(folder, monkeypatch):
-    def refuse(path, data, mode):
+    def refuse(path, mode="rb", **options):
         raise PermissionError("403 Forbidden")
 
-    monkeypatch.setattr(folder.fs, "pipe_file", refuse)
+    monkeypatch.setattr(folder.fs, "open", refuse)
     with pytest.raises(PermissionError, match="403 Forbidden"), locks.held(folder):
         pass
 

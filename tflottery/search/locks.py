@@ -70,7 +70,8 @@ def _remote(path: Any, process: str) -> Iterator[None]:
     now = datetime.datetime.now(datetime.UTC)
     signature = f"{process} since {now.isoformat(' ')}"
     try:
-        path.fs.pipe_file(path.path, signature.encode(), mode="create")
+        with path.fs.open(path.path, "xb") as file:  # Fails if it exists.
+            file.write(signature.encode())
     except Exception as error:  # Stores raise different errors if the object exists.
         owner = _owner(path)
         if not owner:
