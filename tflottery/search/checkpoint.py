@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,3 +78,42 @@ class Checkpoint:
             },
         )
         return at
+
+
+def load(
+    run: Any, state: Mapping[str, np.ndarray], paths: Sequence[str], *, rewinds: bool
+) -> tuple[list[Round], Checkpoint | None, dict, dict]:
+    """Loads what a run directory holds of a search.
+
+    Args:
+        run: The `Run`.
+        state: The engine's state now, whose arrays the saved ones must be like.
+        paths: The paths of the masked weights.
+        rewinds: Whether rounds start from a state "rewind".
+
+    Returns:
+        The records of the finished rounds, the checkpoint or `None`, and the states
+        "start" and "rewind", each empty if there is none.
+
+    Raises:
+        RunError: If a file needed to resume is missing or does not fit.
+    """
+    wanted = {name: (a.shape, a.dtype.kind) for name, a in state.items()}
+    bits = {
+        f"masks/{path}": ((-(-state[f"weights/{path}"].size // 8),), "u")
+        for path in paths
+    }
+    del state  # The saved states need its memory.
+    at = None
+    if saved := run.load("current", wanted | bits):
+        try:
+            at = Checkpoint.read(saved[1], arrays=saved[0])
+        except (TypeError, ValueError) as error:
+            raise run.unfit("current", str(error)) from error
+    records = run.check_whole(saved[1] if saved else None, rewinds=rewinds)
+    start, rewind = run.load("start", wanted), None
+    # Step k of an epoch that did not end will be seen again.
+    if rewinds and at is not None and at.rewound:
+        rewind = run.load("rewind", wanted)
+    start, rewind = (found[0] if found else {} for found in (start, rewind))
+    return records, at, start, rewind

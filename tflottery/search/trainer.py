@@ -17,7 +17,7 @@ from tflottery.engines import building, holding, network, shuffling
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines.engine import Engine, as_numbers
-from tflottery.search import callback_state
+from tflottery.search import callback_state, checkpoint
 from tflottery.search.checkpoint import Checkpoint
 
 _REWOUND = {
@@ -180,7 +180,14 @@ class Trainer:
             RunError: If a file needed to resume is missing or does not fit.
         """
         engine, self._run = self.engine, run
-        records, at, start, rewind = self._load(run) if run else ([], None, {}, {})
+        records, at, start, rewind = [], None, {}, {}
+        if run:
+            records, at, start, rewind = checkpoint.load(
+                run, engine.state(), self.paths, rewinds=self.config.rewind_step > 0
+            )
+            start, rewind = light(start), light(rewind)
+            if at is not None and self._uncounted:
+                self._steps_per_epoch = at.steps_per_epoch
         self._start = start or light(engine.state())
         if run and not start:
             run.save("start", self._start, {})
@@ -191,36 +198,6 @@ class Trainer:
         if self.config.retrain == "fine_tune":
             self._first_step = engine.step()
         return records, at
-
-    def _load(self, run: Any) -> tuple[list[Round], Checkpoint | None, dict, dict]:
-        """Returns records and checkpoint as `open` does, and the states to start from.
-
-        A state that is not there is empty.
-        """
-        state = self.engine.state()
-        wanted = {name: (a.shape, a.dtype.kind) for name, a in state.items()}
-        bits = {
-            f"masks/{path}": ((-(-state[f"weights/{path}"].size // 8),), "u")
-            for path in self.paths
-        }
-        del state  # The saved states need its memory.
-        at = None
-        if saved := run.load("current", wanted | bits):
-            try:
-                at = Checkpoint.read(saved[1], arrays=saved[0])
-            except (TypeError, ValueError) as error:
-                raise run.unfit("current", str(error)) from error
-            if self._uncounted:
-                self._steps_per_epoch = at.steps_per_epoch
-        rewinds = self.config.rewind_step > 0
-        records = run.check_whole(saved[1] if saved else None, rewinds=rewinds)
-        start = run.load("start", wanted)
-        rewind = None
-        # Step k of an epoch that did not end will be seen again.
-        if rewinds and at is not None and at.rewound:
-            rewind = run.load("rewind", wanted)
-        start, rewind = (light(s[0]) if s else {} for s in (start, rewind))
-        return records, at, start, rewind
 
     def resume(self, at: Checkpoint, records: Sequence[Round]) -> Trained | None:
         """Goes on from a checkpoint, and trains what is left of its round.
