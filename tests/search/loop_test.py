@@ -9,7 +9,7 @@ import pytest
 import tflottery
 from tflottery.core import masks as masks_lib
 from tflottery.core import paths as paths_lib
-from tflottery.engines import network
+from tflottery.engines import holding, network
 from tflottery.engines.engine import engine_for
 from tflottery.lab.data import pipelines
 
@@ -669,3 +669,32 @@ def test_a_round_whose_share_is_less_than_a_weight_prunes_one(options):
     found = find(epochs=1, **options)  # 72 weights.
     kept = [round(72 * (1 - r.sparsity)) for r in found.ticket.rounds]
     assert kept == [72, 71, 70, 69, 68, 67, 66, 65]
+
+
+def test_a_search_that_fails_leaves_the_masks_that_the_model_held():
+    model = find()
+    masks = holding.masks_held(model)
+    with pytest.raises(ValueError, match="`monitor` must be one of"):
+        find(model, monitor="nonsense", rounds=1, target_sparsity=0.95)
+    assert holding.masks_held(model).keys() == masks.keys()
+    for path, mask in holding.masks_held(model).items():
+        np.testing.assert_array_equal(mask, masks[path])
+
+
+def test_a_search_from_a_ticket_builds_its_model_first():
+    ticket = find().ticket
+    layers = make_model().layers
+    model = keras.Sequential([type(x).from_config(x.get_config()) for x in layers])
+    model = find(model, ticket=ticket, rounds=1, target_sparsity=0.95)
+    for path, mask in model.ticket.masks.items():
+        assert not np.any(mask & ~ticket.masks[path])
+
+
+def test_zeros_of_weights_that_include_names_can_be_held():
+    model = keras.Sequential([keras.layers.Embedding(4, 3), keras.layers.Dense(2)])
+    model(np.zeros((1, 2)))
+    path = "embedding/embeddings"
+    variables = network.variables(model)
+    variables[path].assign(np.eye(4, 3))
+    tflottery.hold(model, include=(path,))
+    np.testing.assert_array_equal(holding.masks_held(model)[path], np.eye(4, 3))

@@ -1,5 +1,6 @@
 """Engines: the one seam between the generations of Keras."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from tflottery.engines import holding, network
 from tflottery.engines.engine import engine_for as engine_for
 
 
-def hold(model: Any, masks: Masks | None = None) -> Any:
+def hold(model: Any, masks: Masks | None = None, *, include: Sequence[str] = ()) -> Any:
     """Keeps pruned weights at zero in whatever training follows.
 
     A model that Keras has loaded no longer knows its masks. This holds again whatever
@@ -25,6 +26,7 @@ def hold(model: Any, masks: Masks | None = None) -> Any:
         model: A built Keras 3 or tf_keras model.
         masks: Boolean arrays by path: False is pruned. By default the masks of the
             weights that are zero now, among those that `find_ticket` prunes.
+        include: Patterns of other weights to hold, as for `find_ticket`.
 
     Returns:
         `model` itself.
@@ -36,7 +38,7 @@ def hold(model: Any, masks: Masks | None = None) -> Any:
     keras = network.keras_of(model)
     weights = network.read(network.variables(model))
     if masks is None:
-        paths = network.prunable(model, keras)
+        paths = network.prunable(model, keras, include)
         masks = {path: weights[path] != 0 for path in paths}
         if all(mask.all() for mask in masks.values()):
             raise ValueError(

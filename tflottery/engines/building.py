@@ -18,13 +18,18 @@ def build(model: Any, data: Any) -> None:
     """
     keras = network.keras_of(model)
     layers = network.all_layers(model)[1:]
-    if model.weights and all(layer.built for layer in layers):
+    # tf_keras raises if it is asked for the weights of one that is not built.
+    if all(layer.built for layer in layers) and model.weights:
         return  # As a model of models that were built by themselves.
     x, y = first_batch(data)
     few = map_arrays(lambda a: a[:32] if is_array(a) else a, (x, y))
     try:
         with holding.scope(model):
             model(few[0], training=False)
+            if hasattr(model, "_symbolic_build") and model.compiled:
+                # Keras 3 builds the metrics of such a model only, and reads them even
+                # if the model's `train_step` leaves them alone.
+                model._symbolic_build(data_batch=(*few, None))
         return
     except Exception as error:
         said = f"{type(error).__name__}: {error}"

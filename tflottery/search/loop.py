@@ -19,8 +19,8 @@ from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round, library_versions
+from tflottery.engines import building, joining, network
 from tflottery.engines import data as data_lib
-from tflottery.engines import joining, network
 from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress
@@ -186,6 +186,8 @@ def find_ticket(
         run_dir_lib.check_path(run_dir)
     silent = isinstance(verbose, int) and verbose == 0
     if ticket is not None:
+        if not getattr(model, "built", True):
+            building.build(model, ds)
         ticket.apply(model)
     progress = None if silent else Progress(verbose)
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings)

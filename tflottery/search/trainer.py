@@ -93,12 +93,12 @@ class Trainer:
         self.paths = plan.choose(engine.prunable, config.skip, config.layer_fractions)
         self.masks = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
         self._given_ticket = getattr(model, "ticket", None)
+        self._given_masks: Masks = {}
         if holding.is_held(model):
             self.masks |= self._held_masks()
         self.monitor = config.monitor or ""
         self.verbose = 0
         self._numbers = self._settings = []
-        self._given_masks: Masks = {}
         self._steps_per_epoch = data_lib.steps_per_epoch(ds, settings)
         self._uncounted = self._steps_per_epoch is None
         if config.rewind_step:
