@@ -43,7 +43,14 @@ setuptools.setup(
         "ray": RAY,
         "edge": EDGE,
         "remote": REMOTE,
-        "test": [*PLOTS, *JAX, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6"],
+        "test": [
+            *PLOTS,
+            *JAX,
+            "hypothesis>=6.100",
+            "pandas>=2",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+        ],
     },
     entry_points={"console_scripts": ["tflottery = tflottery.cli.main:main"]},
     classifiers=[
