@@ -1,0 +1,145 @@
+"""Programs: small Keras programs of many kinds, each of which `fit` trains.
+
+A program is a function `(keras) -> (model, arguments)`: a compiled model and what
+`find_ticket` is called with besides the number of rounds.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+ROWS = 24
+OK = "ok"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program, and what is expected of each step with it.
+
+    Attributes:
+        name: Its name.
+        make: The function `(keras) -> (model, arguments)`.
+        compile: Returns the arguments of `model.compile`.
+        transfer: Arguments of `transfer_ticket`.
+        expected: For each step a part of the message that is expected; a step that is
+            not named is expected to go well.
+        generations: The Kerases that it runs on.
+        slow: Whether it takes more than a few seconds.
+    """
+
+    name: str
+    make: Callable[[Any], tuple[Any, dict[str, Any]]]
+    compile: Callable[[Any], dict[str, Any]]
+    transfer: Mapping[str, Any]
+    expected: Mapping[str, str]
+    generations: tuple[str, ...]
+    slow: bool
+
+
+PROGRAMS: dict[str, Program] = {}
+
+
+def program(
+    compile: Callable[[Any], dict[str, Any]],
+    *,
+    transfer_ticket: Mapping[str, Any] | None = None,
+    generations: tuple[str, ...] = ("keras",),
+    slow: bool = False,
+    **expected: str,
+) -> Callable:
+    """Adds a function to `PROGRAMS`; see `Program`."""
+
+    def add(make: Callable) -> Callable:
+        PROGRAMS[make.__name__] = Program(
+            name=make.__name__,
+            make=make,
+            compile=compile,
+            transfer=transfer_ticket or {"num_classes": 3},
+            expected=expected,
+            generations=generations,
+            slow=slow,
+        )
+        return make
+
+    return add
+
+
+def made(which: Program, keras: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns a program's compiled model and the arguments of `find_ticket`."""
+    keras.utils.set_random_seed(0)
+    model, arguments = which.make(keras)
+    return compiled(which, model, keras), arguments
+
+
+def compiled(which: Program, model: Any, keras: Any) -> Any:
+    """Compiles a program's model."""
+    model.compile(**which.compile(keras))
+    return model
+
+
+BOTH = ("keras", "tf_keras")
+# What is said of a model without a graph of layers.
+NO_GRAPH = {
+    "transfer": "is a subclassed model, which nobody can take the classifier off"
+}
+# Such a model cannot be built by calling it, so neither can one that is loaded.
+NO_CALL = {
+    **NO_GRAPH,
+    "reload": "is not built, so it has no weights to prune",
+    "export": r"does not have a `call\(\)` method implemented",
+}
+NO_STRINGS = "data type 'string' not understood"
+OPEN_SHAPE = "has an open shape .* build the model with a whole input shape"
+# XLA takes longer to compile a step than these programs take to train.
+PLAIN = {"optimizer": "adam", "jit_compile": False}
+
+
+def classifier(keras: Any) -> dict[str, Any]:
+    """Returns the arguments of `compile` for class numbers."""
+    return {
+        **PLAIN,
+        "loss": "sparse_categorical_crossentropy",
+        "metrics": ["accuracy"],
+    }
+
+
+def regression(keras: Any) -> dict[str, Any]:
+    """Returns the arguments of `compile` for numbers."""
+    return {**PLAIN, "loss": "mse"}
+
+
+def own_step(keras: Any) -> dict[str, Any]:
+    """Returns the arguments of `compile` for a model that computes its own loss."""
+    return dict(PLAIN)
+
+
+def numbers(*shape: int) -> np.ndarray:
+    """Returns random numbers, one row per example."""
+    return np.random.default_rng(0).random((ROWS, *shape), "float32")
+
+
+def whole(most: int, *shape: int) -> np.ndarray:
+    """Returns random whole numbers below `most`, one row per example."""
+    return np.random.default_rng(1).integers(0, most, (ROWS, *shape))
+
+
+def texts() -> np.ndarray:
+    """Returns sentences."""
+    words = np.array(["good", "bad", "film", "play", "very", "not"])
+    return np.array([" ".join(row) for row in words[whole(6, 5)]])
+
+
+def dataset(*parts: Any) -> Any:
+    """Returns a dataset of batches of 8."""
+    import tensorflow as tf
+
+    slices = parts if len(parts) > 1 else parts[0]
+    return tf.data.Dataset.from_tensor_slices(slices).batch(8)
+
+
+def dense(keras: Any, *units: int, out: str | None = None) -> Any:
+    """Returns a Sequential model of Dense layers without an input."""
+    layers = [keras.layers.Dense(n, activation="relu") for n in units[:-1]]
+    return keras.Sequential([*layers, keras.layers.Dense(units[-1], activation=out)])
