@@ -1,4 +1,4 @@
-"""What becomes of every program in tests/programs, as docs/programs.md.
+"""What becomes of every program in tests/making/programs, as docs/programs.md.
 
     python benchmarks/programs.py [--only NAME]
 
@@ -22,8 +22,8 @@ MOST = 120  # Characters of a message.
 
 HEAD = """# Programs
 
-What becomes of small programs of many kinds, those of `tests/programs`, in every step:
-`find_ticket`; another `fit`, which must keep pruned weights at zero; the ticket saved,
+What becomes of small programs of many kinds, those of `tests/making/programs`, in every
+step: `find_ticket`; another `fit`, which must keep pruned weights at zero; the ticket saved,
 loaded and applied to the program built again; `model.save`, Keras' `load_model` and
 `tflottery.hold`; `transfer_ticket`; `export_tflite`. "ok", or what was said instead.
 
@@ -34,9 +34,9 @@ Made by `python benchmarks/programs.py`.
 
 def main(_):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "programs")]
-    import steps
-    from catalogue import OK, PROGRAMS
+    sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+    from making.programs import steps
+    from making.programs.catalogue import OK, PROGRAMS
 
     def row(name: str, cells: list[str]) -> str:
         return f"| {' | '.join([name, *cells])} |\n"

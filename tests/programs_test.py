@@ -4,8 +4,8 @@ import os
 import re
 
 import pytest
-import steps
-from catalogue import OK, PROGRAMS
+from making.programs import steps
+from making.programs.catalogue import OK, PROGRAMS
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow",

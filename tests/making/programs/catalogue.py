@@ -81,9 +81,7 @@ def compiled(which: Program, model: Any, keras: Any) -> Any:
 
 BOTH = ("keras", "tf_keras")
 # What is said of a model without a graph of layers.
-NO_GRAPH = {
-    "transfer": "is a subclassed model, which nobody can take the classifier off"
-}
+NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut off"}
 # Such a model cannot be built by calling it, so neither can one that is loaded.
 NO_CALL = {
     **NO_GRAPH,

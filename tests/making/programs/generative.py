@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from catalogue import (
+
+from making.programs.catalogue import (
     BOTH,
     NO_CALL,
     NO_GRAPH,
@@ -283,7 +284,8 @@ def no_labels(keras: Any):
 
 
 @program(
-    own_step, transfer=r"its output is made by 'endpoint' \(Endpoint\), where a Dense"
+    own_step,
+    transfer=r"its output comes from 'endpoint' \(Endpoint\) instead of a Dense",
 )
 def endpoint(keras: Any):
     class Endpoint(keras.layers.Layer):

@@ -7,13 +7,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import catalogue
-import generative  # noqa: F401
 import numpy as np
-import supervised  # noqa: F401
-from catalogue import OK, PROGRAMS, Program
 
 import tflottery
+from making.programs import catalogue, generative, supervised  # noqa: F401
+from making.programs.catalogue import OK, PROGRAMS, Program
 from tflottery.engines import data as data_lib
 from tflottery.engines import holding, network
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from catalogue import (
+
+from making.programs.catalogue import (
     BOTH,
     NO_STRINGS,
     OPEN_SHAPE,
@@ -166,7 +167,7 @@ def bidirectional(keras: Any):
 
 @program(
     regression,
-    transfer=r"its output is made by 'conv2d' \(Conv2D\), where a Dense layer or",
+    transfer=r"its output comes from 'conv2d' \(Conv2D\) instead of a Dense layer",
 )
 def next_frame(keras: Any):
     layers = keras.layers
@@ -197,7 +198,7 @@ def augmented(keras: Any):
         "loss_weights": {"kind": 1.0, "size": 0.5},
         "metrics": {"kind": ["accuracy"]},
     },
-    transfer="has 2 outputs, so it is not clear which classifier is meant",
+    transfer="has 2 outputs, so it is not clear which classifier to replace",
 )
 def several_outputs(keras: Any):
     layers = keras.layers
