@@ -23,9 +23,9 @@ MOST = 120  # Characters of a message.
 HEAD = """# Programs
 
 What becomes of small programs of many kinds, those of `tests/making/programs`, in every
-step: `find_ticket`; another `fit`, which must keep pruned weights at zero; the ticket saved,
-loaded and applied to the program built again; `model.save`, Keras' `load_model` and
-`tflottery.hold`; `transfer_ticket`; `export_tflite`. "ok", or what was said instead.
+step: `find_ticket`; another `fit`, which must keep pruned weights at zero; the ticket
+saved, loaded and applied to the program built again; `model.save`, Keras' `load_model`
+and `tflottery.hold`; `transfer_ticket`; `export_tflite`. "ok", or what was said instead.
 
 Made by `python benchmarks/programs.py`.
 

@@ -1,5 +1,6 @@
 """Programs that train by labels: images, sequences, tables, and their data."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -334,8 +335,7 @@ def efficientnet_frozen(keras: Any):
 
 @program(classifier, slow=True, export=OPEN_SHAPE)
 def keras_hub_backbone(keras: Any):
-    import keras_hub
-
+    keras_hub = importlib.import_module("keras_hub")
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=30,
         num_layers=1,
