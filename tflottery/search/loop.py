@@ -98,7 +98,7 @@ def find_ticket(
         shuffle: Whether to shuffle arrays before each epoch.
         class_weight: Weights of the classes in the loss, by class number.
         steps_per_epoch: Batches in an epoch, for a dataset that is endless or larger.
-        validation_steps: Batches of `validation_data` to evaluate, likewise.
+        validation_steps: Batches of `validation_data` to evaluate, if not all.
         validation_batch_size: Examples per batch of validation arrays; `None` is
             `batch_size`.
         epochs: Number of epochs per round, at least 1. After a rewind to step k a

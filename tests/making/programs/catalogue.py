@@ -89,7 +89,7 @@ NO_CALL = {
     "export": r"does not have a `call\(\)` method implemented",
 }
 NO_STRINGS = "data type 'string' not understood"
-OPEN_SHAPE = "has an open shape .* build the model with a whole input shape"
+OPEN_SHAPE = "has the open shape .*, but a file needs fixed sizes"
 # XLA takes longer to compile a step than these programs take to train.
 PLAIN = {"optimizer": "adam", "jit_compile": False}
 
