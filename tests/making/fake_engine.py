@@ -225,7 +225,7 @@ class Engine:
         self._round += 1
         self.model.hold(masks)
 
-    def covered(self, masks):
+    def covered(self):
         return 1.0, "All weights can be pruned."
 
     def sync_replicas(self):

@@ -57,10 +57,10 @@ class Engine(abc.ABC):
         self.settings = data_lib.PLAIN
         self._averaging = False
 
-    def covered(self, masks: Masks) -> tuple[float, str]:
-        """Returns the share of the trainable weights that `masks` cover.
+    def covered(self) -> tuple[float, str]:
+        """Returns the share of the trainable weights that can be pruned.
 
-        The text with it says so, and names the largest weights that no mask covers.
+        The text with it says so, and names the largest of the others.
         """
         trainable = {id(v) for v in self.model.trainable_variables}
         sizes = {
@@ -69,9 +69,11 @@ class Engine(abc.ABC):
             if id(variable) in trainable
         }
         total = sum(sizes.values())
-        share = sum(mask.size for mask in masks.values()) / total
+        share = sum(sizes[path] for path in self.prunable) / total
         told = f"{100 * share:.1f} % of the {total:,} weights can be pruned."
-        rest = sorted(sizes.keys() - masks.keys(), key=lambda path: -sizes[path])[:3]
+        rest = sorted(
+            sizes.keys() - self.prunable.keys(), key=lambda path: -sizes[path]
+        )[:3]
         if rest:
             largest = ", ".join(f"{path} ({sizes[path]:,})" for path in rest)
             told += f" The largest others: {largest}."
