@@ -278,7 +278,7 @@ def test_find_keeps_its_run_and_its_ticket_is_shown_and_exported(
     assert status == 0
     assert 0.1 < float(out.split()[-1]) <= 1.0
     # Another search gets another folder: nothing is written over.
-    run(capsys, *words, "--verbose=0")
+    run(capsys, *words, "--select=last", "--verbose=0")
     assert (tmp_path / "runs/find_002/ticket.safetensors").exists()
 
 

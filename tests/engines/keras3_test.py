@@ -285,6 +285,8 @@ def test_masks_hold_in_a_custom_loop_and_after_compiling_anew_until_released():
     assert largest_pruned(model, masks) == 0.0
     assert moved(model, before)
 
+    # Keras on JAX fails in a second `fit` with averages.
+    compiled(model, keras.optimizers.Adam(0.05))
     assert tflottery.release(model) is model
     model.fit(X, Y, epochs=1, verbose=0)
     assert largest_pruned(model, masks) > 0.0
