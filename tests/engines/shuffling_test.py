@@ -89,6 +89,29 @@ def test_every_epoch_has_all_batches_in_an_order_of_its_own(tmp_path):
     assert len({*epochs, tuple(range(10))}) == 4
 
 
+@pytest.mark.parametrize("steps", [4, 15])
+def test_an_epoch_of_so_many_steps_asks_for_so_many_batches(steps):
+    batches = Batches(workers=1)
+    view = shuffling.seeded(
+        batches, FitSettings(steps_per_epoch=steps), seed=1, keras=keras
+    )
+    assert len(view) == steps
+    for view.epoch in range(10):
+        for index in range(steps):
+            view[index]
+    passes = [sorted(batches.asked[i : i + 10]) for i in range(0, 10 * steps, 10)]
+    assert passes == [list(range(10))] * steps
+
+
+def test_a_py_dataset_without_an_end_keeps_its_own_order():
+    class Endless(Batches):
+        num_batches = None
+
+    endless = Endless()
+    settings = FitSettings(steps_per_epoch=4)
+    assert shuffling.seeded(endless, settings, seed=1, keras=keras) is endless
+
+
 def test_the_view_keeps_the_users_settings_and_can_be_sent_to_a_process():
     given = Batches(workers=3, use_multiprocessing=True, max_queue_size=4)
     view = shuffling.reordered(given, seed=5, keras=keras)

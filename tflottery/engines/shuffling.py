@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.engines.data import FitSettings, arrays_in, map_arrays
+from tflottery.engines.data import FitSettings, arrays_in, map_arrays, steps_per_epoch
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -95,8 +95,12 @@ def seeded(data: Any, settings: FitSettings, *, seed: int, keras: Any) -> Any:
                 steps=settings.steps_per_epoch,
             )
         return data
-    if isinstance(data, keras.utils.Sequence) and not is_ordered(data):
-        return reordered(data, seed=seed, keras=keras)
+    if (
+        isinstance(data, keras.utils.Sequence)
+        and not is_ordered(data)
+        and steps_per_epoch(data) is not None
+    ):
+        return reordered(data, seed=seed, keras=keras, steps=settings.steps_per_epoch)
     return data
 
 
@@ -285,20 +289,24 @@ def _py_dataset(
     return Ordered()
 
 
-def reordered(data: Any, *, seed: int, keras: Any) -> Any:
+def reordered(data: Any, *, seed: int, keras: Any, steps: int | None = None) -> Any:
     """Returns the user's PyDataset with its batches in a reproducible order.
 
     `fit` itself shuffles a PyDataset with Python's global generator, in other threads.
 
     Args:
-        data: A PyDataset or Sequence of `keras`.
+        data: A PyDataset or Sequence of `keras` that knows its number of batches.
         seed: Random seed, at least 0.
         keras: The module of the model to train, `keras` or `tf_keras`.
+        steps: Number of batches per epoch; `None` is one pass over them.
 
     Returns:
         A PyDataset to train on with `shuffle=False`. Its attribute `epoch` starts at 0
         and decides the order; the caller sets it before each epoch.
     """
+
+    def count() -> int:  # It may change from one epoch to the next.
+        return steps_per_epoch(data) or 0
 
     class Ordered(keras.utils.Sequence):
         _of_tflottery = True
@@ -314,10 +322,11 @@ def reordered(data: Any, *, seed: int, keras: Any) -> Any:
             self._last: tuple[Any, np.ndarray] = (None, np.arange(0))
 
         def __len__(self) -> int:
-            return len(data) if hasattr(data, "__len__") else data.num_batches
+            return steps or count()
 
         def __getitem__(self, index: int) -> Any:
-            wanted, (known, indices) = (len(self), seed, self.epoch), self._last
+            wanted = (count(), seed, self.epoch, steps)
+            known, indices = self._last
             if wanted != known:
                 indices = order(*wanted)
                 self._last = wanted, indices
@@ -330,12 +339,15 @@ def reordered(data: Any, *, seed: int, keras: Any) -> Any:
             data.on_epoch_end()
 
         def __reduce__(self) -> Any:  # For worker processes.
-            return _reordered_at, (data, seed, keras.__name__, self.epoch)
+            return _reordered_at, (data, seed, keras.__name__, self.epoch, steps)
 
     return Ordered()
 
 
-def _reordered_at(data: Any, seed: int, keras: str, epoch: int) -> Any:
-    view = reordered(data, seed=seed, keras=importlib.import_module(keras))
+def _reordered_at(
+    data: Any, seed: int, keras: str, epoch: int, steps: int | None
+) -> Any:
+    module = importlib.import_module(keras)
+    view = reordered(data, seed=seed, keras=module, steps=steps)
     view.epoch = epoch
     return view

@@ -193,8 +193,8 @@ def find_ticket(
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
     trainer.verbose = progress.inside_round if progress else 0
     plan = plan_lib.plan(trainer.masks, config)
-    share, coverage = trainer.engine.covered()
     engine = trainer.engine
+    share, coverage = engine.covered()
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
     try:
