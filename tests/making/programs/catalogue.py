@@ -26,7 +26,8 @@ class Program:
         expected: For each step a part of the message that is expected; a step that is
             not named is expected to go well.
         generations: The Kerases that it runs on.
-        slow: Whether it takes more than a few seconds.
+        untested: Steps that only benchmarks/programs.py takes, as they last long and
+            other programs and tests show the same.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Program:
     transfer: Mapping[str, Any]
     expected: Mapping[str, str]
     generations: tuple[str, ...]
-    slow: bool
+    untested: tuple[str, ...]
 
 
 PROGRAMS: dict[str, Program] = {}
@@ -46,7 +47,7 @@ def program(
     *,
     transfer_ticket: Mapping[str, Any] | None = None,
     generations: tuple[str, ...] = ("keras",),
-    slow: bool = False,
+    untested: tuple[str, ...] = (),
     **expected: str,
 ) -> Callable:
     """Adds a function to `PROGRAMS`; see `Program`."""
@@ -59,7 +60,7 @@ def program(
             transfer=transfer_ticket or {"num_classes": 3},
             expected=expected,
             generations=generations,
-            slow=slow,
+            untested=untested,
         )
         return make
 

@@ -126,7 +126,7 @@ def distiller(keras: Any):
     return Distiller(), {"ds": x, "y": y, "validation_data": (x, y)}
 
 
-@program(two_optimizers, slow=True, **NO_CALL)
+@program(two_optimizers, **NO_CALL)
 def contrastive(keras: Any):
     import tensorflow as tf
 
@@ -196,7 +196,7 @@ def siamese(keras: Any):
     return keras.Model([left, right], out), {"ds": x, "y": y, "validation_split": 0.3}
 
 
-@program(classifier, slow=True)
+@program(classifier)
 def unet(keras: Any):
     layers = keras.layers
     image = keras.Input((8, 8, 1))
