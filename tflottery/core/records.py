@@ -51,7 +51,7 @@ class Round:
             {
                 "round": checks.WHOLE,
                 "sparsity": checks.SHARE,
-                "density_per_layer": checks.dict_of(checks.NUMBER),
+                "density_per_layer": checks.dict_of(checks.SHARE),
                 "metrics": checks.dict_of(checks.NUMBER),
                 "history": checks.dict_of(checks.list_of(checks.NUMBER)),
                 "steps": checks.WHOLE,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflottery.core import files
-from tflottery.core.checks import is_number
+from tflottery.core.checks import Kind, check, is_number, list_of, or_none
 from tflottery.lab.report import figures, page, results, tables
 from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline, share
 from tflottery.lab.report.page import Details, Section
@@ -14,6 +14,14 @@ from tflottery.lab.report.results import Cell, Curve, Setting
 _NAMES = {"fine_tuned": "fine-tuned", "two_layer": "two-layer"}
 # What the page shows by itself, and not among the settings.
 _SHOWN = {"experiment", "shows", "command", "versions", "seeds", "rows", "mask_overlap"}
+
+
+def _is_overlap(pair: Any) -> bool:
+    numbers = isinstance(pair, list) and len(pair) == 4 and all(map(is_number, pair))
+    return numbers and 0 < pair[2] <= 1 and 0 <= pair[3] <= 1
+
+
+_OVERLAPS = or_none(list_of(Kind(_is_overlap, "[seed, seed, density, overlap]")))
 
 
 def experiment_page(path: Any) -> bytes:
@@ -34,31 +42,26 @@ def experiment_page(path: Any) -> bytes:
         if not isinstance(header, dict):
             raise ValueError("`header` must be an object.")
         cells = results.read(found.get("rows"))
-        overlaps = _overlaps(header.get("mask_overlap"))
+        check("mask_overlap", header.get("mask_overlap"), _OVERLAPS)
     except ValueError as error:
         raise files.FileError(f"{path} is not a valid results file. {error}") from error
     tolerance = _tolerance(header)
     settings = results.settings(cells)
-    names = [_setting_name(settings, setting) for setting in settings]
-    chosen = [
-        [(curve, choose(curve, setting.dense, tolerance)) for curve in setting.tickets]
-        for setting in settings
-    ]
-    verdicts = [
-        (", ".join(filter(None, (name, figures.label(curve)))), choice)
-        for name, choices in zip(names, chosen, strict=True)
-        for curve, choice in choices
-    ]
-    first_name, first = verdicts[0] if verdicts else ("", None)
-    shared = figures.overlap(overlaps)
-    sections = [
-        _section(*parts, tolerance)
-        for parts in zip(names, settings, chosen, strict=True)
-    ]
+    sections, verdicts = [], []
+    for setting in settings:
+        name = _setting_name(settings, setting)
+        chosen = [(c, choose(c, setting.dense, tolerance)) for c in setting.tickets]
+        sections.append(_section(name, setting, chosen, tolerance))
+        verdicts += [
+            (", ".join(filter(None, (name, figures.label(curve)))), choice)
+            for curve, choice in chosen
+        ]
+    shared = figures.overlap([pair[2:] for pair in header.get("mask_overlap") or ()])
     if shared:
         sections.append(Section(title="Mask overlap between seeds", figures=[shared]))
     sections.append(Section(title="Cells", table=tables.cells(cells)))
     sections.append(_made(header, cells))
+    first_name, first = verdicts[0] if verdicts else ("", None)
     return page.render(
         str(header.get("experiment") or "Experiment"),
         headline(first, tolerance),
@@ -72,16 +75,17 @@ def experiment_page(path: Any) -> bytes:
 
 def _how(name: str, choice: Choice, tolerance: float) -> str:
     """Returns how the headline was reached."""
-    test = choice.comparison.test
-    texts = [f"{name}; {HOW[choice.how]}."]
+    test, interval = choice.comparison.test, ""
     if test is not None and test.half is not None:
-        texts.append(
-            f"± is the 95 % interval by Student's t over {test.count} seeds of the "
+        interval = (
+            f" ± is the 95 % interval by Student's t over {test.count} seeds of the "
             "differences in test accuracy, paired by seed."
         )
     limit = f"-{100 * tolerance:g} points" if tolerance else "zero"
-    texts.append(f"An arm wins if its whole interval is at or above {limit}.")
-    return " ".join([*texts, "No density is chosen by test accuracy."])
+    return (
+        f"{name}; {HOW[choice.how]}.{interval} An arm wins if its whole interval is at "
+        f"or above {limit}. No density is chosen by test accuracy."
+    )
 
 
 def _notes(
@@ -137,18 +141,17 @@ def _section(
         densities = [c.density_per_layer for c in cells if c.density_per_layer]
         title = f"{figures.label(curve)} with {share(at)} of the weights"
     marks = {curve.weights: c.comparison.density for curve, c in chosen if c}
-    drawn = [
-        figures.accuracy(setting),
-        figures.differences(setting, tolerance),
-        figures.steps_to_best(setting),
-        figures.layers(densities, title),
-    ]
     layers = tables.layers(densities, title)
     every = tables.densities(setting, tolerance, marks)
     return Section(
         title=name or "Results",
         table=tables.arms(setting, at, tolerance),
-        figures=[picture for picture in drawn if picture],
+        figures=[
+            figures.accuracy(setting),
+            figures.differences(setting, tolerance),
+            figures.steps_to_best(setting),
+            figures.layers(densities, title),
+        ],
         details=[
             *([Details(summary="Every layer", table=layers)] if layers else []),
             Details(summary="Every arm at every density", table=every, open=True),
@@ -212,17 +215,3 @@ def _tolerance(header: Mapping[str, Any]) -> float:
         if is_number(value) and 0 <= value < 1:
             return float(value)
     return 0.0
-
-
-def _overlaps(pairs: Any) -> list[tuple[float, float]]:
-    """Returns the density and the overlap of each pair of seeds."""
-    found = []
-    for pair in pairs if isinstance(pairs, list) else [] if pairs is None else [pairs]:
-        fits = isinstance(pair, list) and len(pair) == 4 and all(map(is_number, pair))
-        if not fits or not (0 < pair[2] <= 1 and 0 <= pair[3] <= 1):
-            raise ValueError(
-                "`mask_overlap` must be a list of [seed, seed, density, overlap]. "
-                f"Received: {pair!r}"
-            )
-        found.append((pair[2], pair[3]))
-    return found

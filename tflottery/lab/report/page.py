@@ -16,23 +16,21 @@ import markupsafe
 from tflottery.lab.report.drawing import Picture
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Table:
     """A table that scrolls in its own frame.
 
     Attributes:
-        head: Names of the columns.
-        rows: Values of each row; `None` is an empty cell.
         caption: What the table shows.
-        chosen: Indices of the rows to highlight.
+        rows: Values by column, the same columns in every row; `None` is an empty cell.
         text: Columns that hold text, aligned left; the others hold numbers.
+        chosen: Indices of the rows to highlight.
     """
 
-    head: Sequence[str]
-    rows: Sequence[Sequence[Any]]
     caption: str
-    chosen: Collection[int] = ()
+    rows: Sequence[Mapping[str, Any]]
     text: Collection[str] = ()
+    chosen: Collection[int] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,22 +45,12 @@ class Details:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of a page; parts left empty do not show.
-
-    Attributes:
-        title: Its heading.
-        text: Its first paragraph.
-        table: A table.
-        figures: Pictures, side by side where there is room.
-        notes: Items of a list.
-        facts: Values by name; those that are `None` are left out.
-        details: Parts that open on a click.
-    """
+    """A section of a page, in this order; what is empty or `None` does not show."""
 
     title: str = ""
     text: str = ""
     table: Table | None = None
-    figures: Sequence[Picture] = ()
+    figures: Sequence[Picture | None] = ()
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     details: Sequence[Details] = ()
@@ -105,8 +93,5 @@ def _unbroken(value: Any) -> Any:
         return ""
     if isinstance(value, markupsafe.Markup):  # Escaped already, such as an attribute.
         return value
-    return (
-        str(value)
-        .replace(" %", "\N{NO-BREAK SPACE}%")
-        .replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-    )
+    space = "\N{NO-BREAK SPACE}"
+    return str(value).replace(" %", f"{space}%").replace(" ± ", f"{space}±{space}")

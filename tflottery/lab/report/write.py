@@ -21,9 +21,6 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
             a search, finished or not; a path or a URL such as `gs://bucket/run`.
         out: The file to write; `None` is `report.html` in `run_dir`.
 
-    Returns:
-        The path of the file.
-
     Raises:
         FileNotFoundError: If `run_dir` holds neither, or an unfinished experiment.
         FileError: If a file is damaged (a ValueError); the message names it.
@@ -35,13 +32,13 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
         html = experiment_page(path / "results.json")
     elif (path / "run.json").exists():
         html = search_page(path)
+    elif (path / "experiment.json").exists():
+        raise FileNotFoundError(
+            "`run_dir` holds an experiment that is not finished: it has no "
+            "results.json. Run the command that started it again to resume. "
+            f"Received: run_dir={str(path)!r}"
+        )
     else:
-        if (path / "experiment.json").exists():
-            raise FileNotFoundError(
-                "`run_dir` holds an experiment that is not finished: it has no "
-                "results.json. Run the command that started it again to resume. "
-                f"Received: run_dir={str(path)!r}"
-            )
         raise FileNotFoundError(
             "`run_dir` holds neither results.json, which an experiment writes, nor "
             f"run.json, which a search writes. Received: run_dir={str(path)!r}"
@@ -52,11 +49,7 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
 
 
 def _check_files(path: Any) -> None:
-    """Checks that the files of a local run have an end, and fit in memory.
-
-    Raises:
-        FileError: If one is a pipe, a device or far too large.
-    """
+    """Checks that no file of a local run is a pipe, a device or far too large."""
     if not isinstance(path, pathlib.Path):
         return
     patterns = ("*.json", "*.safetensors", "rounds/*.json")
