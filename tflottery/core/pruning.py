@@ -37,8 +37,7 @@ def prune(
     the layer.
 
     Args:
-        scores: An array for each path in `masks`, of the same shape. Higher scores are
-            kept.
+        scores: An array for each path in `masks`, of the same shape.
         masks: The masks to shrink. What they prune stays pruned.
         fraction: Share of the remaining weights to prune, in (0, 1).
         scope: `"global"`, `"layer"` or `"erk"`.
@@ -46,9 +45,6 @@ def prune(
             pattern. These are pruned layer by layer. The first match counts.
         target_density: Least share of all weights to keep, in [0, 1). If the fractions
             would keep less, they are all reduced to keep exactly this share.
-
-    Returns:
-        Boolean arrays by path, nested in `masks`.
 
     Raises:
         ValueError: If a fraction or `scope` is out of range, the scores do not fit the
