@@ -197,15 +197,13 @@ def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
     del data
     body = _check_header(path, signed)
     if not entries.keys() == body["dtypes"].keys() == body["sha256"].keys():
-        raise FileError(f"{path} is damaged: its header lists other arrays. {_AGAIN}")
+        raise _damaged(path, "its header lists other arrays")
     arrays = {}
     for name in list(entries):
         array = _from_entry(path, name, entries.pop(name), body["dtypes"][name])
         if _digest(_to_plain(name, array)) != body["sha256"][name]:
-            raise FileError(
-                f"{path} is damaged: the values of {name!r} have changed since they "
-                f"were written. {_AGAIN}"
-            )
+            changed = f"the values of {name!r} have changed since they were written"
+            raise _damaged(path, changed)
         arrays[name] = array
     return arrays, body["header"]
 
@@ -222,24 +220,22 @@ def _check_header(path: Any, signed: Any) -> dict[str, Any]:
                 return body
     except _DAMAGE:
         pass
-    raise FileError(
-        f"{path} is damaged: its header has changed since it was written. {_AGAIN}"
-    )
+    raise _damaged(path, "its header has changed since it was written")
 
 
 def _from_entry(path: Any, name: str, entry: Any, dtype: Any) -> np.ndarray:
     kind = _dtype(dtype)
     if kind is None or _plain(kind).name != _PLAIN.get(entry["dtype"]):
-        raise FileError(
-            f"{path} is damaged: its header says that {name!r} is {dtype!r}, but it "
-            f"is stored as {entry['dtype']!r}. {_AGAIN}"
-        )
+        stored = f"but it is stored as {entry['dtype']!r}"
+        raise _damaged(path, f"its header says that {name!r} is {dtype!r}, {stored}")
     try:
         return np.frombuffer(entry["data"], kind).reshape(entry["shape"])
     except ValueError as error:  # More or larger dimensions than NumPy allows.
-        raise FileError(
-            f"{path} is damaged: {name!r} has the shape {entry['shape']}. {_AGAIN}"
-        ) from error
+        raise _damaged(path, f"{name!r} has the shape {entry['shape']}") from error
+
+
+def _damaged(path: Any, why: str) -> FileError:
+    return FileError(f"{path} is damaged: {why}. {_AGAIN}")
 
 
 def _to_plain(name: str, array: np.ndarray) -> np.ndarray:

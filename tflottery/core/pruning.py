@@ -151,14 +151,11 @@ def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]
             equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
             kept[path].reshape(-1)[equal] = True
             ties -= len(equal)
-    if all(kept[path].any() or not masks[path].any() for path in masks):
-        return kept
-    return _guard(scores, masks, kept)
+    _guard(scores, masks, kept)
+    return kept
 
 
-def _guard(
-    scores: Scores, masks: Masks, kept: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _guard(scores: Scores, masks: Masks, kept: dict[str, np.ndarray]) -> None:
     """Restores the best weight of each emptied layer, in exchange for the worst."""
     for path in masks:
         if kept[path].any() or not masks[path].any():
@@ -176,7 +173,6 @@ def _guard(
             "the layer to `skip`.",
             stacklevel=4,
         )
-    return kept
 
 
 def _worst(scores: Scores, kept: Masks) -> tuple[str, int] | None:

@@ -53,17 +53,11 @@ _RC = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A drawn figure.
-
-    Attributes:
-        svg: The figure as an SVG file.
-        alt: What it shows, for readers who cannot see it.
-        caption: What to know when looking at it.
-    """
+    """A drawn figure: an SVG file."""
 
     svg: bytes
-    alt: str
-    caption: str
+    alt: str  # What it shows, for readers who cannot see it.
+    caption: str  # What to know when looking at it.
 
     @property
     def base64(self) -> str:
@@ -122,7 +116,7 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def percent_ticks() -> dict[str, Any]:
+def percents() -> dict[str, Any]:
     """Returns the ticks of a logarithmic scale of percentages, and their format."""
     from matplotlib import ticker
 
@@ -131,7 +125,7 @@ def percent_ticks() -> dict[str, Any]:
 
 def density_axis(axes: Any, densities: Sequence[float]) -> None:
     """Makes the x axis show the weights left, from 100 % down, on a log scale."""
-    ticks = percent_ticks()
+    ticks = percents()
     axes.set_xscale("log")
     axes.set_xlim(118, 100 * min([*densities, 0.5]) / 1.18)
     axes.xaxis.set_major_locator(ticks["ticks"])
@@ -141,12 +135,10 @@ def density_axis(axes: Any, densities: Sequence[float]) -> None:
 
 
 def bars(axes: Any, values: Mapping[str, tuple[float, float, float]]) -> None:
-    """Draws one bar per name, the first at the top, each labelled with its value.
+    """Draws one bar per name, the first at the top, each labelled with its length.
 
-    Args:
-        axes: Where to draw.
-        values: By name the length of the bar, and the smallest and the largest value
-            over the seeds. The start of a long name is cut off.
+    `values` are the length, and the smallest and the largest value over the seeds. The
+    start of a long name is cut off.
     """
     lengths, low, high = np.transpose(list(values.values()))
     places = range(len(lengths))

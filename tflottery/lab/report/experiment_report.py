@@ -25,10 +25,7 @@ _OVERLAPS = or_none(list_of(Kind(_is_overlap, "[seed, seed, density, overlap]"))
 
 
 def experiment_page(path: Any) -> bytes:
-    """Returns the page of an experiment.
-
-    Args:
-        path: Its `results.json`.
+    """Returns the page of an experiment from its `results.json`.
 
     Raises:
         FileError: If the file is damaged; the message names the value.
@@ -92,13 +89,6 @@ def _notes(
     cells: Sequence[Cell], settings: Sequence[Setting], header: Mapping[str, Any]
 ) -> list[str]:
     """Returns what is missing, or weaker than it looks."""
-    notes = []
-    failed = sum(cell.failed for cell in cells)
-    if failed:
-        notes.append(
-            f"Failed cells: {failed} of {len(cells)}. No mean includes them, and an "
-            "arm does not win at a density where a seed failed."
-        )
     pairs = [
         compare(point, setting.dense)
         for setting in settings
@@ -106,25 +96,25 @@ def _notes(
         for curve in setting.curves
         for point in curve.points
     ]
+    failed = sum(cell.failed for cell in cells)
     missing = sum(len(comparison.missing) for comparison in pairs)
-    if missing:
-        notes.append(
-            f"Missing pairs: {missing}. The arm or dense has no cell for that seed; "
-            "only the other seeds are compared."
-        )
     flat = sum(bool(c.test and c.test.is_flat and c.density < 1) for c in pairs)
-    if flat:
-        notes.append(
-            "No spread: an arm at one density differs from dense by the same with all "
-            f"seeds, so there is no interval and no claim ({flat} of {len(pairs)}). "
-            "More seeds may show one."
-        )
-    if any(setting.dense is None for setting in settings):
-        notes.append("Without a dense network, nothing is compared.")
-    done, planned = {cell.seed for cell in cells}, header.get("seeds")
-    if isinstance(planned, list) and len(planned) > len(done):
-        notes.append(f"{len(done)} of {len(planned)} seeds have results so far.")
-    return notes
+    done, planned = len({cell.seed for cell in cells}), header.get("seeds")
+    seeds = len(planned) if isinstance(planned, list) else 0
+    notes = {
+        f"Failed cells: {failed} of {len(cells)}. No mean includes them, and an arm "
+        "does not win at a density where a seed failed.": failed,
+        f"Missing pairs: {missing}. The arm or dense has no cell for that seed; only "
+        "the other seeds are compared.": missing,
+        "No spread: an arm at one density differs from dense by the same with all "
+        f"seeds, so there is no interval and no claim ({flat} of {len(pairs)}). More "
+        "seeds may show one.": flat,
+        "Without a dense network, nothing is compared.": any(
+            setting.dense is None for setting in settings
+        ),
+        f"{done} of {seeds} seeds have results so far.": seeds > done,
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def _section(

@@ -65,7 +65,8 @@ def _sizes(reports: Sequence[ExportReport]) -> drawing.Picture:
     }
 
     def plot(axes: Any) -> None:
-        drawing.bars(axes, {kind: (n / 1000,) * 3 for kind, n in sizes.items()})
+        kilobytes = {kind: size / 1000 for kind, size in sizes.items()}
+        drawing.bars(axes, {kind: (n, n, n) for kind, n in kilobytes.items()})
         axes.set_xlabel("size (KB)")
 
     listed = ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())

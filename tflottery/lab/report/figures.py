@@ -40,15 +40,9 @@ def label(curve: Curve, setting: Setting | None = None) -> str:
 
 def accuracy(setting: Setting) -> Picture | None:
     """Draws the test accuracy over density, with the dense network's level."""
-
-    def value(point: Point) -> Interval | None:
-        found = _mean(point, "metric")
-        return found and found.times(100)
-
     return _over_density(
         setting,
-        value,
-        dense=value(setting.dense) if setting.dense else None,
+        lambda point: _mean(point, "metric", 100),
         ylabel="test accuracy (%)",
         what="Test accuracy in percent",
         caption=f"Test accuracy, mean over the seeds. {_T}",
@@ -61,7 +55,6 @@ def steps_to_best(setting: Setting) -> Picture | None:
     return _over_density(
         setting,
         lambda point: _mean(point, "steps_to_best"),
-        dense=_mean(setting.dense, "steps_to_best") if setting.dense else None,
         ylabel="steps to best validation accuracy",
         what="Steps to the best validation accuracy",
         caption=f"Mean optimizer steps to the best validation accuracy. {_T}",
@@ -82,7 +75,6 @@ def differences(setting: Setting, tolerance: float) -> Picture | None:
     return _over_density(
         setting,
         value,
-        dense=Interval(0, None, 1),
         tolerance=100 * tolerance,
         ylabel="difference to dense (points)",
         what="Difference in test accuracy to dense, in points",
@@ -93,11 +85,9 @@ def differences(setting: Setting, tolerance: float) -> Picture | None:
 
 
 def layers(densities: Sequence[Mapping[str, float]], title: str) -> Picture | None:
-    """Draws the density of every layer, averaged over the tickets.
+    """Draws the density of every layer, averaged over the tickets; none draws nothing.
 
-    Args:
-        densities: For each ticket, the share kept by path; none draws nothing.
-        title: Which tickets these are.
+    `densities` hold the share kept by path for each of the tickets that `title` names.
     """
     found = means_by_layer(densities)
     if not found:
@@ -148,9 +138,7 @@ def layer_names(paths: Sequence[str]) -> list[str]:
 def overlap(pairs: Sequence[tuple[float, float]]) -> Picture | None:
     """Draws how much of their masks the tickets of two seeds share.
 
-    Args:
-        pairs: For each two seeds, the density and the Jaccard index of the kept
-            weights, both in [0, 1].
+    `pairs` are the density and the Jaccard index of the kept weights of each two seeds.
     """
     if not pairs:
         return None
@@ -193,7 +181,6 @@ def _over_density(
     setting: Setting,
     value: Callable[[Point], Interval | None],
     *,
-    dense: Interval | None,
     ylabel: str,
     what: str,
     caption: str,
@@ -208,11 +195,12 @@ def _over_density(
         series.append([(density, v) for density, v in found if v is not None])
     if not any(series):
         return None
+    dense = value(setting.dense) if setting.dense else None
 
     def plot(axes: Any) -> None:
         if dense is not None:
             axes.axhline(dense.mean, color=BLACK, linewidth=1.2, label="dense")
-            if dense.half is not None:
+            if dense.half:
                 axes.axhspan(dense.lower, dense.upper, color=BLACK, alpha=0.1, lw=0)
         if tolerance > 0:
             dashes = (0, (4, 3))
@@ -265,6 +253,6 @@ def _limits(values: Sequence[Interval]) -> tuple[float, float]:
     return bottom - margin, top + margin
 
 
-def _mean(point: Point, name: str) -> Interval | None:
+def _mean(point: Point, name: str, factor: float = 1) -> Interval | None:
     values = point.by_seed(name)
-    return interval(values.values()) if values else None
+    return interval(values.values()).times(factor) if values else None

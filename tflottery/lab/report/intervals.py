@@ -6,11 +6,9 @@ give a two-sided 95 % interval by Student's t with n - 1 degrees of freedom:
     mean ± t(0.975, n - 1) * s / sqrt(n)
 
 An arm *wins* if the lower end of that interval is at least -tolerance: with 95 %
-confidence, its mean difference to dense is not below -tolerance. Asking only whether
-the interval reaches -tolerance would be a weaker claim, one that few and noisy seeds
-pass most easily. One seed has no interval. If all seeds differ by the same amount, as
-can happen with two seeds and a small test set, the interval has no width. Neither
-supports a claim.
+confidence, its mean difference to dense is not below -tolerance. One seed has no
+interval. If all seeds differ by the same amount, as can happen with two seeds and a
+small test set, the interval has no width. Neither supports a claim.
 
 Densities are chosen by validation accuracy alone; claims are about the test accuracy
 at the chosen density.
@@ -62,10 +60,7 @@ class Interval:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Returns the mean and its 95 % interval by Student's t.
-
-    Args:
-        values: One per seed, independent of each other.
+    """Returns the mean and its 95 % interval by Student's t, from a value per seed.
 
     Raises:
         ValueError: If there is no value, or one is not finite.
@@ -103,19 +98,14 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
 class Comparison:
     """An arm at one density against the dense networks of the same seeds.
 
-    Attributes:
-        density: Share of weights kept, in (0, 1].
-        test: Differences in test accuracy, arm minus dense; `None` without a pair.
-        validation: Differences in validation accuracy.
-        failed: Seeds for which the cell of the arm, or of dense, failed.
-        missing: Seeds that only one of dense and the arm has.
+    Differences are the arm's accuracies minus dense's; `None` without a pair.
     """
 
-    density: float
+    density: float  # Share of weights kept, in (0, 1].
     test: Interval | None
     validation: Interval | None
-    failed: tuple[int, ...] = ()
-    missing: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()  # Seeds for which the arm, or dense, failed.
+    missing: tuple[int, ...] = ()  # Seeds that only one of dense and the arm has.
 
 
 def compare(point: Point, dense: Point) -> Comparison:
@@ -216,10 +206,7 @@ def points(
 ) -> str:
     """Returns a difference of accuracies in percentage points.
 
-    Args:
-        difference: Of accuracies in [0, 1].
-        signed: Whether to show a plus sign.
-        digits: After the point; `None` is 1, or 2 if the interval is that narrow.
+    Without `digits`, one stands after the point, or two if the interval is that narrow.
 
     >>> points(Interval(0.004, 0.0021, 3)), points(Interval(-0.013, None, 1))
     ('0.4 ± 0.2', '-1.3')

@@ -18,19 +18,12 @@ from tflottery.lab.report.drawing import Picture
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table that scrolls in its own frame.
-
-    Attributes:
-        caption: What the table shows.
-        rows: Values by column, the same columns in every row; `None` is an empty cell.
-        text: Columns that hold text, aligned left; the others hold numbers.
-        chosen: Indices of the rows to highlight.
-    """
+    """A table that scrolls in its own frame."""
 
     caption: str
-    rows: Sequence[Mapping[str, Any]]
-    text: Collection[str] = ()
-    chosen: Collection[int] = ()
+    rows: Sequence[Mapping[str, Any]]  # By column, the same in each; `None` is empty.
+    text: Collection[str] = ()  # Columns that are aligned left; the others are numbers.
+    chosen: Collection[int] = ()  # Indices of the rows to highlight.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +54,9 @@ def render(
 ) -> bytes:
     """Returns a whole page as UTF-8.
 
-    Args:
-        title: What the report is about.
-        headline: Its result in one sentence.
-        sections: The sections in order.
-        more: What stands above them, each optional: `shows`, the claim under test;
-            `how`, a paragraph on how the headline was reached; `verdicts`, pairs of a
-            name and a sentence; `notes`, a list of texts.
+    Above the sections, each optional, stand `shows`, the claim under test; `how`, a
+    paragraph on how the headline was reached; `verdicts`, pairs of a name and a
+    sentence; and `notes`, a list of texts.
     """
     text = _template().render(title=title, headline=headline, sections=sections, **more)
     # JSON can hold lone surrogates and NUL, which a page cannot.

@@ -7,16 +7,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tflottery.core.checks import (
-    NUMBER,
-    TEXT,
-    WHOLE,
-    Kind,
-    check,
-    dict_of,
-    is_number,
-    or_none,
-)
+from tflottery.core import checks
+from tflottery.core.checks import NUMBER, TEXT, WHOLE, or_none
 
 SETTING = ("experiment", "dataset", "regime", "head")
 """The attributes of a cell that name its setting."""
@@ -28,49 +20,40 @@ _SAME_DENSITY = 0.01
 
 _KINDS = {
     "arm": TEXT,
-    "density": Kind(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]"),
+    "density": checks.Kind(
+        lambda v: checks.is_number(v) and 0 < v <= 1, "a number in (0, 1]"
+    ),
     "seed": WHOLE,
     **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
     **dict.fromkeys(("metric", "val_metric", "steps"), or_none(NUMBER)),
     **dict.fromkeys(("steps_to_best", "seconds"), or_none(NUMBER)),
     "source_round": or_none(WHOLE),
-    "density_per_layer": or_none(dict_of(NUMBER)),
+    "density_per_layer": or_none(checks.dict_of(NUMBER)),
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One trained network of an experiment.
+    """One trained network of an experiment."""
 
-    Attributes:
-        arm: `"ticket"`, `"dense"` or the name of a control.
-        density: Share of prunable weights that are kept, in (0, 1].
-        seed: Random seed; arms are paired by it.
-        experiment, dataset, regime, head: The setting; `None` if there is none.
-        weights: `"initial"`, `"rewind"` or `"trained"`, where training started.
-        metric, val_metric: Test and validation accuracy, in [0, 1].
-        steps, steps_to_best: Steps trained, and to the best validation accuracy.
-        source_round: Round of the search that the masks come from.
-        density_per_layer: Share kept by path, each in [0, 1].
-        failure: Why the cell does not count, or `None`.
-    """
-
-    arm: str
-    density: float
-    seed: int
+    arm: str  # "ticket", "dense" or the name of a control.
+    density: float  # Share of prunable weights that are kept, in (0, 1].
+    seed: int  # Arms are paired by it.
     experiment: str | None = None
     dataset: str | None = None
     regime: str | None = None
     head: str | None = None
-    weights: str | None = None
-    metric: float | None = None
-    val_metric: float | None = None
+    weights: str | None = (
+        None  # Where training started: "initial", "rewind", "trained".
+    )
+    metric: float | None = None  # Test accuracy, in [0, 1].
+    val_metric: float | None = None  # Validation accuracy, in [0, 1].
     steps: float | None = None
-    steps_to_best: float | None = None
+    steps_to_best: float | None = None  # To the best validation accuracy.
     seconds: float | None = None
-    source_round: int | None = None
-    density_per_layer: Mapping[str, float] | None = None
-    failure: str | None = None
+    source_round: int | None = None  # Round of the search that the masks come from.
+    density_per_layer: Mapping[str, float] | None = None  # By path, in [0, 1].
+    failure: str | None = None  # Why the cell does not count.
 
     @property
     def failed(self) -> bool:
@@ -96,7 +79,7 @@ def read(rows: Any) -> list[Cell]:
         values = {name: row.get(name) for name in _KINDS}
         for name, value in values.items():
             try:
-                check(name, value, _KINDS[name])
+                checks.check(name, value, _KINDS[name])
             except ValueError as error:
                 raise ValueError(
                     f"rows[{index}] is not the result of a cell: {error}"
@@ -109,17 +92,11 @@ def read(rows: Any) -> list[Cell]:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """The cells of one arm at one density, at least one per seed.
+    """The cells of one arm at one density, at least one per seed."""
 
-    Attributes:
-        density: Share kept, in (0, 1]; the mean if seeds differ by rounding.
-        cells: The cells with a result.
-        failed: Seeds of the cells without one, in order.
-    """
-
-    density: float
-    cells: tuple[Cell, ...]
-    failed: tuple[int, ...] = ()
+    density: float  # Share kept, in (0, 1]; the mean if seeds differ by rounding.
+    cells: tuple[Cell, ...]  # Those with a result.
+    failed: tuple[int, ...] = ()  # Seeds of those without one, in order.
 
     def by_seed(self, name: str) -> dict[int, float]:
         """Returns one attribute of the cells by seed; cells without it are left out.
@@ -175,8 +152,8 @@ def settings(cells: Iterable[Cell]) -> list[Setting]:
     found = []
     for key, group in _grouped(cells, *SETTING).items():
         curves = [
-            Curve(*start, _points(members))
-            for start, members in _grouped(group, "arm", "weights").items()
+            Curve(arm, weights, _points(members))
+            for (arm, weights), members in _grouped(group, "arm", "weights").items()
         ]
         dense = min((c for c in curves if c.arm == "dense"), key=_order, default=None)
         if dense is not None:

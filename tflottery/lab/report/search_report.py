@@ -25,11 +25,7 @@ _MANIFEST = {
 
 
 def search_page(path: Any, *more: Section) -> bytes:
-    """Returns the page of a search.
-
-    Args:
-        path: Its run directory.
-        more: Sections to add after the rounds.
+    """Returns the page of the search in a run directory, with sections to add.
 
     Raises:
         FileError: If a file is damaged; the message names it.
@@ -146,19 +142,15 @@ def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> T
 
 def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Section:
     versions = versions or manifest.get("versions")
-    training = manifest.get("training")
-    return Section(
-        title="How it was made",
-        facts={
-            "command": manifest.get("command") or _call(config),
-            "seed": "none was set" if config.seed is None else config.seed,
-            "architecture": manifest.get("architecture"),
-            "versions": None if versions is None else plain(dict(versions)),
-        },
-        details=[Details(summary="Optimizer and loss", data=training)]
-        if training
-        else [],
-    )
+    facts = {
+        "command": manifest.get("command") or _call(config),
+        "seed": "none was set" if config.seed is None else config.seed,
+        "architecture": manifest.get("architecture"),
+        "versions": None if versions is None else plain(dict(versions)),
+    }
+    training = Details(summary="Optimizer and loss", data=manifest.get("training"))
+    details = [training] if training.data else []
+    return Section(title="How it was made", facts=facts, details=details)
 
 
 def _call(config: LotteryConfig) -> str:
@@ -223,24 +215,14 @@ def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | 
         left = [100 * (1 - r.sparsity) for r, _ in curves]
         bounds = colors.LogNorm(min([*left, 50]), 100)
         colormap = cm.ScalarMappable(bounds, "cividis")
+        dense = {"color": drawing.BLACK, "ls": "--", "lw": 1.6, "zorder": 3}
         for (r, values), percent in zip(curves, left, strict=True):
-            dense = r.round == 0
-            axes.plot(
-                range(1, len(values) + 1),
-                values,
-                color=drawing.BLACK if dense else colormap.cmap(bounds(percent)),
-                linestyle="--" if dense else "-",
-                marker="o" if len(values) == 1 else None,
-                linewidth=1.6 if dense else 1.2,
-                zorder=3 if dense else 2,
-                label="dense" if dense else None,
-            )
+            sparse = {"color": colormap.cmap(bounds(percent)), "lw": 1.2}
+            look = sparse if r.round else dense | {"label": "dense"}
+            marker = "o" if len(values) == 1 else None
+            axes.plot(range(1, len(values) + 1), values, marker=marker, **look)
         bar = axes.figure.colorbar(
-            colormap,
-            ax=axes,
-            pad=0.02,
-            label="weights left (%)",
-            **drawing.percent_ticks(),
+            colormap, ax=axes, pad=0.02, label="weights left (%)", **drawing.percents()
         )
         bar.minorticks_off()
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))

@@ -3,16 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from tflottery.lab.report import figures
-from tflottery.lab.report.intervals import (
-    Interval,
-    compare,
-    interval,
-    paired,
-    points,
-    share,
-    verdict,
-)
+from tflottery.lab.report import figures, intervals
+from tflottery.lab.report.intervals import Interval, compare, share, verdict
 from tflottery.lab.report.page import Table
 from tflottery.lab.report.results import SETTING, Cell, Curve, Point, Setting
 
@@ -36,7 +28,7 @@ def arms(setting: Setting, at: float | None, tolerance: float) -> Table | None:
     rows = []
     for arm, point in [("dense", dense), *near]:
         found = None if point is dense else compare(point, dense)
-        difference = paired(ticket.by_seed("metric"), point.by_seed("metric"))
+        difference = intervals.paired(ticket.by_seed("metric"), point.by_seed("metric"))
         rows.append(
             {
                 "arm": arm,
@@ -61,10 +53,7 @@ def densities(
 ) -> Table:
     """Returns every arm at every density.
 
-    Args:
-        setting: The arms.
-        tolerance: Allowed difference to dense, in [0, 1].
-        chosen: For the weights that a ticket starts from, the density to highlight.
+    By the weights that a ticket starts from, `chosen` are the densities to highlight.
     """
     rows, marked = [], []
     for curve in setting.curves:
@@ -135,10 +124,12 @@ def cells(found: Sequence[Cell]) -> Table:
 
 def _means(point: Point) -> dict[str, str | None]:
     accuracy, steps = point.by_seed("metric"), point.by_seed("steps_to_best")
-    mean = interval(steps.values()) if steps else None
+    mean = intervals.interval(steps.values()) if steps else None
     half = "" if mean is None or mean.half is None else f" ± {mean.half:,.0f}"
     return {
-        "test accuracy (%)": points(interval(accuracy.values()), digits=2)
+        "test accuracy (%)": intervals.points(
+            intervals.interval(accuracy.values()), digits=2
+        )
         if accuracy
         else "failed",
         "steps to best": mean and f"{mean.mean:,.0f}{half}",
@@ -146,7 +137,7 @@ def _means(point: Point) -> dict[str, str | None]:
 
 
 def _signed(found: Interval | None) -> str | None:
-    return None if found is None else points(found, signed=True, digits=2)
+    return None if found is None else intervals.points(found, signed=True, digits=2)
 
 
 def _number(value: float | None, digits: int) -> str | None:

@@ -16,10 +16,8 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
 
     The file contains its figures; it needs no other file and no network.
 
-    Args:
-        run_dir: A folder with the `results.json` of an experiment, or the `run_dir` of
-            a search, finished or not; a path or a URL such as `gs://bucket/run`.
-        out: The file to write; `None` is `report.html` in `run_dir`.
+    `run_dir` is the folder of an experiment, or of a search, finished or not; `out` is
+    the file to write, by default `report.html` there. Either may be a URL.
 
     Raises:
         FileNotFoundError: If `run_dir` holds neither, or an unfinished experiment.
