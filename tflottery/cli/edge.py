@@ -13,7 +13,6 @@ from tflottery.core import files
 
 
 def define_export(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `export`."""
     parser.usage = "%(prog)s SOURCE FILE [--flag=value ...]"
     parser.set_defaults(error=parser.error)
     flag = parser.add_argument
@@ -33,14 +32,12 @@ def define_export(parser: argparse.ArgumentParser) -> None:
 
 
 def define_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `evaluate`."""
     parser.usage = "%(prog)s FILE [--flag=value ...]"
     parser.add_argument("file", metavar="FILE", help="file to run")
     _define_data(parser, "images, by default digits")
 
 
 def define_benchmark(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `benchmark`."""
     flag = parser.add_argument
     flag("file", metavar="FILE", help="file to run")
     flag("--against", metavar="FILE", help="file to compare with, such as a dense one")
