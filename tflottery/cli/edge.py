@@ -27,6 +27,8 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     flag("--quantize", choices=["weights"], help=text)
     text = "allowed difference, as a share of the largest output"
     flag("--tolerance", type=float, metavar="SHARE", help=text)
+    text = "sizes of a sample, such as 224,224,3, if some are open; once per input"
+    flag("--input_shape", type=_sizes, action="append", metavar="SIZES", help=text)
     text = "also write the report as JSON"
     flag("--json", type=_report_file, metavar="FILE", help=text)
     _define_data(parser, "images to calibrate --target=int8, by default digits")
@@ -97,6 +99,7 @@ def export(arguments: argparse.Namespace) -> None:
         tolerance=arguments.tolerance,
         representative_data=images,
         samples=samples,
+        input_shape=arguments.input_shape,
     )
     print(report)
     if arguments.json is not None:
@@ -121,6 +124,16 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     path, against = arguments.file, arguments.against
     print(benchmark_tflite(path, threads=arguments.threads, against=against))
+
+
+def _sizes(sizes: str) -> tuple[int, ...]:
+    """Returns the sizes in a text such as "224,224,3"."""
+    try:
+        return tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers, such as 224,224,3. Received: --input_shape={sizes}"
+        ) from error
 
 
 def _report_file(json: str) -> str:

@@ -55,6 +55,7 @@ class Port:
     Attributes:
         index: Index of its tensor.
         shape: Its shape, `[batch, ...]`.
+        signature: The same, -1 where it can be resized.
         dtype: Its type in the file.
         scale: Its quantization scale; 0 if it is not quantized.
         zero_point: The integer that stands for 0.
@@ -62,9 +63,17 @@ class Port:
 
     index: int
     shape: tuple[int, ...]
+    signature: tuple[int, ...]
     dtype: np.dtype[Any]
     scale: float
     zero_point: int
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Returns whether the port has that shape or can be resized to it."""
+        return len(shape) == len(self.signature) and all(
+            size in (-1, given)
+            for size, given in zip(self.signature, shape, strict=True)
+        )
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
         """Returns `values` in the type of the file, unless they already have it."""
@@ -116,12 +125,15 @@ class Session:
                 num_threads=threads,
                 experimental_op_resolver_type=resolver,
             )
+        self._allocate()
+
+    def _allocate(self) -> None:
         self._interpreter.allocate_tensors()
         self.inputs = [_port(d) for d in self._interpreter.get_input_details()]
         self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
 
     def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Fills the inputs, and quantizes them if the file needs it.
+        """Fills the inputs, resized if they are open, and quantized if need be.
 
         Raises:
             ValueError: If the arrays do not fit the inputs of the file.
@@ -130,6 +142,14 @@ class Session:
             raise ValueError(
                 f"The file has {len(self.inputs)} inputs. Received: {len(arrays)}"
             )
+        shapes = [array.shape for array in arrays]
+        ports = list(zip(self.inputs, shapes, strict=True))
+        if all(port.takes(s) for port, s in ports) and any(
+            port.shape != s for port, s in ports
+        ):
+            for port, shape in ports:
+                self._interpreter.resize_tensor_input(port.index, shape)
+            self._allocate()
         for port, array in zip(self.inputs, arrays, strict=True):
             if array.shape != port.shape:
                 raise ValueError(
@@ -175,6 +195,7 @@ def _port(detail: dict[str, Any]) -> Port:
     return Port(
         index=int(detail["index"]),
         shape=tuple(int(size) for size in detail["shape"]),
+        signature=tuple(int(size) for size in detail["shape_signature"]),
         dtype=np.dtype(detail["dtype"]),
         scale=float(scale),
         zero_point=int(zero_point),
