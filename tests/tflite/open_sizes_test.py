@@ -33,7 +33,7 @@ def test_an_open_size_stays_open_and_the_file_is_sparse_and_run_at_two(exported)
     path, report = exported
     graph = Graph(path.read_bytes())
     assert graph.input_shape(graph.inputs[0]) == (1, None, None, 3)
-    assert [stored.form for stored in report.weights] == ["sparse", "dense"]
+    assert [stored.form for stored in report.weights] == ["sparse", "sparse"]
     assert "run at [(64, 64, 3), (32, 32, 3)]" in report.warnings[0]
 
 

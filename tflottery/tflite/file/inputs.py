@@ -77,14 +77,6 @@ def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
     return [named[name] for name in wanted]
 
 
-def listed(input_shape: Any) -> list[Any]:
-    """Returns the shapes in `input_shape`, which is one or a list of one per input."""
-    if not isinstance(input_shape, list | tuple):
-        return []
-    one = not any(isinstance(size, list | tuple) for size in input_shape)
-    return [input_shape] if one else list(input_shape)
-
-
 def fixed(specs: Sequence[Spec], input_shape: Any) -> list[Spec]:
     """Returns the inputs with the sizes that `input_shape` fixes.
 
@@ -98,11 +90,13 @@ def fixed(specs: Sequence[Spec], input_shape: Any) -> list[Spec]:
     """
     if input_shape is None:
         return list(specs)
+    shapes = [input_shape]
     if isinstance(input_shape, Mapping):
-        input_shape = by_name(input_shape, specs)
-    shapes = listed(input_shape)
+        shapes = by_name(input_shape, specs)
+    elif _is_list(input_shape) and any(map(_is_list, input_shape)):
+        shapes = list(input_shape)
     for spec, shape in itertools.zip_longest(specs, shapes):
-        whole = isinstance(shape, list | tuple) and all(map(checks.is_whole, shape))
+        whole = _is_list(shape) and all(map(checks.is_whole, shape))
         if spec is None or not whole or 0 in shape or not spec.fits(shape):
             wanted = " and ".join(f"{s.shape[1:]} of {s.name!r}" for s in specs)
             raise ValueError(

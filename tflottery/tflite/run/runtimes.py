@@ -68,13 +68,6 @@ class Port:
     scale: float
     zero_point: int
 
-    def takes(self, shape: tuple[int, ...]) -> bool:
-        """Returns whether the port has that shape or can be resized to it."""
-        return len(shape) == len(self.signature) and all(
-            size in (-1, given)
-            for size, given in zip(self.signature, shape, strict=True)
-        )
-
     def quantize(self, values: np.ndarray) -> np.ndarray:
         """Returns `values` in the type of the file, unless they already have it."""
         if not self.scale or values.dtype == self.dtype:
@@ -142,13 +135,14 @@ class Session:
             raise ValueError(
                 f"The file has {len(self.inputs)} inputs. Received: {len(arrays)}"
             )
-        shapes = [array.shape for array in arrays]
-        ports = list(zip(self.inputs, shapes, strict=True))
-        if all(port.takes(s) for port, s in ports) and any(
-            port.shape != s for port, s in ports
-        ):
-            for port, shape in ports:
-                self._interpreter.resize_tensor_input(port.index, shape)
+        resized = False
+        for port, array in zip(self.inputs, arrays, strict=True):
+            if -1 in port.signature and array.shape != port.shape:
+                self._interpreter.resize_tensor_input(
+                    port.index, array.shape, strict=True
+                )
+                resized = True
+        if resized:
             self._allocate()
         for port, array in zip(self.inputs, arrays, strict=True):
             if array.shape != port.shape:

@@ -34,11 +34,20 @@ def to_tflite(
         ValueError: If the converter does not support the model.
     """
     from tensorflow.lite.python.convert_phase import ConverterError
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
 
     graph = trace(model, specs, without_updates(model))
     if writers := refusals.layers_with(model, graph.graph, "Assign.*"):
-        raise refusals.writing(writers)
-    frozen = _frozen(graph)
+        raise ValueError(
+            f"In its `call`, weights are written by {refusals.named(writers)}, which a "
+            "file cannot do. Compute a local value instead, as in "
+            "`kernel = self.kernel * self.mask`."
+        )
+    # Without freezing, `from_concrete_functions` loses the weights of a Keras 3 model
+    # and writes a file that returns NaN.
+    frozen = convert_variables_to_constants_v2(graph)
     try:
         float32 = _convert(frozen, specs)
     except ConverterError as error:
@@ -50,7 +59,8 @@ def to_tflite(
         # What it knows of sizes of 1 may mislead the converter: it folds a transpose
         # into operands of another rank. Files that it writes have batches of 1 anyway.
         batch_open = [dataclasses.replace(s, shape=(None, *s.shape[1:])) for s in specs]
-        frozen = _frozen(trace(model, batch_open, without_updates(model)))
+        graph = trace(model, batch_open, without_updates(model))
+        frozen = convert_variables_to_constants_v2(graph)
         try:
             float32 = _convert(frozen, specs)
         except ConverterError:
@@ -87,17 +97,6 @@ def trace(
 
     signature = [tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in specs]
     return tf.function(traced, input_signature=signature).get_concrete_function()
-
-
-def _frozen(graph: Any) -> Any:
-    """Returns a concrete function whose variables are constants.
-
-    Without that, `from_concrete_functions` loses the weights of a Keras 3 model and
-    writes a file that returns NaN.
-    """
-    from tensorflow.python.framework import convert_to_constants
-
-    return convert_to_constants.convert_variables_to_constants_v2(graph)
 
 
 def _convert(frozen: Any, specs: Sequence[Spec], feed: Any = None) -> bytes:

@@ -17,7 +17,6 @@ from tflottery.tflite.file.inputs import (
     Spec,
     as_samples,
     fixed,
-    listed,
     plain_name,
     specs_of,
     take,
@@ -185,25 +184,26 @@ def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[
 
 def _described(batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
     """Returns the inputs of a model that does not define them."""
-    arrays = samples if isinstance(samples, list | tuple) else [samples]
-    if samples is None:
-        arrays = [np.zeros([0] * np.size(s), np.float32) for s in listed(input_shape)]
-        inputs = [([None] * array.ndim, array) for array in arrays]
-    else:
-        inputs = [(np.shape(array)[1:], np.asarray(array)) for array in arrays]
-    if not inputs:
+    if samples is None and input_shape is None:
         raise ValueError(
             "`model` does not define its inputs. Give `samples` or `input_shape`, or "
             "build the model with keras.Input."
         )
-    if any(array.dtype.kind not in "biuf" for _, array in inputs):
+    if samples is None:
+        sizes = [None] * np.size(input_shape)
+        return fixed(
+            [Spec((batch_size, *sizes), np.dtype(np.float32), "input_0")], input_shape
+        )
+    arrays = samples if isinstance(samples, list | tuple) else [samples]
+    arrays = [np.asarray(array) for array in arrays]
+    if any(array.dtype.kind not in "biuf" for array in arrays):
         raise ValueError(
             "`samples` are not numbers, and TFLite has no operators for text. Export "
             "the part of the model behind the layers that read it."
         )
     specs = [
-        Spec((batch_size, *shape), array.dtype, f"input_{index}")
-        for index, (shape, array) in enumerate(inputs)
+        Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
+        for index, array in enumerate(arrays)
     ]
     return fixed(specs, input_shape)
 
@@ -274,7 +274,13 @@ def _answers(
         parts.append([output[: count - start] for output in outputs])
         again = [] if start else [np.asarray(output) for output in call(batch)]
         if any(map(_differs, outputs, again)):
-            raise refusals.changing(_changing_layers(model, specs))
+            layers = refusals.named(_changing_layers(model, specs))
+            raise ValueError(
+                "`model` gives other outputs when it is called again on the same "
+                f"inputs, so no file can be compared with it: what {layers} computes "
+                "is random, or a state that changes. Export the part that is not, such "
+                "as the decoder behind it or the encoder up to the mean."
+            )
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -286,11 +292,9 @@ def _changing_layers(model: Any, specs: Sequence[Spec]) -> list[str]:
     """Returns the layers that draw random numbers, or else assign to their weights."""
     if generation(model) == "keras" and _backend() != "tensorflow":
         # Keras' own layers do not draw in inference.
-        return [
-            layer.name
-            for layer in all_layers(model)
-            if layer._seed_generators and type(layer).__module__[:6] != "keras."
-        ]
+        drawing = [layer for layer in all_layers(model) if layer._seed_generators]
+        own = [x.name for x in drawing if type(x).__module__[:6] != "keras."]
+        return own or [model.name]
     graph = converter.trace(model, specs, contextlib.nullcontext()).graph
     random, assigned = ".*(Random|Multinomial).*", "Assign.*"
     return refusals.layers_with(model, graph, random) or refusals.layers_with(

@@ -48,7 +48,7 @@ def check(model: Any) -> None:
         and layer is not model
     ]:
         raise ValueError(
-            f"From call to call the state is kept of {_named(stateful)}, which a file "
+            f"From call to call the state is kept of {named(stateful)}, which a file "
             "cannot do. Build the model with `stateful=False` and set its weights to "
             "these. For a stream, make the state an input and an output, by "
             "`initial_state` and `return_state=True`."
@@ -58,7 +58,7 @@ def check(model: Any) -> None:
         layer.name for layer, mode in modes.items() if mode in ("int8", "float8")
     ]:
         raise ValueError(
-            f"Keras has quantized {_named(quantized)}, and TFLite has no operator for "
+            f"Keras has quantized {named(quantized)}, and TFLite has no operator for "
             "the products. Export the model as it was before `model.quantize`, with "
             'quantize="weights" or target="int8".'
         )
@@ -75,7 +75,7 @@ def check_answers(model: Any, outputs: Iterable[np.ndarray]) -> None:
             ends = [t._keras_history[0].name for t in getattr(model, "outputs", [])]
             raise ValueError(
                 "`model` returns text, which cannot be compared with a file's. Export "
-                f"the model before that: its outputs come from {_named(ends)}."
+                f"the model before that: its outputs come from {named(ends)}."
             )
         if not np.isfinite(output).all():
             raise ValueError(
@@ -127,29 +127,9 @@ def _cut(layers: Iterable[str]) -> str:
     if not names:
         return "Build the model without it, or export the part before or behind it."
     return (
-        f"That is for {_named(names)}: export the model behind it, which is "
+        f"That is for {named(names)}: export the model behind it, which is "
         "keras.Model(layer.output, model.output) with the model's other inputs beside, "
         "and run the layer before the file; or export the model before it."
-    )
-
-
-def changing(names: Iterable[str]) -> ValueError:
-    """Returns the error for a model that does not answer twice alike."""
-    names = list(names)
-    what = _named(names) if names else "a layer of it"
-    return ValueError(
-        "`model` gives other outputs when it is called again on the same inputs, so no "
-        f"file can be compared with it: what {what} computes is random, or a state "
-        "that changes. Export the part that is not, such as the decoder behind it or "
-        "the encoder up to the mean."
-    )
-
-
-def writing(names: Iterable[str]) -> ValueError:
-    """Returns the error for layers that assign to their weights when called."""
-    return ValueError(
-        f"In its `call`, weights are written by {_named(names)}, which a file cannot "
-        "do. Compute a local value instead, as in `kernel = self.kernel * self.mask`."
     )
 
 
@@ -181,7 +161,8 @@ def layers_with(model: Any, graph: Any, pattern: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _named(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
+    """Returns "layer 'a'" or "layers 'a', 'b'", each name once."""
     unique = list(dict.fromkeys(names))
     plural = "s" if len(unique) > 1 else ""
     return f"layer{plural} {', '.join(map(repr, unique))}"
