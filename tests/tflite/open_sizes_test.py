@@ -90,6 +90,7 @@ def test_what_needs_fixed_sizes_says_so(images, exported, tmp_path):
         export_tflite(exported[0], path, input_shape=(20, 20, 3))
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_takes_any_number_of_steps(tmp_path):
     steps = [layers.Input((None, 3)), layers.Masking(), layers.GRU(4)]
     report = export_tflite(keras.Sequential(steps), tmp_path / "model.tflite")

@@ -136,7 +136,7 @@ def test_a_stateful_layer_is_named(k):
 
 def test_a_layer_that_keras_has_quantized_is_named():
     model = chain(keras, (4,), keras.layers.Dense(2, name="small"))
-    model.quantize("int8")
+    model.get_layer("small").quantize("int8")
     with pytest.raises(ValueError, match="Keras has quantized layer 'small'"):
         model_lib.from_model(model)
 

@@ -276,10 +276,10 @@ def _answers(
         if any(map(_differs, outputs, again)):
             layers = refusals.named(_changing_layers(model, specs))
             raise ValueError(
-                "`model` gives other outputs when it is called again on the same "
-                f"inputs, so no file can be compared with it: what {layers} computes "
-                "is random, or a state that changes. Export the part that is not, such "
-                "as the decoder behind it or the encoder up to the mean."
+                f"`model` gives other outputs when it is called again: what {layers} "
+                "computes is random, or a state that changes, so no file can be "
+                "compared with it. Export the part that is not, such as the decoder "
+                "behind it or the encoder up to the mean."
             )
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
