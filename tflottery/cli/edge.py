@@ -26,8 +26,8 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     text = "store int8 weights, compute in float32"
     flag("--quantize", choices=["weights"], help=text)
     text = "allowed difference, as a share of the largest output"
-    flag("--tolerance", type=float, metavar="SHARE", help=text)
-    text = "sizes of a sample, such as 224,224,3, if some are open; once per input"
+    flag("--tolerance", type=float, metavar="N", help=text)
+    text = "sizes of a sample, if some are open; once per input"
     flag("--input_shape", type=_sizes, action="append", metavar="SIZES", help=text)
     text = "also write the report as JSON"
     flag("--json", type=_report_file, metavar="FILE", help=text)

@@ -105,7 +105,6 @@ class Session:
 
         Raises:
             ValueError: If the runtime cannot read the file.
-            RuntimeError: If the runtime cannot run the file.
         """
         runtime = default() if runtime is None else runtime
         module = preload(runtime)
@@ -118,10 +117,10 @@ class Session:
                 num_threads=threads,
                 experimental_op_resolver_type=resolver,
             )
-        self._allocate()
+        self._allocated = False  # not before an open file has a size that it takes
+        self._read_ports()
 
-    def _allocate(self) -> None:
-        self._interpreter.allocate_tensors()
+    def _read_ports(self) -> None:
         self.inputs = [_port(d) for d in self._interpreter.get_input_details()]
         self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
 
@@ -130,20 +129,22 @@ class Session:
 
         Raises:
             ValueError: If the arrays do not fit the inputs of the file.
+            RuntimeError: If the runtime cannot run the file.
         """
         if len(arrays) != len(self.inputs):
             raise ValueError(
                 f"The file has {len(self.inputs)} inputs. Received: {len(arrays)}"
             )
-        resized = False
         for port, array in zip(self.inputs, arrays, strict=True):
             if -1 in port.signature and array.shape != port.shape:
                 self._interpreter.resize_tensor_input(
                     port.index, array.shape, strict=True
                 )
-                resized = True
-        if resized:
-            self._allocate()
+                self._allocated = False
+        if not self._allocated:
+            self._interpreter.allocate_tensors()
+            self._allocated = True
+            self._read_ports()
         for port, array in zip(self.inputs, arrays, strict=True):
             if array.shape != port.shape:
                 raise ValueError(
