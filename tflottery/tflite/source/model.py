@@ -292,8 +292,9 @@ def _changing_layers(model: Any, specs: Sequence[Spec]) -> list[str]:
     """Returns the layers that draw random numbers, or else assign to their weights."""
     if generation(model) == "keras" and _backend() != "tensorflow":
         # Keras' own layers do not draw in inference.
-        drawing = [layer for layer in all_layers(model) if layer._seed_generators]
-        own = [x.name for x in drawing if type(x).__module__[:6] != "keras."]
+        layers = [x for x in all_layers(model) if type(x).__module__[:6] != "keras."]
+        seeded = "seed_generator"
+        own = [x.name for x in layers if any(seeded in v.path for v in x.variables)]
         return own or [model.name]
     graph = converter.trace(model, specs, contextlib.nullcontext()).graph
     random, assigned = ".*(Random|Multinomial).*", "Assign.*"
