@@ -101,6 +101,7 @@ def test_the_help_loads_neither_keras_nor_tensorflow():
             "argument --json: must name a file in a folder that exists. Make the ",
         ),
         (["export", "m.keras", "a.tflite", "--json=run"], "--json: must name a file"),
+        (["export", "m.keras", "a.tflite", "--input_shape=a,3"], "whole numbers, such"),
     ],
 )
 def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(

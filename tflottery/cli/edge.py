@@ -25,7 +25,9 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     text = "store int8 weights, compute in float32"
     flag("--quantize", choices=["weights"], help=text)
     text = "allowed difference, as a share of the largest output"
-    flag("--tolerance", type=float, metavar="SHARE", help=text)
+    flag("--tolerance", type=float, metavar="N", help=text)
+    text = "sizes of a sample, if some are open; once per input"
+    flag("--input_shape", type=_sizes, action="append", metavar="SIZES", help=text)
     text = "also write the report as JSON"
     flag("--json", type=_report_file, metavar="FILE", help=text)
     _define_data(parser, "images to calibrate --target=int8, by default digits")
@@ -94,6 +96,7 @@ def export(arguments: argparse.Namespace) -> None:
         tolerance=arguments.tolerance,
         representative_data=images,
         samples=samples,
+        input_shape=arguments.input_shape,
     )
     print(report)
     if arguments.json is not None:
@@ -118,6 +121,16 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     path, against = arguments.file, arguments.against
     print(benchmark_tflite(path, threads=arguments.threads, against=against))
+
+
+def _sizes(sizes: str) -> tuple[int, ...]:
+    """Returns the sizes in a text such as "224,224,3"."""
+    try:
+        return tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers, such as 224,224,3. Received: --input_shape={sizes}"
+        ) from error
 
 
 def _report_file(json: str) -> str:

@@ -87,10 +87,9 @@ NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut 
 NO_CALL = {
     **NO_GRAPH,
     "reload": "is not built, so it has no weights to prune",
-    "export": r"does not have a `call\(\)` method implemented",
+    "export": r"has no `call`, .* Export a part of it: model\.",
 }
-NO_STRINGS = "data type 'string' not understood"
-OPEN_SHAPE = "has the open shape .*, but a file needs fixed sizes"
+NO_STRINGS = "is text, for which TFLite has no operators. That is for layer '%s'"
 # XLA takes longer to compile a step than these programs take to train.
 PLAIN = {"optimizer": "adam", "jit_compile": False}
 

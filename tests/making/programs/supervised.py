@@ -8,7 +8,6 @@ import numpy as np
 from making.programs.catalogue import (
     BOTH,
     NO_STRINGS,
-    OPEN_SHAPE,
     PLAIN,
     classifier,
     dataset,
@@ -49,7 +48,11 @@ def text_before(keras: Any):
     return text_model(keras, tokens, tokens), {"ds": ds, "validation_data": ds}
 
 
-@program(classifier, transfer="Table not initialized", export=NO_STRINGS)
+@program(
+    classifier,
+    transfer="Table not initialized",
+    export=NO_STRINGS % "text_vectorization",
+)
 def text_in_front(keras: Any):
     given = keras.Input((), dtype="string")
     ds = dataset(texts(), whole(2))
@@ -92,7 +95,7 @@ def vision_transformer(keras: Any):
     return keras.Model(image, out), {"ds": dataset(*data), "validation_data": data}
 
 
-@program(classifier, export=NO_STRINGS)
+@program(classifier, export=NO_STRINGS % "string_lookup")
 def wide_and_deep(keras: Any):
     layers = keras.layers
     age = keras.Input((1,), name="age")
@@ -155,7 +158,7 @@ def sequence_to_sequence(keras: Any):
     }
 
 
-@program(classifier, export=OPEN_SHAPE)
+@program(classifier)
 def bidirectional(keras: Any):
     layers = keras.layers
     given = keras.Input((None, 3))
@@ -287,7 +290,7 @@ def sample_weights(keras: Any):
     }
 
 
-@program(classifier, export=OPEN_SHAPE)
+@program(classifier)
 def padded(keras: Any):
     import tensorflow as tf
 
@@ -333,7 +336,7 @@ def efficientnet_frozen(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=True)
 
 
-@program(classifier, export=OPEN_SHAPE)
+@program(classifier, export="Give `samples` of sizes that it takes")
 def keras_hub_backbone(keras: Any):
     keras_hub = importlib.import_module("keras_hub")
     backbone = keras_hub.models.BertBackbone(
