@@ -158,7 +158,7 @@ def test_a_constraint_of_the_users_own_applies_too():
     assert largest_pruned(model, masks) == 0.0
     norms = np.linalg.norm(kernel, axis=0)
     assert norms.max() == pytest.approx(0.3, rel=1e-3)
-    engines.keras3.release(model)
+    engines.release(model)
     assert isinstance(model.layers[0].kernel.constraint, keras.constraints.MaxNorm)
 
 

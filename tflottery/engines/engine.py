@@ -33,6 +33,7 @@ class Engine(abc.ABC):
     Attributes:
         model: The model that trains.
         keras: The module that it belongs to, `keras` or `tf_keras`.
+        kind: What `holding` needs to know of this generation of Keras.
         prunable: The variables that can be pruned, by path.
         distributed: Whether several replicas train.
         settings: What `fit` takes besides the data.
@@ -41,6 +42,8 @@ class Engine(abc.ABC):
         ValueError: If the model is not built, or nothing in it can be pruned.
     """
 
+    kind: Any
+
     def __init__(self, model: Any, include: Sequence[str] = ()):
         self.model = model
         self.keras = network.keras_of(model)
@@ -48,7 +51,6 @@ class Engine(abc.ABC):
         strategy = getattr(model, "distribute_strategy", None)
         self.distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
         self._variables, _ = network.walk(model)
-        self._masks: dict[str, Any] = {}
         # Steps per execution: as the user set them, now, and from step k on.
         self._given_execution: int | None = None
         self._execution = self._later_execution = 1
@@ -80,20 +82,12 @@ class Engine(abc.ABC):
         return share, told
 
     @abc.abstractmethod
-    def _parts(self) -> dict[str, dict[str, Any]]:
-        """Returns all variables of the training by part and name; see `PARTS`."""
+    def _parts(self) -> dict[str, Any]:
+        """Returns all variables of the training by part and name; see `State`."""
 
     @abc.abstractmethod
-    def _make_masks(self, masks: Masks) -> dict[str, Any]:
-        """Makes mask variables of ones, and constraints that obey them."""
-
-    @abc.abstractmethod
-    def _averages(self) -> dict[int, Any]:
-        """Returns the moving averages (`use_ema`) by the id of their variable."""
-
-    @abc.abstractmethod
-    def _release(self) -> None:
-        """Removes the masks from the model; weights stay as they are."""
+    def _make_masks(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns mask variables of ones for variables by path."""
 
     def prepare(
         self,
@@ -172,8 +166,9 @@ class Engine(abc.ABC):
             if shuffling.is_ordered(data):  # It has so many.
                 del given["steps_per_epoch"]
         self.model.fit(**parts, **given, **arguments)
-        if self._averaging:
-            self._averages()  # On JAX, `evaluate` needs them to have their own memory.
+        if self._averaging:  # On JAX, `evaluate` needs them to have their own memory.
+            optimizer = holding.optimizer_of(self.model)
+            self.kind.averages_of(optimizer, self._variables)
         self._execute(self._later_execution)
 
     def evaluate(self, data: Any) -> dict[str, float]:
@@ -197,29 +192,15 @@ class Engine(abc.ABC):
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns copies of everything that a training needs to go on from here."""
-        return {
-            f"{part}/{name}": np.array(network.value_of(variable))
-            for part, variables in self._parts().items()
-            for name, variable in variables.items()
-        }
+        return network.read(self._parts())
 
     def restore(self, state: State, *, parts: tuple[str, ...] = PARTS) -> None:
         """Restores these parts of a state in place; nothing is traced anew."""
-        for part, variables in self._parts().items():
-            if part in parts:
-                for name, variable in variables.items():
-                    variable.assign(state[f"{part}/{name}"])
+        network.write(self._parts(), state, parts)
 
     def hold(self, masks: Masks) -> None:
         """Zeroes the pruned weights and keeps them at zero after every step."""
-        if not self._masks:
-            self._masks = self._make_masks(masks)
-            holding.forget_traces(self.model)  # An older trace knows no masks.
-        for path, mask in masks.items():
-            dtype = self._masks[path].dtype
-            self._masks[path].assign(mask.astype(getattr(dtype, "name", dtype)))
-        averages = self._averages() if self._averaging else {}
-        holding.cut_now(self._variables, masks, averages)
+        holding.hold(self.model, masks, self.kind, self._make_masks)
 
     def sync_replicas(self) -> None:
         """Syncs per-replica variables (BatchNorm statistics)."""
@@ -260,9 +241,7 @@ class Engine(abc.ABC):
             self._given_schedule = None
         if self._given_execution is not None:
             self._execute(self._given_execution)
-        self._release()
-        self._masks = {}
-        holding.forget_traces(self.model)
+        holding.release(self.model, self.kind)
 
     def better(self, monitor: str) -> Callable[[float, float], bool]:
         """Returns the function `(a, b) -> bool` that tells if metric `a` beats `b`.

@@ -7,7 +7,8 @@ differs is in `engines.keras3` and `engines.tfmot.held`.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,56 +38,43 @@ class Held:
         return self.cut(weight, self.mask)
 
 
-def cut_now(
-    variables: Mapping[str, Any], masks: Masks, averages: Mapping[int, Any]
+def hold(
+    model: Any, masks: Masks, kind: Any, make: Callable[..., dict] | None = None
 ) -> None:
-    """Zeroes the pruned weights now, and their moving averages.
+    """Zeroes pruned weights, and keeps them at zero after every step.
 
     Args:
-        variables: The model's variables by path.
+        model: A built model, which need not be compiled.
         masks: The masks by path.
-        averages: The optimizer's moving averages by the id of their variable.
+        kind: What differs between the generations: the module `engines.keras3` or
+            `engines.tfmot.held`.
+        make: Makes mask variables of ones for variables by path; by default
+            `kind.make_masks`.
     """
+    variables = network.variables(model)
+    made = mask_variables(variables)
+    if made.keys() != masks.keys() or not kind.in_traces(model, made):
+        release(model, kind)
+        with scope(model):
+            made = (make or kind.make_masks)({path: variables[path] for path in masks})
+        for path, mask in made.items():
+            constrain(variables[path], mask, kind)
     for path, mask in masks.items():
-        variable = variables[path]
-        for each in (variable, averages.get(id(variable))):
-            if each is not None:
-                value = network.value_of(each)
-                each.assign(np.where(mask, value, np.zeros((), value.dtype)))
-
-
-_WATCHED = ("compile", "load_weights", "set_weights")
-
-
-def keep_held(model: Any, hold_averages: Callable[[Any], None]) -> None:
-    """Keeps masks held through later calls of the model's own methods.
-
-    A new optimizer must hold them in its averages, and weights that are loaded or set
-    must not bring pruned weights back.
-    """
-
-    def watched(name: str) -> Callable:
-        method = getattr(type(model), name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = method(model, *args, **kwargs)
-            if name != "compile":
-                for variable in model.weights:
-                    if isinstance(getattr(variable, "constraint", None), Held):
-                        variable.assign(variable.constraint(variable))
-            elif getattr(optimizer_of(model), "use_ema", False):
-                hold_averages(optimizer_of(model))
-            return result
-
-        return call
-
+        dtype = made[path].dtype
+        made[path].assign(mask.astype(getattr(dtype, "name", dtype)))
+    cut_now(model, variables, masks, kind)
     for name in _WATCHED:
-        # Not through Keras' own __setattr__, which would save it with the model.
-        vars(model)[name] = watched(name)
+        if hasattr(type(model), name):
+            # Not through Keras' own __setattr__, which would save it with the model.
+            vars(model)[name] = _watched(model, name, kind)
 
 
-def let_go(model: Any) -> None:
-    """Takes back what `keep_held` did, and masks in the optimizer's averages."""
+def release(model: Any, kind: Any) -> None:
+    """Removes masks from a model; weights and the user's constraints stay."""
+    for variable in network.variables(model).values():
+        if isinstance(held := variable.constraint, Held):
+            kind.drop(model, held.mask)
+            kind.set_constraint(variable, held.inner)
     for name in _WATCHED:
         vars(model).pop(name, None)
     optimizer = optimizer_of(model)
@@ -95,18 +83,79 @@ def let_go(model: Any) -> None:
     forget_traces(model)
 
 
+def constrain(variable: Any, mask: Any, kind: Any) -> None:
+    """Makes `variable` obey `mask`, besides any constraint that it had before."""
+    given = variable.constraint
+    inner = given.inner if isinstance(given, Held) else given
+    kind.set_constraint(variable, kind.Constraint(mask, inner, kind.cut))
+
+
+def cut_now(model: Any, variables: Mapping[str, Any], masks: Masks, kind: Any) -> None:
+    """Zeroes the pruned weights now, and their moving averages now and later."""
+    optimizer, averages = optimizer_of(model), {}
+    if getattr(optimizer, "use_ema", False):
+        averages = kind.averages_of(optimizer, variables)
+        kind.hold_averages(optimizer)
+    for path, mask in masks.items():
+        variable = variables[path]
+        for each in (variable, averages.get(id(variable))):
+            if each is not None:
+                value = network.value_of(each)
+                each.assign(np.where(mask, value, np.zeros((), value.dtype)))
+
+
+# A new optimizer must hold the masks in its averages, weights that are loaded or set
+# must not bring pruned weights back, and a copy must hold what its original does.
+_WATCHED = ("compile", "load_weights", "set_weights", "__reduce__", "__deepcopy__")
+
+
+def _watched(model: Any, name: str, kind: Any) -> Callable:
+    """Returns the model's method `name`, changed to keep its masks held."""
+    method = getattr(type(model), name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = method(model, *args, **kwargs)
+        told = masks_held(model), getattr(model, "ticket", None), kind.__name__
+        if name == "__reduce__":
+            return held_again, (*result, *told)
+        if name == "__deepcopy__":
+            return held_again(lambda: result, (), *told)
+        for variable in model.weights:
+            if isinstance(getattr(variable, "constraint", None), Held):
+                variable.assign(variable.constraint(variable))
+        optimizer = optimizer_of(model)
+        if getattr(optimizer, "use_ema", False):
+            kind.hold_averages(optimizer)
+        return result
+
+    return call
+
+
+def held_again(
+    make: Callable, args: Sequence, masks: Masks, ticket: Any, kind: str
+) -> Any:
+    """Returns the copy of a model that `make(*args)` makes, with its masks held."""
+    model = make(*args)
+    hold(model, masks, importlib.import_module(kind))
+    model.ticket = ticket
+    return model
+
+
 def is_held(model: Any) -> bool:
     """Returns whether a model holds masks."""
     return "compile" in vars(model)
 
 
-def masks_held(model: Any) -> dict[str, np.ndarray]:
+def mask_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the mask variables of those `variables` that are held, by path."""
+    constraints = {p: getattr(v, "constraint", None) for p, v in variables.items()}
+    return {p: c.mask for p, c in constraints.items() if isinstance(c, Held)}
+
+
+def masks_held(model: Any) -> Masks:
     """Returns the masks that are held in a model, by path."""
-    return {
-        path: network.value_of(variable.constraint.mask) != 0
-        for path, variable in network.variables(model).items()
-        if isinstance(getattr(variable, "constraint", None), Held)
-    }
+    made = mask_variables(network.variables(model))
+    return {path: mask != 0 for path, mask in network.read(made).items()}
 
 
 def forget_traces(model: Any) -> None:

@@ -4,7 +4,7 @@ Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs
 """
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,9 +75,8 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
             raise ValueError(
                 f"`model` {model.name!r} has no weights, so there is nothing to prune."
             )
-    found, layers = {}, {}
-    _walk(model, "", found, layers)
-    known = {id(variable) for variable in found.values()}
+    found, layers, known = {}, {}, set()
+    _walk(model, "", found, layers, known)
     for variable in model.trainable_weights:
         if id(variable) not in known:
             raise ValueError(
@@ -89,14 +88,18 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _walk(
-    layer: Any, prefix: str, found: dict[str, Any], layers: dict[int, Any]
+    layer: Any,
+    prefix: str,
+    found: dict[str, Any],
+    layers: dict[int, Any],
+    seen: set[int],
 ) -> None:
     """Adds the variables in `layer` to `found`, and its layers to `layers`."""
     layers[id(layer)] = layer
-    seen = {id(variable) for variable in found.values()}
     for variable in own_variables(layer):
         if id(variable) in seen:
             continue
+        seen.add(id(variable))
         name = path = prefix + variable.name.split("/")[-1].split(":")[0]
         number = 1
         while path in found:  # A layer may give several variables one name.
@@ -113,7 +116,7 @@ def _walk(
                 "a weight would be ambiguous. Give them different names."
             )
         names.add(child.name)
-        _walk(child, f"{prefix}{child.name}/", found, layers)
+        _walk(child, f"{prefix}{child.name}/", found, layers, seen)
 
 
 def children(layer: Any) -> list[Any]:
@@ -223,6 +226,33 @@ def is_chief(model: Any) -> bool:
 def read(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns copies of the variables' values by path."""
     return {path: np.array(value_of(v)) for path, v in variables.items()}
+
+
+def numbered(
+    weights: Mapping[str, Any],
+    parts: Mapping[str, Iterable[Any]],
+    known: Container[int] = (),
+) -> dict[str, Any]:
+    """Returns weights by path and variables of other parts by number, in one dict.
+
+    Those whose id is `known` are left out.
+    """
+    found = {f"weights/{path}": variable for path, variable in weights.items()}
+    for part, variables in parts.items():
+        others = [v for v in variables if id(v) not in known]
+        found |= {f"{part}/{i:05d}": v for i, v in enumerate(others)}
+    return found
+
+
+def write(
+    variables: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    parts: tuple[str, ...],
+) -> None:
+    """Sets those variables whose name begins with one of the parts, in place."""
+    for name, variable in variables.items():
+        if name.startswith(parts):
+            variable.assign(values[name])
 
 
 def value_of(variable: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ from making.holding import half_masks, largest_pruned, watch
 from tflottery import engines
 from tflottery.engines import holding, network
 from tflottery.engines.tfmot import held
+from tflottery.engines.tfmot.wrapper import HeldLowMagnitude
 from tflottery.search.trainer import engine_for
 
 RNG = np.random.default_rng(0)
@@ -185,13 +186,19 @@ class Subclassed(tf_keras.Model):
         return self.output_layer(self.einsum(self.block(self.hidden(inputs))))
 
 
-def test_masks_hold_in_a_subclassed_model_and_where_tfmot_knows_no_layer():
+def test_masks_hold_in_a_subclassed_model_and_where_tfmot_knows_no_layer(monkeypatch):
     model = Subclassed()
     model(X)
-    model, engine, masks = held_model(optimizers.Adam(0.01), model)
+    wrapped, build = [], HeldLowMagnitude.build
+    monkeypatch.setattr(
+        HeldLowMagnitude,
+        "build",
+        lambda self, shape: (wrapped.append(self), build(self, shape)),
+    )
+    model, _, masks = held_model(optimizers.Adam(0.01), model)
     names = {"hidden", "block/deep", "einsum", "output"}
     assert set(masks) == {f"{name}/kernel" for name in names}
-    assert len(engine._wrappers) == 3  # All but the EinsumDense.
+    assert len(wrapped) == 3  # All but the EinsumDense.
     fit_and_watch(model, masks)
 
 
@@ -232,7 +239,6 @@ def test_masks_hold_on_every_device_of_a_strategy(name):
 
 def test_masks_hold_through_another_compile():
     model, _, masks = held_model(optimizers.Adam(0.01))
-    holding.keep_held(model, held.hold_averages)  # As `hold` does.
     model.compile(
         optimizers.Adam(0.01, use_ema=True), "sparse_categorical_crossentropy"
     )
