@@ -23,16 +23,19 @@ def build(model: Any, data: Any) -> None:
         return  # As a model of models that were built by themselves.
     x, y = first_batch(data)
     few = map_arrays(lambda a: a[:32] if is_array(a) else a, (x, y))
+    said = ""
     try:
-        with holding.scope(model):
-            model(few[0], training=False)
-            if hasattr(model, "_symbolic_build") and model.compiled:
-                # Keras 3 builds the metrics of such a model only, and reads them even
-                # if the model's `train_step` leaves them alone.
-                model._symbolic_build(data_batch=(*few, None))
-        return
+        # Without a `call`, Keras would count the model as built and could not load it.
+        if network.can_be_called(model, keras):
+            with holding.scope(model):
+                model(few[0], training=False)
+                if hasattr(model, "_symbolic_build") and model.compiled:
+                    # Keras 3 builds the metrics of such a model only, and reads them
+                    # even if the model's `train_step` leaves them alone.
+                    model._symbolic_build(data_batch=(*few, None))
+            return
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        said = f"\n{type(error).__name__}: {error}"
     if getattr(model, "optimizer", None) is not None and _on_tensorflow(keras):
         try:
             trace_step(model, data)
@@ -41,7 +44,7 @@ def build(model: Any, data: Any) -> None:
             said += f"\n{type(error).__name__}: {error}"
     raise ValueError(
         f"`model` {model.name!r} is not built, and building it from the first batch of "
-        f"`ds` failed. Call it once on a batch yourself. Keras said:\n{said}"
+        f"`ds` failed. Call it once on a batch yourself. Keras said:{said}"
     )
 
 

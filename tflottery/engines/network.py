@@ -68,8 +68,14 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
         if not layers or not all(layer.built for layer in layers):
             raise ValueError(
                 f"`model` {model.name!r} is not built, so it has no weights to prune. "
-                "Give it an `Input`, call `model.build(input_shape)`, or call it once "
-                "on a batch."
+                + (
+                    "Give it an `Input`, call `model.build(input_shape)`, or call it "
+                    "once on a batch."
+                    if can_be_called(model, keras_of(model))
+                    else "Train it for a step by `fit`. Keras does not save the "
+                    "weights of a model without `call`: save `model.ticket`, and "
+                    "`apply` the loaded ticket after that step."
+                )
             )
         if not model.weights:
             raise ValueError(
@@ -85,6 +91,11 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
                 "an attribute of the layer that calls it."
             )
     return found, list(layers.values())
+
+
+def can_be_called(model: Any, keras: Any) -> bool:
+    """Returns whether a model has a `call`, without which Keras cannot build it."""
+    return type(model).call is not keras.Model.call
 
 
 def _walk(

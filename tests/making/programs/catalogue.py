@@ -27,6 +27,8 @@ class Program:
             not named is expected to go well.
         generations: The Kerases that it runs on.
         slow: Whether it takes more than a few seconds.
+        evaluate_first: Whether Keras' `fit` needs metrics that an evaluation has built:
+            the program's `train_step` leaves them alone.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Program:
     expected: Mapping[str, str]
     generations: tuple[str, ...]
     slow: bool
+    evaluate_first: bool
 
 
 PROGRAMS: dict[str, Program] = {}
@@ -47,6 +50,7 @@ def program(
     transfer_ticket: Mapping[str, Any] | None = None,
     generations: tuple[str, ...] = ("keras",),
     slow: bool = False,
+    evaluate_first: bool = False,
     **expected: str,
 ) -> Callable:
     """Adds a function to `PROGRAMS`; see `Program`."""
@@ -60,6 +64,7 @@ def program(
             expected=expected,
             generations=generations,
             slow=slow,
+            evaluate_first=evaluate_first,
         )
         return make
 
@@ -82,10 +87,10 @@ def compiled(which: Program, model: Any, keras: Any) -> Any:
 BOTH = ("keras", "tf_keras")
 # What is said of a model without a graph of layers.
 NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut off"}
-# Such a model cannot be built by calling it, so neither can one that is loaded.
+# Keras does not save the weights of such a model.
 NO_CALL = {
     **NO_GRAPH,
-    "reload": "is not built, so it has no weights to prune",
+    "reload": "Keras does not save the weights of a model without `call`",
     "export": r"does not have a `call\(\)` method implemented",
 }
 NO_STRINGS = "data type 'string' not understood"
