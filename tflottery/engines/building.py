@@ -3,7 +3,7 @@
 from typing import Any
 
 from tflottery.engines import holding, network
-from tflottery.engines.data import first_batch, is_array, map_arrays
+from tflottery.engines.data import first_batch, is_array, map_arrays, rows
 
 
 def build(model: Any, data: Any) -> None:
@@ -22,7 +22,7 @@ def build(model: Any, data: Any) -> None:
     if all(layer.built for layer in layers) and model.weights:
         return  # As a model of models that were built by themselves.
     x, y = first_batch(data)
-    few = map_arrays(lambda a: a[:32] if is_array(a) else a, (x, y))
+    few = map_arrays(lambda a: rows(a, 0, 32) if is_array(a) else a, (x, y))
     said = ""
     try:
         # Without a `call`, Keras would count the model as built and could not load it.
@@ -36,7 +36,7 @@ def build(model: Any, data: Any) -> None:
             return
     except Exception as error:
         said = f"\n{type(error).__name__}: {error}"
-    if getattr(model, "optimizer", None) is not None and _on_tensorflow(keras):
+    if getattr(model, "optimizer", None) is not None and network.on_tensorflow(keras):
         try:
             trace_step(model, data)
             return
@@ -54,12 +54,8 @@ def trace_step(model: Any, data: Any) -> None:
 
     x, y = first_batch(data)
     batch = map_arrays(
-        lambda a: tf.convert_to_tensor(a[:32] if is_array(a) else a),
+        lambda a: tf.convert_to_tensor(rows(a, 0, 32) if is_array(a) else a),
         x if y is None else (x, y),
     )
     with holding.scope(model):
         tf.function(model.train_step).get_concrete_function(batch)
-
-
-def _on_tensorflow(keras: Any) -> bool:
-    return keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow"

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.engines import network
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSettings:
@@ -112,6 +114,17 @@ def is_array(leaf: Any) -> bool:
     return isinstance(next(iter(np.ravel(leaf[:1])), ""), str | bytes)
 
 
+def rows(array: Any, first: int, end: int | None = None) -> Any:
+    """Returns the rows from `first` to `end` of an array or a SparseTensor."""
+    if not hasattr(array, "dense_shape"):
+        return array[first:end]
+    import tensorflow as tf
+
+    start = [first, *[0] * (len(array.shape) - 1)]
+    size = [(end or array.shape[0]) - first, *array.shape[1:]]
+    return tf.sparse.slice(array, start, size)
+
+
 def _check_arrays(name: str, part: str, value: Any) -> None:
     """Checks that x, y or the sample weights are arrays with a row per example."""
     leaves = arrays_in(value)
@@ -192,6 +205,12 @@ def check_examples(name: str, data: Any, model: Any) -> None:
             type.
     """
     x, _ = first_batch(data, name)
+    yields = not isinstance(data, tuple | list) and hasattr(data, "__getitem__")
+    if yields and any(hasattr(leaf, "tocsr") for leaf in arrays_in(x)):
+        raise ValueError(
+            f"`{name}` yields batches of SciPy matrices, which Keras takes as whole "
+            "arrays only. Yield `matrix.toarray()`, or pass the whole matrix."
+        )
     try:
         wanted = model.input_shape
     except (AttributeError, RuntimeError, ValueError):
@@ -308,8 +327,7 @@ def compile_default(model: Any, keras: Any, data: Any) -> str:
             'metrics=["accuracy"])`.'
         )
     arguments: dict[str, Any] = {}
-    # XLA is slow on CPUs; JAX always compiles.
-    if keras.__name__ == "tf_keras" or keras.backend.backend() != "jax":
+    if network.on_tensorflow(keras):  # XLA is slow on CPUs; JAX always compiles.
         import tensorflow as tf
 
         if not tf.config.list_physical_devices("GPU"):

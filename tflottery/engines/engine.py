@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
 from tflottery.engines import building, holding, network, shuffling
 from tflottery.engines import data as data_lib
@@ -70,16 +71,7 @@ class Engine(abc.ABC):
             for path, variable in self._variables.items()
             if id(variable) in trainable
         }
-        total = sum(sizes.values())
-        share = sum(sizes[path] for path in self.prunable) / total
-        told = f"{100 * share:.1f} % of the {total:,} weights can be pruned."
-        rest = sorted(
-            sizes.keys() - self.prunable.keys(), key=lambda path: -sizes[path]
-        )[:3]
-        if rest:
-            largest = ", ".join(f"{path} ({sizes[path]:,})" for path in rest)
-            told += f" The largest others: {largest}."
-        return share, told
+        return masks_lib.coverage(self.prunable, sizes)
 
     @abc.abstractmethod
     def _parts(self) -> dict[str, Any]:
@@ -111,7 +103,8 @@ class Engine(abc.ABC):
         kind = self.keras.optimizers.Optimizer
         others = [o for o in vars(model).values() if isinstance(o, kind)]
         self._own_optimizers = [o for o in others if o is not model.optimizer]
-        if not all(getattr(o, "built", True) for o in self._own_optimizers):
+        built = all(getattr(o, "built", True) for o in self._own_optimizers)
+        if not built and network.on_tensorflow(self.keras):
             building.trace_step(model, data)
         self._averaging = getattr(holding.optimizer_of(model), "use_ema", False)
         given = later = int(network.value_of(model.steps_per_execution))
@@ -160,10 +153,11 @@ class Engine(abc.ABC):
         else:
             parts = {"x": data}
             del given["batch_size"]
-            # Keras warns if it is asked to shuffle a tf.data.Dataset.
-            if hasattr(data, "element_spec") or shuffling.is_ordered(data):
+            ordered = shuffling.is_ordered(data)
+            # Keras warns if it is asked to shuffle what it cannot.
+            if ordered or not isinstance(data, self.keras.utils.Sequence):
                 given["shuffle"] = False
-            if shuffling.is_ordered(data):  # It has so many.
+            if ordered:  # It has so many.
                 del given["steps_per_epoch"]
         self.model.fit(**parts, **given, **arguments)
         if self._averaging:  # On JAX, `evaluate` needs them to have their own memory.

@@ -51,7 +51,7 @@ def joined(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
     """Returns the data that `fit` gets as x, y and sample weights, in one value.
 
     That is a dataset, or a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)` of arrays
-    in which pandas objects have become NumPy arrays.
+    in which pandas objects have become NumPy arrays, and SciPy matrices CSR.
 
     Raises:
         ValueError: If `y` or `sample_weight` is given beside a dataset, or weights
@@ -92,9 +92,15 @@ def split(data: Any, share: float) -> tuple[Any, Any]:
             f"`validation_split` leaves no examples to train or to validate on: there "
             f"are {rows}. Received: validation_split={share}"
         )
-    return map_arrays(lambda a: a[:first], data), map_arrays(lambda a: a[first:], data)
+    return (
+        map_arrays(lambda a: rows(a, 0, first), data),
+        map_arrays(lambda a: rows(a, first), data),
+    )
 
 
 def _plain(leaf: Any) -> Any:
     # DataFrames and Series; Keras reads them by their values too.
-    return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+    leaf = leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+    if getattr(getattr(leaf, "dtype", None), "kind", "") == "U":
+        return leaf.astype(object)  # As Keras 3 takes strings.
+    return leaf.tocsr() if hasattr(leaf, "tocsr") else leaf  # Others have no rows.

@@ -93,6 +93,11 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
     return found, list(layers.values())
 
 
+def on_tensorflow(keras: Any) -> bool:
+    """Returns whether TensorFlow runs the models of the module `keras`."""
+    return keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow"
+
+
 def can_be_called(model: Any, keras: Any) -> bool:
     """Returns whether a model has a `call`, without which Keras cannot build it."""
     return type(model).call is not keras.Model.call
@@ -149,7 +154,8 @@ def own_variables(layer: Any) -> list[Any]:
     """Returns the variables of the layer itself, without those of layers inside it."""
     if hasattr(layer, "_trainable_variables"):
         return [*layer._trainable_variables, *layer._non_trainable_variables]
-    return [*layer._trainable_weights, *layer._non_trainable_weights]
+    found = [*layer._trainable_weights, *layer._non_trainable_weights]
+    return [v for v in found if hasattr(v, "name")]  # Not tf_keras' lookup tables.
 
 
 def prunable(model: Any, keras: Any, include: Sequence[str] = ()) -> dict[str, Any]:
@@ -226,6 +232,12 @@ def all_layers(model: Any) -> list[Any]:
             found[id(layer)] = layer
             queue.extend(children(layer))
     return list(found.values())
+
+
+def names_of_lora(model: Any) -> list[str]:
+    """Returns the names of layers in which LoRA is enabled."""
+    layers = all_layers(model)
+    return [each.name for each in layers if getattr(each, "lora_enabled", False)]
 
 
 def is_chief(model: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.engines import network
 from tflottery.engines.data import FitSettings, arrays_in, map_arrays, steps_per_epoch
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -72,7 +73,7 @@ def batches(
     arrays = map_arrays(
         lambda a: a.astype(floats, copy=False) if a.dtype.kind == "f" else a, arrays
     )
-    if keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow":
+    if network.on_tensorflow(keras):
         return _tf_dataset(arrays, batch_size, seed, augment, steps)
     return _py_dataset(keras, arrays, batch_size, seed, augment, steps)
 

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tflottery import engines
 from tflottery.core import checks, criteria, files, pruning
 from tflottery.core import masks as masks_lib
@@ -19,8 +21,8 @@ from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round, library_versions
-from tflottery.engines import building, joining, network
 from tflottery.engines import data as data_lib
+from tflottery.engines import joining, network
 from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress
@@ -149,68 +151,35 @@ def find_ticket(
         ValueError: If an argument is out of range, or the model or the data cannot be
             searched. It says why and what to do.
     """
-    config = LotteryConfig(
-        epochs=epochs,
-        target_sparsity=target_sparsity,
-        prune_fraction=prune_fraction,
-        rounds=rounds,
-        scope=scope,
-        criterion=check_criterion(criterion),
-        layer_fractions=layer_fractions or {},
-        skip=skip,  # type: ignore[arg-type]
-        include=include,  # type: ignore[arg-type]
-        rewind_step=rewind_step,
-        retrain=retrain,
-        monitor=monitor,
-        tolerance=tolerance,
-        select=select,
-        seed=seed,
-    )
+    arguments = dict(locals())
+    trainer, progress = prepared(**arguments)
     score = criteria.find(criterion, seed)
-    settings = data_lib.FitSettings(
-        batch_size=batch_size,
-        shuffle=shuffle,
-        class_weight=class_weight,
-        steps_per_epoch=steps_per_epoch,
-        validation_steps=validation_steps,
-        validation_batch_size=validation_batch_size,
-    )
-    if settings != data_lib.PLAIN or refused:
-        joining.check(settings, refused)
-    if y is not None or sample_weight is not None or not isinstance(ds, tuple):
-        ds = joining.joined(ds, y, sample_weight)
-    if validation_split and validation_data is None:
-        ds, validation_data = joining.split(ds, validation_split)
-    checks.check("resume", resume, run_dir_lib.RESUME)
-    if run_dir is not None:
-        files.path_of(run_dir, "run_dir")
-    silent = isinstance(verbose, int) and verbose == 0
-    if ticket is not None:
-        if not getattr(model, "built", True):
-            building.build(model, ds)
-        ticket.apply(model)
-    progress = None if silent else Progress(verbose)
-    trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
-    trainer.verbose = progress.inside_round if progress else 0
-    plan = plan_lib.plan(trainer.masks, config)
+    plan = plan_lib.plan(trainer.masks, trainer.config)
     engine = trainer.engine
     share, coverage = engine.covered()
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
     try:
         told = engine.prepare(
-            ds,
-            validation_data=validation_data,
+            trainer.ds,
+            validation_data=trainer.validation_data,
             rewind_step=rewind_step,
             callbacks=trainer.callbacks,
         )
-        if progress:
-            progress.say(coverage, *told)
+        progress.say(coverage, *told)
         if share < 0.5:
             warnings.warn(
                 f"{coverage} Name weights in `include` to prune them too.", stacklevel=2
             )
-        if validation_data is None:
+        lora = network.names_of_lora(engine.model)
+        if lora:
+            warnings.warn(
+                f"LoRA is enabled in {', '.join(lora)}: the kernels there are frozen, "
+                "so the search does not prune them, and what LoRA adds to them is "
+                "dense. Search first, and fine-tune without LoRA.",
+                stacklevel=2,
+            )
+        if trainer.validation_data is None:
             warnings.warn(
                 "Without `validation_data` a ticket is judged by its training "
                 "metrics, which a network that memorizes passes too.",
@@ -224,7 +193,7 @@ def find_ticket(
             run_dir_lib.opened(run_dir, manifest, resume=resume, writes=writes) as run,
             interrupts.explained(run.path),
         ):
-            if progress and resume == "never" and run.path is not None:
+            if resume == "never" and run.path is not None:
                 progress.say(f"This search is kept in {str(run.path)!r}.")
             return _search(trainer, score, plan, progress, run if run.path else None)
     except BaseException as error:
@@ -233,6 +202,40 @@ def find_ticket(
         with contextlib.suppress(Exception):  # The first error is what counts.
             trainer.put_back()
         raise
+
+
+def prepared(
+    *, model: Any, ds: Any, y: Any, verbose: Any, refused: Mapping, **arguments: Any
+) -> tuple[Trainer, Progress]:
+    """Reads and checks the arguments of `find_ticket`.
+
+    Raises:
+        TypeError, ValueError: As `find_ticket` says.
+    """
+
+    def of(kind: Any) -> dict[str, Any]:
+        return {f.name: arguments[f.name] for f in dataclasses.fields(kind)}
+
+    criterion, fractions = arguments["criterion"], arguments["layer_fractions"]
+    config = LotteryConfig(
+        **of(LotteryConfig)
+        | {"criterion": check_criterion(criterion), "layer_fractions": fractions or {}}
+    )
+    settings = data_lib.FitSettings(**of(data_lib.FitSettings))
+    if settings != data_lib.PLAIN or refused:
+        joining.check(settings, refused)
+    ds = joining.joined(ds, y, arguments["sample_weight"])
+    validation_data = joining.joined(arguments["validation_data"])
+    if arguments["validation_split"] and validation_data is None:
+        ds, validation_data = joining.split(ds, arguments["validation_split"])
+    checks.check("resume", arguments["resume"], run_dir_lib.RESUME)
+    if arguments["run_dir"] is not None:
+        files.path_of(arguments["run_dir"], "run_dir")
+    progress = Progress(verbose)
+    callbacks, ticket = arguments["callbacks"], arguments["ticket"]
+    trainer = Trainer(model, ds, config, validation_data, callbacks, settings, ticket)
+    trainer.verbose = progress.inside_round
+    return trainer, progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,14 +257,13 @@ def _search(
     trainer: Trainer,
     score: criteria.Criterion,
     plan: Sequence[float],
-    progress: Progress | None,
+    progress: Progress,
     run: Any = None,
 ) -> Any:
     """Runs the search, or what is left of it, and returns the model."""
     config, engine = trainer.config, trainer.engine
     finished, checkpoint = trainer.open(run)
-    if progress:
-        progress.start(plan)
+    progress.start(plan)
     state = State()
 
     def keep(trained: Trained, *, resumed: bool = False) -> State:
@@ -269,11 +271,12 @@ def _search(
         records = (*state.records, record)
         if run and not resumed:
             run.save_round(_ticket(trainer, trained, records))
-        if progress:
-            progress.add(record, trainer.monitor, resumed=resumed)
+        progress.add(record, trainer.monitor, resumed=resumed)
         if record.failure is not None:
             _say_diverged(record, selection)
-        elif record.round > 0:
+        elif record.round == 0:
+            _say_idle(trainer, trained.weights)
+        else:
             better = engine.better(trainer.monitor)
             selection = selection.after(
                 trained, records[0], config, trainer.monitor, better
@@ -316,8 +319,7 @@ def _search(
     weights = {f"weights/{path}": w for path, w in ticket.trained.items()}
     engine.restore(weights, parts=("weights",))
     engines.hold(model, ticket.masks)
-    if progress:
-        progress.end(ticket)
+    progress.end(ticket)
     model.ticket = ticket
     return model
 
@@ -353,6 +355,20 @@ def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Mas
         return masks
     # In a small network the share may round to no weight at all: prune one.
     return pruning.prune(scores, masks, 1 / left, target_density=target)
+
+
+def _say_idle(trainer: Trainer, trained: Weights) -> None:
+    """Warns of weights that round 0 has not changed, as those of a teacher."""
+    before = trainer.weights_at("initial")
+    idle = [p for p in trainer.paths if np.array_equal(trained[p], before[p])]
+    if 0 < len(idle) < len(trainer.paths):
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        warnings.warn(
+            f"Round 0 did not change {', '.join(idle[:3])}{more}: do they get a "
+            "gradient? They are pruned like the others. If they are not to be, as in "
+            "a distiller's teacher, name them in `skip`, or freeze them.",
+            stacklevel=5,
+        )
 
 
 def _say_diverged(record: Round, selection: Selection) -> None:

@@ -12,8 +12,7 @@ class Progress:
 
     Args:
         verbose: `"auto"` prints one line per round, and Keras' progress bar
-            if someone is watching; 1 always the bar; 2 one line per epoch. For 0, do
-            not call the methods.
+            if someone is watching; 1 always the bar; 2 one line per epoch; 0 nothing.
 
     Attributes:
         inside_round: The `verbose` of `fit` inside a round.
@@ -28,6 +27,7 @@ class Progress:
             raise ValueError(
                 f'`verbose` must be "auto", 0, 1 or 2. Received: verbose={verbose!r}'
             )
+        self._silent = verbose == 0
         watched = sys.stdout.isatty() or "ipykernel" in sys.modules
         self.inside_round: int = int(watched) if verbose == "auto" else int(verbose)
         self._plan: Sequence[float] = ()
@@ -35,7 +35,8 @@ class Progress:
 
     def say(self, *lines: str) -> None:
         """Prints lines."""
-        print(*lines, sep="\n", flush=True)
+        if not self._silent:
+            print(*lines, sep="\n", flush=True)
 
     def start(self, plan: Sequence[float]) -> None:
         """Prints what is ahead: `plan` holds the density of every round."""

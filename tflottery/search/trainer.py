@@ -66,6 +66,7 @@ class Trainer:
         validation_data: The data that tickets are judged on, or `None`.
         callbacks: The user's Keras callbacks.
         settings: What `fit` takes besides.
+        ticket: A ticket to apply to `model` first, or `None`.
 
     Attributes:
         engine: Trains the model.
@@ -89,9 +90,12 @@ class Trainer:
         validation_data: Any = None,
         callbacks: Sequence[Any] = (),
         settings: data_lib.FitSettings = data_lib.PLAIN,
+        ticket: Any = None,
     ):
         if not getattr(model, "built", True):
             building.build(model, ds)
+        if ticket is not None:
+            ticket.apply(model)
         self.engine = engine = engine_for(model, config.include)
         engine.settings = settings
         kind = engine.keras.callbacks.Callback
@@ -331,20 +335,19 @@ class Trainer:
             watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
         if ordered:
             self._batches.epoch = first_epoch + at.epoch
-        if self.callbacks:
-            callback_state.begin_round(
-                self.callbacks, self._numbers, first=at.round == 0, midway=midway
-            )
         begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
         ours = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end, **begin)
-        engine.fit(
-            self._batches,
-            validation_data=self.validation_data,
-            epochs=config.epochs,
-            initial_epoch=at.epoch,
-            callbacks=[*self.callbacks, *counters, *watchers, ours],
-            verbose=self.verbose,
-        )
+        with callback_state.one_round(
+            self.callbacks, self._numbers, first=at.round == 0, midway=midway
+        ):
+            engine.fit(
+                self._batches,
+                validation_data=self.validation_data,
+                epochs=config.epochs,
+                initial_epoch=at.epoch,
+                callbacks=[*self.callbacks, *counters, *watchers, ours],
+                verbose=self.verbose,
+            )
         if not self.rewind_state:
             raise ValueError(
                 f"`rewind_step` must lie within round 0, which ended after "
