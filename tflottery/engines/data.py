@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.engines import network
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSettings:
@@ -48,10 +46,6 @@ def check(name: str, data: Any, settings: FitSettings = PLAIN) -> None:
         data: `(x,)`, `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset`,
             a `keras.utils.PyDataset`, or anything else that `fit` can iterate anew.
         settings: How it is read.
-
-    Raises:
-        ValueError: If it is empty, endless or can be read only once, or if its parts
-            are not arrays of one length.
     """
     if isinstance(data, (tuple, list)):
         if len(data) not in (1, 2, 3):
@@ -126,7 +120,6 @@ def rows(array: Any, first: int, end: int | None = None) -> Any:
 
 
 def _check_arrays(name: str, part: str, value: Any) -> None:
-    """Checks that x, y or the sample weights are arrays with a row per example."""
     leaves = arrays_in(value)
     if (leaves or part != "x") and all(map(is_array, leaves)):
         return
@@ -174,15 +167,13 @@ def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
     >>> shape_of_examples(np.zeros((5, 28, 28, 1)))
     (28, 28, 1)
     """
-    spec = getattr(data, "element_spec", None)
+    x, spec = data, getattr(data, "element_spec", None)
     if spec is not None:
         x = spec[0] if isinstance(spec, tuple) else spec
-    elif hasattr(data, "__getitem__") and not hasattr(data, "shape"):
-        if not isinstance(data, dict | list | tuple):  # A PyDataset or a Sequence.
-            data = data[0][0]
-        x = data
-    else:
-        x = data
+    elif hasattr(data, "__getitem__") and not (
+        hasattr(data, "shape") or isinstance(data, dict | list | tuple)
+    ):
+        x = data[0][0]  # Of a PyDataset or a Sequence.
     try:
         shape = getattr(x, "shape", None)
         return None if shape is None else tuple(shape)[1:]
@@ -194,11 +185,6 @@ def check_examples(name: str, data: Any, model: Any) -> None:
     """Checks that a dataset's examples have the shape and type that a model takes.
 
     Models with several inputs, or whose input shape is unknown, are left to Keras.
-
-    Args:
-        name: The argument's name, for the error.
-        data: Data that `check` accepted.
-        model: A built model.
 
     Raises:
         ValueError: If the data is not batched, or its examples have another shape or
@@ -327,7 +313,8 @@ def compile_default(model: Any, keras: Any, data: Any) -> str:
             'metrics=["accuracy"])`.'
         )
     arguments: dict[str, Any] = {}
-    if network.on_tensorflow(keras):  # XLA is slow on CPUs; JAX always compiles.
+    # XLA is slow on CPUs; JAX always compiles.
+    if keras.__name__ == "tf_keras" or keras.backend.backend() != "jax":
         import tensorflow as tf
 
         if not tf.config.list_physical_devices("GPU"):

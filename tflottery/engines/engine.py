@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
 from tflottery.engines import building, holding, network, shuffling
 from tflottery.engines import data as data_lib
@@ -36,6 +35,9 @@ class Engine(abc.ABC):
         keras: The module that it belongs to, `keras` or `tf_keras`.
         kind: What `holding` needs to know of this generation of Keras.
         prunable: The variables that can be pruned, by path.
+        held: The masks that the model holds before the search, by path.
+        sizes: The sizes of the trainable weights, by path.
+        with_lora: The names of the layers in which LoRA is enabled.
         distributed: Whether several replicas train.
         settings: What `fit` takes besides the data.
 
@@ -51,27 +53,25 @@ class Engine(abc.ABC):
         self.prunable: Mapping[str, Any] = network.prunable(model, self.keras, include)
         strategy = getattr(model, "distribute_strategy", None)
         self.distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
-        self._variables, _ = network.walk(model)
+        self._variables, layers = network.walk(model)
+        self.with_lora = [e.name for e in layers if getattr(e, "lora_enabled", False)]
+        trainable = {id(v) for v in model.trainable_variables}
+        self.held = {
+            path: network.value_of(v.constraint.mask) != 0
+            for path, v in self._variables.items()
+            if isinstance(v.constraint, holding.Held)
+        }
+        self.sizes = {
+            path: int(np.prod(v.shape))
+            for path, v in self._variables.items()
+            if id(v) in trainable
+        }
         # Steps per execution: as the user set them, now, and from step k on.
         self._given_execution: int | None = None
         self._execution = self._later_execution = 1
         self._given_schedule: Any = None
         self._own_optimizers: list[Any] = []
         self.settings = data_lib.PLAIN
-        self._averaging = False
-
-    def covered(self) -> tuple[float, str]:
-        """Returns the share of the trainable weights that can be pruned.
-
-        The text with it says so, and names the largest of the others.
-        """
-        trainable = {id(v) for v in self.model.trainable_variables}
-        sizes = {
-            path: int(np.prod(variable.shape))
-            for path, variable in self._variables.items()
-            if id(variable) in trainable
-        }
-        return masks_lib.coverage(self.prunable, sizes)
 
     @abc.abstractmethod
     def _parts(self) -> dict[str, Any]:
@@ -91,6 +91,8 @@ class Engine(abc.ABC):
     ) -> list[str]:
         """Prepares the model for training; returns lines to tell the user."""
         model, told = self.model, []
+        if self.held:  # The search makes masks of its own.
+            holding.release(model, self.kind)
         if getattr(model, "_initial_epoch", None):
             model._initial_epoch = None  # BackupAndRestore leaves it after a `fit`.
         if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
@@ -106,7 +108,6 @@ class Engine(abc.ABC):
         built = all(getattr(o, "built", True) for o in self._own_optimizers)
         if not built and network.on_tensorflow(self.keras):
             building.trace_step(model, data)
-        self._averaging = getattr(holding.optimizer_of(model), "use_ema", False)
         given = later = int(network.value_of(model.steps_per_execution))
         if (
             given == 1
@@ -160,8 +161,9 @@ class Engine(abc.ABC):
             if ordered:  # It has so many.
                 del given["steps_per_epoch"]
         self.model.fit(**parts, **given, **arguments)
-        if self._averaging:  # On JAX, `evaluate` needs them to have their own memory.
-            optimizer = holding.optimizer_of(self.model)
+        optimizer = holding.optimizer_of(self.model)
+        if getattr(optimizer, "use_ema", False):
+            # On JAX, `evaluate` needs the averages to have their own memory.
             self.kind.averages_of(optimizer, self._variables)
         self._execute(self._later_execution)
 
@@ -190,7 +192,9 @@ class Engine(abc.ABC):
 
     def restore(self, state: State, *, parts: tuple[str, ...] = PARTS) -> None:
         """Restores these parts of a state in place; nothing is traced anew."""
-        network.write(self._parts(), state, parts)
+        for name, variable in self._parts().items():
+            if name.startswith(parts):
+                variable.assign(state[name])
 
     def hold(self, masks: Masks) -> None:
         """Zeroes the pruned weights and keeps them at zero after every step."""

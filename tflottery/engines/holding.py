@@ -7,8 +7,9 @@ differs is in `engines.keras3` and `engines.tfmot.held`.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,48 +52,20 @@ def hold(
         make: Makes mask variables of ones for variables by path; by default
             `kind.make_masks`.
     """
-    variables = network.variables(model)
-    made = mask_variables(variables)
-    if made.keys() != masks.keys() or not kind.in_traces(model, made):
-        release(model, kind)
+    variables, optimizer, averages = network.walk(model)[0], optimizer_of(model), {}
+    constraints = {path: v.constraint for path, v in variables.items()}
+    made = {path: c.mask for path, c in constraints.items() if isinstance(c, Held)}
+    stale = make is None and not kind.TRACES_READ_MASKS
+    if made.keys() != masks.keys() or stale:
+        # An older trace knows no masks.
+        release(model, kind) if made else forget_traces(model)
         with scope(model):
             made = (make or kind.make_masks)({path: variables[path] for path in masks})
         for path, mask in made.items():
-            constrain(variables[path], mask, kind)
+            kind.constrain(variables[path], mask)
     for path, mask in masks.items():
         dtype = made[path].dtype
         made[path].assign(mask.astype(getattr(dtype, "name", dtype)))
-    cut_now(model, variables, masks, kind)
-    for name in _WATCHED:
-        if hasattr(type(model), name):
-            # Not through Keras' own __setattr__, which would save it with the model.
-            vars(model)[name] = _watched(model, name, kind)
-
-
-def release(model: Any, kind: Any) -> None:
-    """Removes masks from a model; weights and the user's constraints stay."""
-    for variable in network.variables(model).values():
-        if isinstance(held := variable.constraint, Held):
-            kind.drop(model, held.mask)
-            kind.set_constraint(variable, held.inner)
-    for name in _WATCHED:
-        vars(model).pop(name, None)
-    optimizer = optimizer_of(model)
-    if optimizer is not None:
-        vars(optimizer).pop("_update_model_variables_moving_average", None)
-    forget_traces(model)
-
-
-def constrain(variable: Any, mask: Any, kind: Any) -> None:
-    """Makes `variable` obey `mask`, besides any constraint that it had before."""
-    given = variable.constraint
-    inner = given.inner if isinstance(given, Held) else given
-    kind.set_constraint(variable, kind.Constraint(mask, inner, kind.cut))
-
-
-def cut_now(model: Any, variables: Mapping[str, Any], masks: Masks, kind: Any) -> None:
-    """Zeroes the pruned weights now, and their moving averages now and later."""
-    optimizer, averages = optimizer_of(model), {}
     if getattr(optimizer, "use_ema", False):
         averages = kind.averages_of(optimizer, variables)
         kind.hold_averages(optimizer)
@@ -102,6 +75,24 @@ def cut_now(model: Any, variables: Mapping[str, Any], masks: Masks, kind: Any) -
             if each is not None:
                 value = network.value_of(each)
                 each.assign(np.where(mask, value, np.zeros((), value.dtype)))
+    for name in _WATCHED:
+        if hasattr(type(model), name):
+            # Not through Keras' own __setattr__, which would save it with the model.
+            vars(model)[name] = functools.partial(_watched, model, name, kind)
+
+
+def release(model: Any, kind: Any) -> None:
+    """Removes masks from a model; weights and the user's constraints stay."""
+    for variable in network.variables(model).values():
+        if isinstance(held := variable.constraint, Held):
+            kind.drop(model, held.mask)
+            kind.constrain(variable, None)
+    for name in _WATCHED:
+        vars(model).pop(name, None)
+    optimizer = optimizer_of(model)
+    if optimizer is not None:
+        vars(optimizer).pop("_update_model_variables_moving_average", None)
+    forget_traces(model)
 
 
 # A new optimizer must hold the masks in its averages, weights that are loaded or set
@@ -109,26 +100,20 @@ def cut_now(model: Any, variables: Mapping[str, Any], masks: Masks, kind: Any) -
 _WATCHED = ("compile", "load_weights", "set_weights", "__reduce__", "__deepcopy__")
 
 
-def _watched(model: Any, name: str, kind: Any) -> Callable:
-    """Returns the model's method `name`, changed to keep its masks held."""
-    method = getattr(type(model), name)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        result = method(model, *args, **kwargs)
-        told = masks_held(model), getattr(model, "ticket", None), kind.__name__
-        if name == "__reduce__":
-            return held_again, (*result, *told)
-        if name == "__deepcopy__":
-            return held_again(lambda: result, (), *told)
-        for variable in model.weights:
-            if isinstance(getattr(variable, "constraint", None), Held):
-                variable.assign(variable.constraint(variable))
-        optimizer = optimizer_of(model)
-        if getattr(optimizer, "use_ema", False):
-            kind.hold_averages(optimizer)
-        return result
-
-    return call
+def _watched(model: Any, name: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls the model's method `name`, and keeps its masks held."""
+    result = getattr(type(model), name)(model, *args, **kwargs)
+    told = masks_held(model), getattr(model, "ticket", None), kind.__name__
+    if name == "__reduce__":
+        return held_again, (*result, *told)
+    if name == "__deepcopy__":
+        return held_again(lambda: result, (), *told)
+    for variable in model.weights:
+        if isinstance(getattr(variable, "constraint", None), Held):
+            variable.assign(variable.constraint(variable))
+    if getattr(optimizer_of(model), "use_ema", False):
+        kind.hold_averages(optimizer_of(model))
+    return result
 
 
 def held_again(
@@ -141,21 +126,13 @@ def held_again(
     return model
 
 
-def is_held(model: Any) -> bool:
-    """Returns whether a model holds masks."""
-    return "compile" in vars(model)
-
-
-def mask_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the mask variables of those `variables` that are held, by path."""
-    constraints = {p: getattr(v, "constraint", None) for p, v in variables.items()}
-    return {p: c.mask for p, c in constraints.items() if isinstance(c, Held)}
-
-
 def masks_held(model: Any) -> Masks:
     """Returns the masks that are held in a model, by path."""
-    made = mask_variables(network.variables(model))
-    return {path: mask != 0 for path, mask in network.read(made).items()}
+    return {
+        path: network.value_of(variable.constraint.mask) != 0
+        for path, variable in network.variables(model).items()
+        if isinstance(variable.constraint, Held)
+    }
 
 
 def forget_traces(model: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tflottery.core import checks
-from tflottery.engines.data import FitSettings, arrays_in, is_array, map_arrays
+from tflottery.engines.data import FitSettings, arrays_in, is_array, map_arrays, rows
 
 _COUNT = checks.or_none(checks.whole_from(1))
 _KINDS = {
@@ -32,8 +32,7 @@ def check(settings: FitSettings, refused: Mapping[str, Any]) -> None:
     """Checks what `fit` takes besides the data, and arguments that a search refuses.
 
     Raises:
-        TypeError: If there is an argument that `find_ticket` does not take. For an
-            argument of `fit` it gives the reason.
+        TypeError: If there is an argument that `find_ticket` does not take.
         ValueError: If a setting is not what `fit` takes.
     """
     for name, value in refused.items():
@@ -85,12 +84,12 @@ def split(data: Any, share: float) -> tuple[Any, Any]:
             f"ds={reprlib.repr(data)}"
         )
     checks.fraction("validation_split", share, "the share of the examples to split off")
-    rows = arrays_in(data)[0].shape[0]
-    first = math.floor(rows * (1 - share))
-    if not 0 < first < rows:
+    count = arrays_in(data)[0].shape[0]
+    first = math.floor(count * (1 - share))
+    if not 0 < first < count:
         raise ValueError(
             f"`validation_split` leaves no examples to train or to validate on: there "
-            f"are {rows}. Received: validation_split={share}"
+            f"are {count}. Received: validation_split={share}"
         )
     return (
         map_arrays(lambda a: rows(a, 0, first), data),

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tflottery.engines import holding, network
+from tflottery.engines import network
 from tflottery.engines.engine import Engine
 from tflottery.engines.holding import Held, optimizer_of
 
 # Before 3.15, Keras takes no constraint of another class than its own.
-Constraint: Any = type("Held", (Held, keras.constraints.Constraint), {})
+_Constraint: Any = type("Held", (Held, keras.constraints.Constraint), {})
 
 
 class Keras3Engine(Engine):
@@ -25,31 +25,35 @@ class Keras3Engine(Engine):
     kind = sys.modules[__name__]
 
     def _parts(self) -> dict[str, Any]:
-        masks = holding.mask_variables(self._variables).values()
-        known = {id(v) for v in (*self._variables.values(), *masks)}
+        found = {f"weights/{path}": v for path, v in self._variables.items()}
+        constraints = [v.constraint for v in self._variables.values()]
+        known = {id(c.mask) for c in constraints if isinstance(c, Held)}
+        known |= {id(v) for v in self._variables.values()}
         optimizers = (self.model.optimizer, *self._own_optimizers)
-        parts = {
-            "optimizer": [v for each in optimizers for v in each.variables],
-            "seeds": self.model.variables,
-        }
-        return network.numbered(self._variables, parts, known)
+        for part, variables in (
+            ("optimizer", [v for each in optimizers for v in each.variables]),
+            ("seeds", self.model.variables),
+        ):
+            others = enumerate(v for v in variables if id(v) not in known)
+            found |= {f"{part}/{i:05d}": v for i, v in others}
+        return found
 
     def _make_masks(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         # TensorFlow cannot export a model whose optimizer lost a variable.
-        if keras.backend.backend() == "tensorflow":
-            return make_masks(variables)
-        optimizer = optimizer_of(self.model)
-        return {
-            path: optimizer.add_variable(
-                tuple(variable.shape),
-                layout=getattr(variable, "_layout", None),
-                **_MASK,
-            )
-            for path, variable in variables.items()
-        }
+        made = {}
+        for path, v in variables.items():
+            shape, layout = tuple(v.shape), getattr(v, "_layout", None)
+            if TRACES_READ_MASKS:
+                made[path] = keras.Variable(shape=shape, trainable=False, **_MASK)
+            else:
+                add = optimizer_of(self.model).add_variable
+                made[path] = add(shape, layout=layout, **_MASK)
+        return made
 
 
 _MASK = {"initializer": "ones", "dtype": "bool", "name": "mask"}
+# On JAX masks are constants of a traced step, unless they are the optimizer's.
+TRACES_READ_MASKS = keras.backend.backend() == "tensorflow"
 
 
 def make_masks(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,17 +64,6 @@ def make_masks(variables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def in_traces(model: Any, masks: Mapping[str, Any]) -> bool:
-    """Returns whether a traced step reads these mask variables anew.
-
-    On JAX they are constants of the step, unless they are the optimizer's.
-    """
-    if keras.backend.backend() == "tensorflow":
-        return True
-    known = {id(v) for v in getattr(optimizer_of(model), "variables", ())}
-    return all(id(mask) in known for mask in masks.values())
-
-
 def drop(model: Any, mask: Any) -> None:
     """Takes a mask out of the optimizer."""
     optimizer = optimizer_of(model)
@@ -78,15 +71,16 @@ def drop(model: Any, mask: Any) -> None:
         optimizer._untrack_variable(mask)
 
 
-def set_constraint(variable: Any, constraint: Any) -> None:
-    """Sets a variable's constraint."""
-    variable.constraint = constraint
-
-
-def cut(weight: Any, mask: Any) -> Any:
-    """Returns `weight` with zeros where `mask` is 0."""
-    value_of = keras.ops.convert_to_tensor  # JAX takes no variables of Keras.
-    return keras.ops.where(value_of(mask), value_of(weight), 0)
+def constrain(variable: Any, mask: Any) -> None:
+    """Makes `variable` obey `mask`, or no mask, besides the user's constraint."""
+    given = variable.constraint
+    inner = given.inner if isinstance(given, Held) else given
+    if mask is not None:
+        value_of = keras.ops.convert_to_tensor  # JAX takes no variables of Keras.
+        inner = _Constraint(
+            mask, inner, lambda w, mask: keras.ops.where(value_of(mask), value_of(w), 0)
+        )
+    variable.constraint = inner
 
 
 def averages_of(optimizer: Any, variables: Any) -> dict[int, Any]:

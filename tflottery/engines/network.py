@@ -4,7 +4,7 @@ Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs
 """
 
 import importlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -234,12 +234,6 @@ def all_layers(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def names_of_lora(model: Any) -> list[str]:
-    """Returns the names of layers in which LoRA is enabled."""
-    layers = all_layers(model)
-    return [each.name for each in layers if getattr(each, "lora_enabled", False)]
-
-
 def is_chief(model: Any) -> bool:
     """Returns whether this process writes files; among several workers one does."""
     strategy = getattr(model, "distribute_strategy", None)
@@ -249,33 +243,6 @@ def is_chief(model: Any) -> bool:
 def read(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns copies of the variables' values by path."""
     return {path: np.array(value_of(v)) for path, v in variables.items()}
-
-
-def numbered(
-    weights: Mapping[str, Any],
-    parts: Mapping[str, Iterable[Any]],
-    known: Container[int] = (),
-) -> dict[str, Any]:
-    """Returns weights by path and variables of other parts by number, in one dict.
-
-    Those whose id is `known` are left out.
-    """
-    found = {f"weights/{path}": variable for path, variable in weights.items()}
-    for part, variables in parts.items():
-        others = [v for v in variables if id(v) not in known]
-        found |= {f"{part}/{i:05d}": v for i, v in enumerate(others)}
-    return found
-
-
-def write(
-    variables: Mapping[str, Any],
-    values: Mapping[str, np.ndarray],
-    parts: tuple[str, ...],
-) -> None:
-    """Sets those variables whose name begins with one of the parts, in place."""
-    for name, variable in variables.items():
-        if name.startswith(parts):
-            variable.assign(values[name])
 
 
 def value_of(variable: Any) -> np.ndarray:

@@ -47,7 +47,7 @@ def one_round(
 
     Args:
         callbacks: Keras callbacks.
-        numbers: The numbers that they held when the search began.
+        numbers: What `numbers_in` told of them when the search began.
         first: Whether this is round 0.
         midway: Whether the round goes on after an interruption.
     """

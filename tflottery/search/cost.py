@@ -61,10 +61,7 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
         ds: The training data, as for `find_ticket`. It must know its number of batches,
             and so must `validation_data`.
         y: The labels, as for `find_ticket`.
-        **arguments: The arguments of `find_ticket`.
-
-    Returns:
-        The `Cost`.
+        **arguments: The other arguments of `find_ticket`.
 
     Raises:
         TypeError: If `find_ticket` has no such argument.
@@ -150,7 +147,7 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
     finally:
         if state:
             engine.restore(state)
-        engine.leave()
+        trainer.put_back()
         if epoch is not None:
             ds.epoch = epoch
         if not compiled:

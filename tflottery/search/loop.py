@@ -156,7 +156,7 @@ def find_ticket(
     score = criteria.find(criterion, seed)
     plan = plan_lib.plan(trainer.masks, trainer.config)
     engine = trainer.engine
-    share, coverage = engine.covered()
+    share, coverage = trainer.coverage
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
     try:
@@ -166,17 +166,17 @@ def find_ticket(
             rewind_step=rewind_step,
             callbacks=trainer.callbacks,
         )
-        progress.say(coverage, *told)
+        if progress:
+            progress.say(coverage, *told)
         if share < 0.5:
             warnings.warn(
                 f"{coverage} Name weights in `include` to prune them too.", stacklevel=2
             )
-        lora = network.names_of_lora(engine.model)
-        if lora:
+        if engine.with_lora:
             warnings.warn(
-                f"LoRA is enabled in {', '.join(lora)}: the kernels there are frozen, "
-                "so the search does not prune them, and what LoRA adds to them is "
-                "dense. Search first, and fine-tune without LoRA.",
+                f"LoRA is enabled in {', '.join(engine.with_lora)}: the kernels there "
+                "are frozen, so the search does not prune them, and what LoRA adds to "
+                "them is dense. Search first, and fine-tune without LoRA.",
                 stacklevel=2,
             )
         if trainer.validation_data is None:
@@ -191,11 +191,11 @@ def find_ticket(
         writes = network.is_chief(engine.model)
         with (
             run_dir_lib.opened(run_dir, manifest, resume=resume, writes=writes) as run,
-            interrupts.explained(run.path),
+            interrupts.explained(run and run.path),
         ):
-            if resume == "never" and run.path is not None:
+            if progress and resume == "never" and run:
                 progress.say(f"This search is kept in {str(run.path)!r}.")
-            return _search(trainer, score, plan, progress, run if run.path else None)
+            return _search(trainer, score, plan, progress, run)
     except BaseException as error:
         if run_dir is None and isinstance(error, KeyboardInterrupt):
             interrupts.say_how_to_resume(None, "interrupted")
@@ -206,35 +206,39 @@ def find_ticket(
 
 def prepared(
     *, model: Any, ds: Any, y: Any, verbose: Any, refused: Mapping, **arguments: Any
-) -> tuple[Trainer, Progress]:
-    """Reads and checks the arguments of `find_ticket`.
+) -> tuple[Trainer, Progress | None]:
+    """Reads and checks the arguments of `find_ticket`, and raises its errors."""
 
-    Raises:
-        TypeError, ValueError: As `find_ticket` says.
-    """
-
-    def of(kind: Any) -> dict[str, Any]:
-        return {f.name: arguments[f.name] for f in dataclasses.fields(kind)}
-
-    criterion, fractions = arguments["criterion"], arguments["layer_fractions"]
-    config = LotteryConfig(
-        **of(LotteryConfig)
-        | {"criterion": check_criterion(criterion), "layer_fractions": fractions or {}}
+    given = arguments | {
+        "criterion": check_criterion(arguments["criterion"]),
+        "layer_fractions": arguments["layer_fractions"] or {},
+    }
+    config, settings = (
+        kind(**{f.name: given[f.name] for f in dataclasses.fields(kind)})
+        for kind in (LotteryConfig, data_lib.FitSettings)
     )
-    settings = data_lib.FitSettings(**of(data_lib.FitSettings))
     if settings != data_lib.PLAIN or refused:
         joining.check(settings, refused)
-    ds = joining.joined(ds, y, arguments["sample_weight"])
-    validation_data = joining.joined(arguments["validation_data"])
+    weight, validation_data = given["sample_weight"], given["validation_data"]
+    plain = [
+        isinstance(data, tuple)
+        and all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in data)
+        for data in (ds, validation_data)
+    ]
+    if not (plain[0] and y is weight is None):
+        ds = joining.joined(ds, y, weight)
+    if not plain[1]:
+        validation_data = joining.joined(validation_data)
     if arguments["validation_split"] and validation_data is None:
         ds, validation_data = joining.split(ds, arguments["validation_split"])
     checks.check("resume", arguments["resume"], run_dir_lib.RESUME)
     if arguments["run_dir"] is not None:
         files.path_of(arguments["run_dir"], "run_dir")
-    progress = Progress(verbose)
+    silent = isinstance(verbose, int) and verbose == 0
+    progress = None if silent else Progress(verbose)
     callbacks, ticket = arguments["callbacks"], arguments["ticket"]
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings, ticket)
-    trainer.verbose = progress.inside_round
+    trainer.verbose = progress.inside_round if progress else 0
     return trainer, progress
 
 
@@ -257,13 +261,14 @@ def _search(
     trainer: Trainer,
     score: criteria.Criterion,
     plan: Sequence[float],
-    progress: Progress,
+    progress: Progress | None,
     run: Any = None,
 ) -> Any:
     """Runs the search, or what is left of it, and returns the model."""
     config, engine = trainer.config, trainer.engine
     finished, checkpoint = trainer.open(run)
-    progress.start(plan)
+    if progress:
+        progress.start(plan)
     state = State()
 
     def keep(trained: Trained, *, resumed: bool = False) -> State:
@@ -271,12 +276,11 @@ def _search(
         records = (*state.records, record)
         if run and not resumed:
             run.save_round(_ticket(trainer, trained, records))
-        progress.add(record, trainer.monitor, resumed=resumed)
+        if progress:
+            progress.add(record, trainer.monitor, resumed=resumed)
         if record.failure is not None:
             _say_diverged(record, selection)
-        elif record.round == 0:
-            _say_idle(trainer, trained.weights)
-        else:
+        elif record.round > 0:
             better = engine.better(trainer.monitor)
             selection = selection.after(
                 trained, records[0], config, trainer.monitor, better
@@ -319,7 +323,8 @@ def _search(
     weights = {f"weights/{path}": w for path, w in ticket.trained.items()}
     engine.restore(weights, parts=("weights",))
     engines.hold(model, ticket.masks)
-    progress.end(ticket)
+    if progress:
+        progress.end(ticket)
     model.ticket = ticket
     return model
 
@@ -357,26 +362,8 @@ def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Mas
     return pruning.prune(scores, masks, 1 / left, target_density=target)
 
 
-def _say_idle(trainer: Trainer, trained: Weights) -> None:
-    """Warns of weights that round 0 has not changed, as those of a teacher."""
-    before = trainer.weights_at("initial")
-    idle = [p for p in trainer.paths if np.array_equal(trained[p], before[p])]
-    if 0 < len(idle) < len(trainer.paths):
-        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
-        warnings.warn(
-            f"Round 0 did not change {', '.join(idle[:3])}{more}: do they get a "
-            "gradient? They are pruned like the others. If they are not to be, as in "
-            "a distiller's teacher, name them in `skip`, or freeze them.",
-            stacklevel=5,
-        )
-
-
 def _say_diverged(record: Round, selection: Selection) -> None:
-    """Warns that a round diverged; raises if there is no ticket to return.
-
-    Raises:
-        ValueError: If no earlier round pruned.
-    """
+    """Warns that a round diverged; raises if there is no ticket to return."""
     why = "the loss or a weight is NaN or infinite"
     if selection.best is None:
         raise ValueError(

@@ -150,7 +150,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
             in_step: Any = wrapper.pruning_obj
             in_step._pruning_vars = []
         for path, mask in self._masks.items():
-            holding.constrain(self._variables[path], mask, held)
+            held.constrain(self._variables[path], mask)
         # `fit` has made its function before this callback, perhaps without the masks.
         model.make_train_function(force=True)
         self._hold(masks_lib.ones(self._weights()))
@@ -214,7 +214,9 @@ class RewindToInit(tf_keras.callbacks.Callback):
             layer_fractions=self.layer_fractions,
             target_density=schedule.target_density,
         )
-        network.write(state.parts(model), self._rewind, ("weights", "optimizer"))
+        for name, variable in state.parts(model).items():
+            if name.startswith(("weights", "optimizer")):
+                variable.assign(self._rewind[name])
         self._hold(masks)
         self._round += 1
         self._start_round()

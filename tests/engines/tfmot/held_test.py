@@ -1,3 +1,6 @@
+import copy
+from pickle import dumps, loads
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -259,6 +262,19 @@ def test_masks_are_held_without_a_search_and_let_go():
     assert all(v.constraint is None for v in model.trainable_variables)
     model.fit(X, Y, batch_size=8, verbose=0)
     assert largest_pruned(model, masks) > 0.0
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda m: loads(dumps(m))])
+def test_a_copy_holds_its_masks_too(how):
+    model = make_model()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    masks = half_masks(model)
+    engines.hold(model, masks)
+    model.ticket = "any"
+    other = how(model)
+    other.fit(X, Y, batch_size=8, verbose=0)
+    assert largest_pruned(other, masks) == 0.0
+    assert other.ticket == "any"
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")

@@ -3,13 +3,13 @@
 The new and the legacy optimizers call a variable's constraint after each update.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tflottery.engines.holding import Held
 from tflottery.engines.tfmot.imported import tf
 
-Constraint = Held
+TRACES_READ_MASKS = True
 
 
 def cut(weight: Any, mask: Any) -> Any:
@@ -32,18 +32,16 @@ def make_masks(variables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def in_traces(model: Any, masks: Mapping[str, Any]) -> bool:
-    """Returns whether a traced step reads these mask variables anew."""
-    return True
-
-
 def drop(model: Any, mask: Any) -> None:
     """Makes a mask keep everything: tfmot's own wrapper multiplies by it."""
     mask.assign(tf.ones_like(mask))
 
 
-def set_constraint(variable: Any, constraint: Callable | None) -> None:
-    """Sets a variable's constraint."""
+def constrain(variable: Any, mask: Any) -> None:
+    """Makes `variable` obey `mask`, or no mask, besides the user's constraint."""
+    given = variable.constraint
+    inner = given.inner if isinstance(given, Held) else given
+    constraint = inner if mask is None else Held(mask, inner, cut)
     # Mixed precision wraps the variable, and a strategy has one on each device.
     variable = getattr(variable, "_variable", variable)
     if isinstance(variable, tf.distribute.DistributedValues):

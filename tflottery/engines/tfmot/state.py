@@ -20,11 +20,11 @@ def parts(model: Any) -> dict[str, Any]:
     seen = {id(v) for v in weights.values()}
     layers = network.all_layers(model)
     generators = [getattr(layer, "_random_generator", None) for layer in layers]
-    inside = {
-        "optimizer": _variables_in(model.optimizer, seen),
-        "seeds": _variables_in(generators, seen),
-    }
-    return network.numbered(weights, inside)
+    found = {f"weights/{path}": variable for path, variable in weights.items()}
+    for part, owner in (("optimizer", model.optimizer), ("seeds", generators)):
+        inside = enumerate(_variables_in(owner, seen))
+        found |= {f"{part}/{i:05d}": variable for i, variable in inside}
+    return found
 
 
 def drawing_without_state(model: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tflottery.engines import holding, network
+from tflottery.engines import network
 from tflottery.engines.tfmot import held
 from tflottery.engines.tfmot.imported import (
     PruneLowMagnitude,
@@ -26,7 +26,7 @@ class HeldLowMagnitude(PruneLowMagnitude):
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         for weight, mask, _ in self.pruning_vars:
-            holding.constrain(weight, mask, held)
+            held.constrain(weight, mask)
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return self.layer(inputs, *args, **kwargs)
