@@ -103,10 +103,10 @@ _WATCHED = ("compile", "load_weights", "set_weights", "__reduce__", "__deepcopy_
 def _watched(model: Any, name: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls the model's method `name`, and keeps its masks held."""
     result = getattr(type(model), name)(model, *args, **kwargs)
-    told = masks_held(model), getattr(model, "ticket", None), kind.__name__
-    if name == "__reduce__":
-        return held_again, (*result, *told)
-    if name == "__deepcopy__":
+    if name.startswith("__"):
+        told = masks_held(model), getattr(model, "ticket", None), kind.__name__
+        if name == "__reduce__":
+            return held_again, (*result, *told)
         return held_again(lambda: result, (), *told)
     for variable in model.weights:
         if isinstance(getattr(variable, "constraint", None), Held):
