@@ -213,10 +213,9 @@ def prepared(
         "criterion": check_criterion(arguments["criterion"]),
         "layer_fractions": arguments["layer_fractions"] or {},
     }
-    config, settings = (
-        kind(**{f.name: given[f.name] for f in dataclasses.fields(kind)})
-        for kind in (LotteryConfig, data_lib.FitSettings)
-    )
+    names, others = map(dataclasses.fields, (LotteryConfig, data_lib.FitSettings))
+    config = LotteryConfig(**{f.name: given[f.name] for f in names})
+    settings = data_lib.FitSettings(**{f.name: given[f.name] for f in others})
     if settings != data_lib.PLAIN or refused:
         joining.check(settings, refused)
     weight, validation_data = given["sample_weight"], given["validation_data"]
