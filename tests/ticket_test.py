@@ -379,6 +379,7 @@ def test_summary_shows_layers_rounds_and_which_is_the_ticket():
     lines = []
     ticket().summary(print_fn=lines.append)
     rows = [line.split() for line in lines[0].splitlines()]
+    assert "weights can be pruned. The largest others: " in lines[0]
     assert lines[0].startswith("Ticket: 75.00 % of the prunable weights left\n")
     assert ["dense/kernel", "2x2", "3", "4", "75.00"] in rows
     assert ["all", "masked", "3", "4", "75.00"] in rows

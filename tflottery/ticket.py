@@ -192,6 +192,8 @@ class Ticket:
             file=io.StringIO(), width=88, markup=False, emoji=False, color_system=None
         )
         page.print(f"Ticket: {100 * self.density:.2f} % of the prunable weights left")
+        sizes = {path: w.size for path, w in self.trained.items()}
+        page.print(masks_lib.coverage(self.masks, sizes)[1])
         page.print(layers, rounds)
         print_fn(page.file.getvalue().rstrip())  # type: ignore[attr-defined]
 

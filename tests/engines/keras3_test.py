@@ -1,4 +1,6 @@
+import copy
 import sys
+from pickle import dumps, loads
 
 import keras
 import numpy as np
@@ -158,8 +160,21 @@ def test_a_constraint_of_the_users_own_applies_too():
     assert largest_pruned(model, masks) == 0.0
     norms = np.linalg.norm(kernel, axis=0)
     assert norms.max() == pytest.approx(0.3, rel=1e-3)
-    engines.keras3.release(model)
+    engines.release(model)
     assert isinstance(model.layers[0].kernel.constraint, keras.constraints.MaxNorm)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda m: loads(dumps(m))])
+def test_a_copy_holds_its_masks_too(how):
+    model = compiled(make_model())
+    masks = half_masks(model)
+    engines.hold(model, masks)
+    model.ticket = "any"
+    model.fit(X, Y, batch_size=8, verbose=0)  # Or Keras warns of the new optimizer.
+    other = how(model)
+    other.fit(X, Y, batch_size=8, verbose=0)
+    assert largest_pruned(other, masks) == 0.0
+    assert other.ticket == "any"
 
 
 def traced_model():

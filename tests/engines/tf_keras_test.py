@@ -360,3 +360,26 @@ def test_draws_from_a_generator_are_kept_and_not_told():
         assert told(layers.Dropout(0.1)) == ""
     finally:
         tf_keras.backend.experimental.disable_tf_random_generator()
+
+
+def test_a_model_with_an_adapted_lookup_layer_is_searched():
+    words = layers.TextVectorization(max_tokens=8, output_sequence_length=3)
+    words.adapt(np.array(["a b", "c d"]))
+    model = tf_keras.Sequential(
+        [
+            layers.Input((1,), dtype="string"),
+            words,
+            layers.Embedding(8, 4),
+            layers.Flatten(),
+            layers.Dense(8, activation="relu"),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    data = (np.array(["a b", "c d"] * 8), np.array([0, 1] * 8))
+    options = {"validation_data": data, "epochs": 1, "rounds": 1, "verbose": 0}
+    model = tflottery.find_ticket(
+        model, data, target_sparsity=0.5, select="last", **options
+    )
+    assert model.ticket.sparsity == pytest.approx(0.5)
+    assert model.predict(data[0], verbose=0).shape == (16, 2)

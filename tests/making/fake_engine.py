@@ -136,6 +136,8 @@ class Engine:
         self.model = model
         self.settings = None
         self.prunable = {p: w for p, w in model.weights.items() if w.ndim == 2}
+        self.sizes = {path: w.size for path, w in self.prunable.items()}
+        self.with_lora, self.held = [], {}
         self._round = -1
         self._epoch = 0
         self._given_schedule = None
@@ -224,9 +226,6 @@ class Engine:
     def hold(self, masks):
         self._round += 1
         self.model.hold(masks)
-
-    def covered(self):
-        return 1.0, "All weights can be pruned."
 
     def sync_replicas(self):
         raise AssertionError("There are no replicas.")

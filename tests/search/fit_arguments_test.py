@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tflottery
+from tflottery.engines import data as data_lib
 from tflottery.engines import joining
 
 RNG = np.random.default_rng(0)
@@ -115,12 +116,86 @@ def test_data_that_is_not_shuffled_comes_in_its_order():
 
 def test_pandas_objects_are_data():
     pd = pytest.importorskip("pandas")
-    frame, series = pd.DataFrame(X), pd.Series(Y)
-    ticket = find(frame, series, validation_split=0.25, seed=1).ticket
-    keras.utils.set_random_seed(0)
-    other = find(X, Y, validation_split=0.25, seed=1).ticket
-    for path, mask in ticket.masks.items():
-        np.testing.assert_array_equal(mask, other.masks[path])
+    data = {}
+    for name, value in (
+        ("frames", (pd.DataFrame(X), pd.Series(Y))),
+        ("arrays", (X, Y)),
+    ):
+        keras.utils.set_random_seed(0)
+        data[name] = find(value, validation_data=value, seed=1).ticket.masks
+    for path, mask in data["frames"].items():
+        np.testing.assert_array_equal(mask, data["arrays"][path])
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="needs SparseTensor")
+@pytest.mark.parametrize("kind", ["coo", "SparseTensor"])
+def test_sparse_data_is_split_and_searched(kind):
+    import scipy.sparse
+    import tensorflow as tf
+
+    x = scipy.sparse.coo_matrix(X) if kind == "coo" else tf.sparse.from_dense(X)
+    ticket = find(x, Y, validation_split=0.25, epochs=1).ticket
+    assert (ticket.monitor, ticket.rounds[0].steps) == ("val_accuracy", 2)
+
+
+def test_batches_of_sparse_matrices_are_refused_with_the_remedy():
+    import scipy.sparse
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return scipy.sparse.csr_matrix(X), Y
+
+    with pytest.raises(ValueError, match=r"`ds` yields batches of SciPy .*toarray\(\)"):
+        find(Batches())
+
+
+def test_texts_become_objects_that_keras_takes():
+    (texts,) = joining.joined(np.array(["a", "bc"]))
+    assert texts.dtype == object
+
+
+def test_a_loader_that_only_iterates_and_counts_is_data():
+    class Loader:  # As torch's DataLoader, which Keras 3 takes.
+        def __len__(self):
+            return 4
+
+        def __iter__(self):
+            return iter([[X[:16], Y[:16]]] * 4)
+
+    data_lib.check("ds", Loader())
+    assert data_lib.steps_per_epoch(Loader()) == 4
+    data_lib.check_examples("ds", joining.joined(Loader()), make_model())
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="trains in TensorFlow's step")
+def test_weights_that_training_leaves_alone_are_named():
+    class Distiller(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.teacher = keras.layers.Dense(2, name="teacher")
+            self.student = keras.layers.Dense(2, name="student")
+
+        def call(self, x):
+            return self.student(x) + 0 * self.teacher(x)  # No gradient, unsaid.
+
+    model = Distiller()
+    model.compile("adam", "mse")
+    with pytest.warns(UserWarning, match=r"Round 0 did not change teacher/.*`skip`"):
+        find(X, X[:, :2], model=model, validation_split=0.25, epochs=1)
+
+
+def test_layers_with_lora_are_named():
+    model = make_model()
+    model.get_layer("hidden").enable_lora(2)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    with (
+        pytest.warns(UserWarning, match="LoRA is enabled in hidden: the kernels there"),
+        pytest.warns(UserWarning, match="can be pruned"),
+    ):
+        find(X, Y, model=model, validation_split=0.25, epochs=1)
 
 
 def test_labels_beside_a_dataset_are_an_error():
@@ -195,6 +270,7 @@ def test_logs_and_checkpoints_follow_the_rounds(tmp_path):
     assert [line.split(",")[0] for line in lines] == ["epoch", *"01" * 3]
     last = found.ticket.rounds[-1].history["val_loss"]
     assert best.best == pytest.approx(min(last))
+    assert log.append is False
 
 
 def test_less_than_half_of_the_weights_prunable_is_told():

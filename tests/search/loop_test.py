@@ -288,7 +288,7 @@ def test_without_validation_data_a_warning_says_what_is_judged_by(find):
 def test_progress_is_a_line_per_round_and_silence_is_silent(find, capsys):
     find(accuracies(0.5, 0.6, 0.4, 0.5), verbose="auto")
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "All weights can be pruned."  # What the engine's `covered` tells.
+    assert first == "100.0 % of the 72 weights can be pruned."
     assert lines[0] == "This is a fake."  # What `prepare` tells.
     assert "4 rounds" in lines[1]
     assert "left %" in lines[2]

@@ -13,15 +13,6 @@ from tflottery.search import run_dir
 MANIFEST = {"config": {"epochs": 3, "skip": ("a",)}, "ds": {"size": 10}, "seed": None}
 
 
-def test_without_a_folder_nothing_is_kept():
-    run = run_dir.Run(None, {})
-    run.save("start", {"w": np.ones(1)}, {})
-    run.save_round(ticket())
-    run.finish(ticket())
-    assert run.load("start") is None
-    assert run.rounds() == []
-
-
 def test_a_state_comes_back_with_its_header(tmp_path):
     run = run_dir.Run(tmp_path / "run", MANIFEST)
     assert run.load("current") is None

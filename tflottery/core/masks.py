@@ -1,7 +1,7 @@
 """Masks: one boolean array per prunable weight; True keeps, False prunes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
@@ -40,6 +40,25 @@ def kept(masks: Masks) -> int:
 def size(masks: Masks) -> int:
     """Returns the number of weights that the masks cover, kept or not."""
     return sum(m.size for m in masks.values())
+
+
+def coverage(prunable: Container[str], sizes: Mapping[str, int]) -> tuple[float, str]:
+    """Returns the share of the weights that can be pruned, in [0, 1].
+
+    The text with it says so, and names the largest of the others.
+
+    >>> coverage({"a"}, {"a": 3, "b": 1})[1]
+    '75.0 % of the 4 weights can be pruned. The largest others: b (1).'
+    """
+    total = sum(sizes.values())
+    rest = {path: size for path, size in sizes.items() if path not in prunable}
+    share = 1 - sum(rest.values()) / total
+    told = f"{100 * share:.1f} % of the {total:,} weights can be pruned."
+    largest = sorted(rest, key=lambda path: -rest[path])[:3]
+    if largest:
+        named = ", ".join(f"{path} ({rest[path]:,})" for path in largest)
+        told += f" The largest others: {named}."
+    return share, told
 
 
 def density(masks: Masks) -> float:

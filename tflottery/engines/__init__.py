@@ -46,7 +46,8 @@ def hold(model: Any, masks: Masks | None = None, *, include: Sequence[str] = ())
                 "there is nothing to hold. Was it pruned before it was saved?"
             )
     masks_lib.check_fit(masks, weights)
-    _module(model).hold(model, {path: np.asarray(m, bool) for path, m in masks.items()})
+    masks = {path: np.asarray(mask, bool) for path, mask in masks.items()}
+    holding.hold(model, masks, _kind(model))
     return model
 
 
@@ -66,23 +67,21 @@ def release(model: Any) -> Any:
         TypeError: If it is not a Keras model.
         ValueError: If it holds no masks.
     """
-    module = _module(model)
+    kind = _kind(model)
     if getattr(model, "ticket", None) is None and not holding.masks_held(model):
         raise ValueError(
             f"`model` {model.name!r} carries no ticket and holds no masks, so there is "
             "nothing to release."
         )
-    module.release(model)
+    holding.release(model, kind)
     model.ticket = None
     return model
 
 
-def _module(model: Any) -> Any:
-    """Returns the module whose `hold` and `release` serve `model`."""
+def _kind(model: Any) -> Any:
+    """Returns what `holding` needs to know of the model's generation."""
     if network.keras_of(model).__name__ == "tf_keras":
-        from tflottery.engines import tf_keras
-
-        return tf_keras
-    from tflottery.engines import keras3
-
-    return keras3
+        from tflottery.engines.tfmot import held as kind
+    else:
+        from tflottery.engines import keras3 as kind
+    return kind

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tflottery.engines import holding, network
-from tflottery.engines.data import first_batch, is_array, map_arrays
+from tflottery.engines.data import first_batch, is_array, map_arrays, rows
 
 
 def build(model: Any, data: Any) -> None:
@@ -22,18 +22,21 @@ def build(model: Any, data: Any) -> None:
     if all(layer.built for layer in layers) and model.weights:
         return  # As a model of models that were built by themselves.
     x, y = first_batch(data)
-    few = map_arrays(lambda a: a[:32] if is_array(a) else a, (x, y))
+    few = map_arrays(lambda a: rows(a, 0, 32) if is_array(a) else a, (x, y))
+    said = ""
     try:
-        with holding.scope(model):
-            model(few[0], training=False)
-            if hasattr(model, "_symbolic_build") and model.compiled:
-                # Keras 3 builds the metrics of such a model only, and reads them even
-                # if the model's `train_step` leaves them alone.
-                model._symbolic_build(data_batch=(*few, None))
-        return
+        # Without a `call`, Keras would count the model as built and could not load it.
+        if network.can_be_called(model, keras):
+            with holding.scope(model):
+                model(few[0], training=False)
+                if hasattr(model, "_symbolic_build") and model.compiled:
+                    # Keras 3 builds the metrics of such a model only, and reads them
+                    # even if the model's `train_step` leaves them alone.
+                    model._symbolic_build(data_batch=(*few, None))
+            return
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-    if getattr(model, "optimizer", None) is not None and _on_tensorflow(keras):
+        said = f"\n{type(error).__name__}: {error}"
+    if getattr(model, "optimizer", None) is not None and network.on_tensorflow(keras):
         try:
             trace_step(model, data)
             return
@@ -41,7 +44,7 @@ def build(model: Any, data: Any) -> None:
             said += f"\n{type(error).__name__}: {error}"
     raise ValueError(
         f"`model` {model.name!r} is not built, and building it from the first batch of "
-        f"`ds` failed. Call it once on a batch yourself. Keras said:\n{said}"
+        f"`ds` failed. Call it once on a batch yourself. Keras said:{said}"
     )
 
 
@@ -51,12 +54,8 @@ def trace_step(model: Any, data: Any) -> None:
 
     x, y = first_batch(data)
     batch = map_arrays(
-        lambda a: tf.convert_to_tensor(a[:32] if is_array(a) else a),
+        lambda a: tf.convert_to_tensor(rows(a, 0, 32) if is_array(a) else a),
         x if y is None else (x, y),
     )
     with holding.scope(model):
         tf.function(model.train_step).get_concrete_function(batch)
-
-
-def _on_tensorflow(keras: Any) -> bool:
-    return keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow"

@@ -46,10 +46,6 @@ def check(name: str, data: Any, settings: FitSettings = PLAIN) -> None:
         data: `(x,)`, `(x, y)` or `(x, y, sample_weight)` arrays, a `tf.data.Dataset`,
             a `keras.utils.PyDataset`, or anything else that `fit` can iterate anew.
         settings: How it is read.
-
-    Raises:
-        ValueError: If it is empty, endless or can be read only once, or if its parts
-            are not arrays of one length.
     """
     if isinstance(data, (tuple, list)):
         if len(data) not in (1, 2, 3):
@@ -112,8 +108,18 @@ def is_array(leaf: Any) -> bool:
     return isinstance(next(iter(np.ravel(leaf[:1])), ""), str | bytes)
 
 
+def rows(array: Any, first: int, end: int | None = None) -> Any:
+    """Returns the rows from `first` to `end` of an array or a SparseTensor."""
+    if not hasattr(array, "dense_shape"):
+        return array[first:end]
+    import tensorflow as tf
+
+    start = [first, *[0] * (len(array.shape) - 1)]
+    size = [(end or array.shape[0]) - first, *array.shape[1:]]
+    return tf.sparse.slice(array, start, size)
+
+
 def _check_arrays(name: str, part: str, value: Any) -> None:
-    """Checks that x, y or the sample weights are arrays with a row per example."""
     leaves = arrays_in(value)
     if (leaves or part != "x") and all(map(is_array, leaves)):
         return
@@ -161,15 +167,13 @@ def shape_of_examples(data: Any) -> tuple[Any, ...] | None:
     >>> shape_of_examples(np.zeros((5, 28, 28, 1)))
     (28, 28, 1)
     """
-    spec = getattr(data, "element_spec", None)
+    x, spec = data, getattr(data, "element_spec", None)
     if spec is not None:
         x = spec[0] if isinstance(spec, tuple) else spec
-    elif hasattr(data, "__getitem__") and not hasattr(data, "shape"):
-        if not isinstance(data, dict | list | tuple):  # A PyDataset or a Sequence.
-            data = data[0][0]
-        x = data
-    else:
-        x = data
+    elif hasattr(data, "__getitem__") and not (
+        hasattr(data, "shape") or isinstance(data, dict | list | tuple)
+    ):
+        x = data[0][0]  # Of a PyDataset or a Sequence.
     try:
         shape = getattr(x, "shape", None)
         return None if shape is None else tuple(shape)[1:]
@@ -182,16 +186,17 @@ def check_examples(name: str, data: Any, model: Any) -> None:
 
     Models with several inputs, or whose input shape is unknown, are left to Keras.
 
-    Args:
-        name: The argument's name, for the error.
-        data: Data that `check` accepted.
-        model: A built model.
-
     Raises:
         ValueError: If the data is not batched, or its examples have another shape or
             type.
     """
     x, _ = first_batch(data, name)
+    yields = not isinstance(data, tuple | list) and hasattr(data, "__getitem__")
+    if yields and any(hasattr(leaf, "tocsr") for leaf in arrays_in(x)):
+        raise ValueError(
+            f"`{name}` yields batches of SciPy matrices, which Keras takes as whole "
+            "arrays only. Yield `matrix.toarray()`, or pass the whole matrix."
+        )
     try:
         wanted = model.input_shape
     except (AttributeError, RuntimeError, ValueError):

@@ -33,7 +33,11 @@ class Engine(abc.ABC):
     Attributes:
         model: The model that trains.
         keras: The module that it belongs to, `keras` or `tf_keras`.
+        kind: What `holding` needs to know of this generation of Keras.
         prunable: The variables that can be pruned, by path.
+        held: The masks that the model holds before the search, by path.
+        sizes: The sizes of the trainable weights, by path.
+        with_lora: The names of the layers in which LoRA is enabled.
         distributed: Whether several replicas train.
         settings: What `fit` takes besides the data.
 
@@ -41,59 +45,41 @@ class Engine(abc.ABC):
         ValueError: If the model is not built, or nothing in it can be pruned.
     """
 
+    kind: Any
+
     def __init__(self, model: Any, include: Sequence[str] = ()):
         self.model = model
         self.keras = network.keras_of(model)
         self.prunable: Mapping[str, Any] = network.prunable(model, self.keras, include)
         strategy = getattr(model, "distribute_strategy", None)
         self.distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
-        self._variables, _ = network.walk(model)
-        self._masks: dict[str, Any] = {}
+        self._variables, layers = network.walk(model)
+        self.with_lora = [e.name for e in layers if getattr(e, "lora_enabled", False)]
+        trainable = {id(v) for v in model.trainable_variables}
+        self.held = {
+            path: network.value_of(v.constraint.mask) != 0
+            for path, v in self._variables.items()
+            if isinstance(v.constraint, holding.Held)
+        }
+        self.sizes = {
+            path: int(np.prod(v.shape))
+            for path, v in self._variables.items()
+            if id(v) in trainable
+        }
         # Steps per execution: as the user set them, now, and from step k on.
         self._given_execution: int | None = None
         self._execution = self._later_execution = 1
         self._given_schedule: Any = None
         self._own_optimizers: list[Any] = []
         self.settings = data_lib.PLAIN
-        self._averaging = False
-
-    def covered(self) -> tuple[float, str]:
-        """Returns the share of the trainable weights that can be pruned.
-
-        The text with it says so, and names the largest of the others.
-        """
-        trainable = {id(v) for v in self.model.trainable_variables}
-        sizes = {
-            path: int(np.prod(variable.shape))
-            for path, variable in self._variables.items()
-            if id(variable) in trainable
-        }
-        total = sum(sizes.values())
-        share = sum(sizes[path] for path in self.prunable) / total
-        told = f"{100 * share:.1f} % of the {total:,} weights can be pruned."
-        rest = sorted(
-            sizes.keys() - self.prunable.keys(), key=lambda path: -sizes[path]
-        )[:3]
-        if rest:
-            largest = ", ".join(f"{path} ({sizes[path]:,})" for path in rest)
-            told += f" The largest others: {largest}."
-        return share, told
 
     @abc.abstractmethod
-    def _parts(self) -> dict[str, dict[str, Any]]:
-        """Returns all variables of the training by part and name; see `PARTS`."""
+    def _parts(self) -> dict[str, Any]:
+        """Returns all variables of the training by part and name; see `State`."""
 
     @abc.abstractmethod
-    def _make_masks(self, masks: Masks) -> dict[str, Any]:
-        """Makes mask variables of ones, and constraints that obey them."""
-
-    @abc.abstractmethod
-    def _averages(self) -> dict[int, Any]:
-        """Returns the moving averages (`use_ema`) by the id of their variable."""
-
-    @abc.abstractmethod
-    def _release(self) -> None:
-        """Removes the masks from the model; weights stay as they are."""
+    def _make_masks(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns mask variables of ones for variables by path."""
 
     def prepare(
         self,
@@ -105,6 +91,8 @@ class Engine(abc.ABC):
     ) -> list[str]:
         """Prepares the model for training; returns lines to tell the user."""
         model, told = self.model, []
+        if self.held:  # The search makes masks of its own.
+            holding.release(model, self.kind)
         if getattr(model, "_initial_epoch", None):
             model._initial_epoch = None  # BackupAndRestore leaves it after a `fit`.
         if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
@@ -117,9 +105,9 @@ class Engine(abc.ABC):
         kind = self.keras.optimizers.Optimizer
         others = [o for o in vars(model).values() if isinstance(o, kind)]
         self._own_optimizers = [o for o in others if o is not model.optimizer]
-        if not all(getattr(o, "built", True) for o in self._own_optimizers):
+        built = all(getattr(o, "built", True) for o in self._own_optimizers)
+        if not built and network.on_tensorflow(self.keras):
             building.trace_step(model, data)
-        self._averaging = getattr(holding.optimizer_of(model), "use_ema", False)
         given = later = int(network.value_of(model.steps_per_execution))
         if (
             given == 1
@@ -166,14 +154,17 @@ class Engine(abc.ABC):
         else:
             parts = {"x": data}
             del given["batch_size"]
-            # Keras warns if it is asked to shuffle a tf.data.Dataset.
-            if hasattr(data, "element_spec") or shuffling.is_ordered(data):
+            ordered = shuffling.is_ordered(data)
+            # Keras warns if it is asked to shuffle what it cannot.
+            if ordered or not isinstance(data, self.keras.utils.Sequence):
                 given["shuffle"] = False
-            if shuffling.is_ordered(data):  # It has so many.
+            if ordered:  # It has so many.
                 del given["steps_per_epoch"]
         self.model.fit(**parts, **given, **arguments)
-        if self._averaging:
-            self._averages()  # On JAX, `evaluate` needs them to have their own memory.
+        optimizer = holding.optimizer_of(self.model)
+        if getattr(optimizer, "use_ema", False):
+            # On JAX, `evaluate` needs the averages to have their own memory.
+            self.kind.averages_of(optimizer, self._variables)
         self._execute(self._later_execution)
 
     def evaluate(self, data: Any) -> dict[str, float]:
@@ -197,29 +188,17 @@ class Engine(abc.ABC):
 
     def state(self) -> dict[str, np.ndarray]:
         """Returns copies of everything that a training needs to go on from here."""
-        return {
-            f"{part}/{name}": np.array(network.value_of(variable))
-            for part, variables in self._parts().items()
-            for name, variable in variables.items()
-        }
+        return network.read(self._parts())
 
     def restore(self, state: State, *, parts: tuple[str, ...] = PARTS) -> None:
         """Restores these parts of a state in place; nothing is traced anew."""
-        for part, variables in self._parts().items():
-            if part in parts:
-                for name, variable in variables.items():
-                    variable.assign(state[f"{part}/{name}"])
+        for name, variable in self._parts().items():
+            if name.startswith(parts):
+                variable.assign(state[name])
 
     def hold(self, masks: Masks) -> None:
         """Zeroes the pruned weights and keeps them at zero after every step."""
-        if not self._masks:
-            self._masks = self._make_masks(masks)
-            holding.forget_traces(self.model)  # An older trace knows no masks.
-        for path, mask in masks.items():
-            dtype = self._masks[path].dtype
-            self._masks[path].assign(mask.astype(getattr(dtype, "name", dtype)))
-        averages = self._averages() if self._averaging else {}
-        holding.cut_now(self._variables, masks, averages)
+        holding.hold(self.model, masks, self.kind, self._make_masks)
 
     def sync_replicas(self) -> None:
         """Syncs per-replica variables (BatchNorm statistics)."""
@@ -260,9 +239,7 @@ class Engine(abc.ABC):
             self._given_schedule = None
         if self._given_execution is not None:
             self._execute(self._given_execution)
-        self._release()
-        self._masks = {}
-        holding.forget_traces(self.model)
+        holding.release(self.model, self.kind)
 
     def better(self, monitor: str) -> Callable[[float, float], bool]:
         """Returns the function `(a, b) -> bool` that tells if metric `a` beats `b`.

@@ -7,8 +7,10 @@ differs is in `engines.keras3` and `engines.tfmot.held`.
 
 import contextlib
 import dataclasses
+import functools
+import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,58 +41,54 @@ class Held:
         return self.cut(weight, self.mask)
 
 
-def cut_now(
-    variables: Mapping[str, Any], masks: Masks, averages: Mapping[int, Any]
+def hold(
+    model: Any, masks: Masks, kind: Any, make: Callable[..., dict] | None = None
 ) -> None:
-    """Zeroes the pruned weights now, and their moving averages.
+    """Zeroes pruned weights, and keeps them at zero after every step.
 
     Args:
-        variables: The model's variables by path.
+        model: A built model, which need not be compiled.
         masks: The masks by path.
-        averages: The optimizer's moving averages by the id of their variable.
+        kind: What differs between the generations: the module `engines.keras3` or
+            `engines.tfmot.held`.
+        make: Makes mask variables of ones for variables by path; by default
+            `kind.make_masks`.
     """
+    variables, optimizer, averages = network.walk(model)[0], optimizer_of(model), {}
+    constraints = {path: v.constraint for path, v in variables.items()}
+    made = {path: c.mask for path, c in constraints.items() if isinstance(c, Held)}
+    stale = make is None and not kind.TRACES_READ_MASKS
+    if made.keys() != masks.keys() or stale:
+        # An older trace knows no masks.
+        release(model, kind) if made else forget_traces(model)
+        with scope(model):
+            made = (make or kind.make_masks)({path: variables[path] for path in masks})
+        for path, mask in made.items():
+            kind.constrain(variables[path], mask)
+    for path, mask in masks.items():
+        dtype = made[path].dtype
+        made[path].assign(mask.astype(getattr(dtype, "name", dtype)))
+    if getattr(optimizer, "use_ema", False):
+        averages = kind.averages_of(optimizer, variables)
+        kind.hold_averages(optimizer)
     for path, mask in masks.items():
         variable = variables[path]
         for each in (variable, averages.get(id(variable))):
             if each is not None:
                 value = network.value_of(each)
                 each.assign(np.where(mask, value, np.zeros((), value.dtype)))
-
-
-_WATCHED = ("compile", "evaluate", "load_weights", "set_weights")
-
-
-def keep_held(model: Any, hold_averages: Callable[[Any], None]) -> None:
-    """Keeps masks held through later calls of the model's own methods.
-
-    A new optimizer must hold them in its averages, and weights that are loaded or set
-    must not bring pruned weights back.
-    """
-
-    def watched(name: str) -> Callable:
-        method = getattr(type(model), name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "evaluate":
-                warn_if_broken(model)
-            result = method(model, *args, **kwargs)
-            if name.endswith("_weights"):
-                for variable in model.weights:
-                    if isinstance(getattr(variable, "constraint", None), Held):
-                        variable.assign(variable.constraint(variable))
-            elif name == "compile" and getattr(optimizer_of(model), "use_ema", False):
-                hold_averages(optimizer_of(model))
-            return result
-
-        return call
-
     for name in _WATCHED:
-        # Not through Keras' own __setattr__, which would save it with the model.
-        vars(model)[name] = watched(name)
+        if hasattr(type(model), name):
+            # Not through Keras' own __setattr__, which would save it with the model.
+            vars(model)[name] = functools.partial(_watched, model, name, kind)
 
 
-def let_go(model: Any) -> None:
-    """Takes back what `keep_held` did, and masks in the optimizer's averages."""
+def release(model: Any, kind: Any) -> None:
+    """Removes masks from a model; weights and the user's constraints stay."""
+    for variable in network.variables(model).values():
+        if isinstance(held := variable.constraint, Held):
+            kind.drop(model, held.mask)
+            kind.constrain(variable, None)
     for name in _WATCHED:
         vars(model).pop(name, None)
     optimizer = optimizer_of(model)
@@ -99,17 +97,50 @@ def let_go(model: Any) -> None:
     forget_traces(model)
 
 
-def is_held(model: Any) -> bool:
-    """Returns whether a model holds masks."""
-    return "compile" in vars(model)
+# A new optimizer must hold the masks in its averages, weights that are loaded or set
+# must not bring pruned weights back, and a copy must hold what its original does.
+_WATCHED = (
+    *("compile", "evaluate", "load_weights", "set_weights"),
+    *("__reduce__", "__deepcopy__"),
+)
 
 
-def masks_held(model: Any) -> dict[str, np.ndarray]:
+def _watched(model: Any, name: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """Calls the model's method `name`, and keeps its masks held."""
+    if name == "evaluate":
+        warn_if_broken(model)
+    result = getattr(type(model), name)(model, *args, **kwargs)
+    if name.startswith("__"):
+        told = masks_held(model), getattr(model, "ticket", None), kind.__name__
+        if name == "__reduce__":
+            return held_again, (*result, *told)
+        return held_again(lambda: result, (), *told)
+    if name == "evaluate":
+        return result
+    for variable in model.weights:
+        if isinstance(getattr(variable, "constraint", None), Held):
+            variable.assign(variable.constraint(variable))
+    if getattr(optimizer_of(model), "use_ema", False):
+        kind.hold_averages(optimizer_of(model))
+    return result
+
+
+def held_again(
+    make: Callable, args: Sequence, masks: Masks, ticket: Any, kind: str
+) -> Any:
+    """Returns the copy of a model that `make(*args)` makes, with its masks held."""
+    model = make(*args)
+    hold(model, masks, importlib.import_module(kind))
+    model.ticket = ticket
+    return model
+
+
+def masks_held(model: Any) -> Masks:
     """Returns the masks that are held in a model, by path."""
     return {
         path: network.value_of(variable.constraint.mask) != 0
         for path, variable in network.variables(model).items()
-        if isinstance(getattr(variable, "constraint", None), Held)
+        if isinstance(variable.constraint, Held)
     }
 
 

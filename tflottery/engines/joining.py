@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tflottery.core import checks
-from tflottery.engines.data import FitSettings, arrays_in, is_array, map_arrays
+from tflottery.engines.data import FitSettings, arrays_in, is_array, map_arrays, rows
 
 _COUNT = checks.or_none(checks.whole_from(1))
 _KINDS = {
@@ -32,8 +32,7 @@ def check(settings: FitSettings, refused: Mapping[str, Any]) -> None:
     """Checks what `fit` takes besides the data, and arguments that a search refuses.
 
     Raises:
-        TypeError: If there is an argument that `find_ticket` does not take. For an
-            argument of `fit` it gives the reason.
+        TypeError: If there is an argument that `find_ticket` does not take.
         ValueError: If a setting is not what `fit` takes.
     """
     for name, value in refused.items():
@@ -51,7 +50,7 @@ def joined(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
     """Returns the data that `fit` gets as x, y and sample weights, in one value.
 
     That is a dataset, or a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)` of arrays
-    in which pandas objects have become NumPy arrays.
+    in which pandas objects have become NumPy arrays, and SciPy matrices CSR.
 
     Raises:
         ValueError: If `y` or `sample_weight` is given beside a dataset, or weights
@@ -85,16 +84,22 @@ def split(data: Any, share: float) -> tuple[Any, Any]:
             f"ds={reprlib.repr(data)}"
         )
     checks.fraction("validation_split", share, "the share of the examples to split off")
-    rows = arrays_in(data)[0].shape[0]
-    first = math.floor(rows * (1 - share))
-    if not 0 < first < rows:
+    count = arrays_in(data)[0].shape[0]
+    first = math.floor(count * (1 - share))
+    if not 0 < first < count:
         raise ValueError(
             f"`validation_split` leaves no examples to train or to validate on: there "
-            f"are {rows}. Received: validation_split={share}"
+            f"are {count}. Received: validation_split={share}"
         )
-    return map_arrays(lambda a: a[:first], data), map_arrays(lambda a: a[first:], data)
+    return (
+        map_arrays(lambda a: rows(a, 0, first), data),
+        map_arrays(lambda a: rows(a, first), data),
+    )
 
 
 def _plain(leaf: Any) -> Any:
     # DataFrames and Series; Keras reads them by their values too.
-    return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+    leaf = leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+    if getattr(getattr(leaf, "dtype", None), "kind", "") == "U":
+        return leaf.astype(object)  # As Keras 3 takes strings.
+    return leaf.tocsr() if hasattr(leaf, "tocsr") else leaf  # Others have no rows.

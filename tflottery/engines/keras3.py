@@ -1,12 +1,13 @@
 """Keras 3: masks held by the variables' constraints, on any backend."""
 
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tflottery.core.masks import Masks
-from tflottery.engines import holding, network
+from tflottery.engines import network
 from tflottery.engines.engine import Engine
 from tflottery.engines.holding import Held, optimizer_of
 
@@ -21,105 +22,68 @@ class Keras3Engine(Engine):
     then, so that new masks take effect without a new trace.
     """
 
-    def _parts(self) -> dict[str, dict[str, Any]]:
-        masks = {id(mask) for mask in self._masks.values()}
-        optimizer = [
-            v
-            for optimizer in (self.model.optimizer, *self._own_optimizers)
-            for v in optimizer.variables
-            if id(v) not in masks
-        ]
-        known = {id(v) for v in self._variables.values()}
-        seeds = [v for v in self.model.variables if id(v) not in known]
-        return {
-            "weights": self._variables,
-            "optimizer": {f"{i:05d}": v for i, v in enumerate(optimizer)},
-            "seeds": {f"{i:05d}": v for i, v in enumerate(seeds)},
-        }
+    kind = sys.modules[__name__]
 
-    def _make_masks(self, masks: Masks) -> dict[str, Any]:
-        optimizer = optimizer_of(self.model)
-        made: dict[str, Any] = {}
-        arguments = {"initializer": "ones", "dtype": "bool", "name": "mask"}
-        with holding.scope(self.model):
-            for path in masks:
-                variable = self._variables[path]
-                shape = tuple(variable.shape)
-                # TensorFlow cannot export a model whose optimizer lost a variable.
-                if keras.backend.backend() == "tensorflow":
-                    made[path] = keras.Variable(
-                        shape=shape, trainable=False, **arguments
-                    )
-                else:
-                    layout = getattr(variable, "_layout", None)
-                    made[path] = optimizer.add_variable(
-                        shape, layout=layout, **arguments
-                    )
-                _constrain(variable, made[path])
-        if optimizer.use_ema:
-            _hold_averages(optimizer)
+    def _parts(self) -> dict[str, Any]:
+        found = {f"weights/{path}": v for path, v in self._variables.items()}
+        constraints = [v.constraint for v in self._variables.values()]
+        known = {id(c.mask) for c in constraints if isinstance(c, Held)}
+        known |= {id(v) for v in self._variables.values()}
+        optimizers = (self.model.optimizer, *self._own_optimizers)
+        for part, variables in (
+            ("optimizer", [v for each in optimizers for v in each.variables]),
+            ("seeds", self.model.variables),
+        ):
+            others = enumerate(v for v in variables if id(v) not in known)
+            found |= {f"{part}/{i:05d}": v for i, v in others}
+        return found
+
+    def _make_masks(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        # TensorFlow cannot export a model whose optimizer lost a variable.
+        made = {}
+        for path, v in variables.items():
+            shape, layout = tuple(v.shape), getattr(v, "_layout", None)
+            if TRACES_READ_MASKS:
+                made[path] = keras.Variable(shape=shape, trainable=False, **_MASK)
+            else:
+                add = optimizer_of(self.model).add_variable
+                made[path] = add(shape, layout=layout, **_MASK)
         return made
 
-    def _averages(self) -> dict[int, Any]:
-        return _averages_of(optimizer_of(self.model))
 
-    def _release(self) -> None:
-        for mask in self._masks.values():
-            optimizer_of(self.model)._untrack_variable(mask)
-        release(self.model)
+_MASK = {"initializer": "ones", "dtype": "bool", "name": "mask"}
+# On JAX masks are constants of a traced step, unless they are the optimizer's.
+TRACES_READ_MASKS = keras.backend.backend() == "tensorflow"
 
 
-def hold(model: Any, masks: Masks) -> None:
-    """Holds masks outside a search, in a model that need not be compiled."""
-    variables = network.variables(model)
-    constraints = {path: v.constraint for path, v in variables.items()}
-    held = {path: c.mask for path, c in constraints.items() if isinstance(c, Held)}
-    # On TensorFlow a traced step reads the mask variables, so that it stays valid. On
-    # JAX they are constants of the step.
-    keeps_traces = (
-        keras.backend.backend() == "tensorflow"
-        and holding.is_held(model)
-        and held.keys() == masks.keys()
-    )
-    if keeps_traces:
-        for path, mask in masks.items():
-            held[path].assign(mask)
-    else:
-        release(model)
-        with holding.scope(model):
-            for path, mask in masks.items():
-                constant = keras.Variable(
-                    mask, dtype="bool", trainable=False, name="mask"
-                )
-                _constrain(variables[path], constant)
-        holding.forget_traces(model)
+def make_masks(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns masks of ones for variables by path."""
+    return {
+        path: keras.Variable(shape=tuple(v.shape), trainable=False, **_MASK)
+        for path, v in variables.items()
+    }
+
+
+def drop(model: Any, mask: Any) -> None:
+    """Takes a mask out of the optimizer."""
     optimizer = optimizer_of(model)
-    averages = {}
-    if getattr(optimizer, "use_ema", False):
-        averages = _averages_of(optimizer)
-        _hold_averages(optimizer)
-    holding.cut_now(variables, masks, averages)
-    holding.keep_held(model, _hold_averages)
+    if optimizer is not None:
+        optimizer._untrack_variable(mask)
 
 
-def release(model: Any) -> None:
-    """Removes the masks' constraints; the user's own constraints stay."""
-    for variable in network.variables(model).values():
-        if isinstance(variable.constraint, Held):
-            variable.constraint = variable.constraint.inner
-    holding.let_go(model)
-
-
-def _constrain(variable: Any, mask: Any) -> None:
+def constrain(variable: Any, mask: Any) -> None:
+    """Makes `variable` obey `mask`, or no mask, besides the user's constraint."""
     given = variable.constraint
     inner = given.inner if isinstance(given, Held) else given
-    value_of = keras.ops.convert_to_tensor  # JAX takes no variables of Keras.
-    variable.constraint = _Constraint(
-        mask, inner, lambda w, mask: keras.ops.where(value_of(mask), value_of(w), 0)
-    )
+    if mask is not None:
+        value_of = keras.ops.convert_to_tensor  # JAX takes no variables of Keras.
+        inner = _Constraint(
+            mask, inner, lambda w, mask: keras.ops.where(value_of(mask), value_of(w), 0)
+        )
+    variable.constraint = inner
 
 
-def _averages_of(optimizer: Any) -> dict[int, Any]:
+def averages_of(optimizer: Any, variables: Any) -> dict[int, Any]:
     """Returns the moving averages (`use_ema`) by the id of their variable.
 
     `fit` ends by copying the averages into the weights. On JAX the two share memory
@@ -141,7 +105,7 @@ def _averages_of(optimizer: Any) -> dict[int, Any]:
     return found
 
 
-def _hold_averages(optimizer: Any) -> None:
+def hold_averages(optimizer: Any) -> None:
     """Keeps pruned weights out of an optimizer's moving averages (`use_ema`).
 
     Keras averages the weights before it applies the constraints, and copies the

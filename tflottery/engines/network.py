@@ -68,16 +68,21 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
         if not layers or not all(layer.built for layer in layers):
             raise ValueError(
                 f"`model` {model.name!r} is not built, so it has no weights to prune. "
-                "Give it an `Input`, call `model.build(input_shape)`, or call it once "
-                "on a batch."
+                + (
+                    "Give it an `Input`, call `model.build(input_shape)`, or call it "
+                    "once on a batch."
+                    if can_be_called(model, keras_of(model))
+                    else "Train it for a step by `fit`. Keras does not save the "
+                    "weights of a model without `call`: save `model.ticket`, and "
+                    "`apply` the loaded ticket after that step."
+                )
             )
         if not model.weights:
             raise ValueError(
                 f"`model` {model.name!r} has no weights, so there is nothing to prune."
             )
-    found, layers = {}, {}
-    _walk(model, "", found, layers)
-    known = {id(variable) for variable in found.values()}
+    found, layers, known = {}, {}, set()
+    _walk(model, "", found, layers, known)
     for variable in model.trainable_weights:
         if id(variable) not in known:
             raise ValueError(
@@ -88,15 +93,29 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
     return found, list(layers.values())
 
 
+def on_tensorflow(keras: Any) -> bool:
+    """Returns whether TensorFlow runs the models of the module `keras`."""
+    return keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow"
+
+
+def can_be_called(model: Any, keras: Any) -> bool:
+    """Returns whether a model has a `call`, without which Keras cannot build it."""
+    return type(model).call is not keras.Model.call
+
+
 def _walk(
-    layer: Any, prefix: str, found: dict[str, Any], layers: dict[int, Any]
+    layer: Any,
+    prefix: str,
+    found: dict[str, Any],
+    layers: dict[int, Any],
+    seen: set[int],
 ) -> None:
     """Adds the variables in `layer` to `found`, and its layers to `layers`."""
     layers[id(layer)] = layer
-    seen = {id(variable) for variable in found.values()}
     for variable in own_variables(layer):
         if id(variable) in seen:
             continue
+        seen.add(id(variable))
         name = path = prefix + variable.name.split("/")[-1].split(":")[0]
         number = 1
         while path in found:  # A layer may give several variables one name.
@@ -113,7 +132,7 @@ def _walk(
                 "a weight would be ambiguous. Give them different names."
             )
         names.add(child.name)
-        _walk(child, f"{prefix}{child.name}/", found, layers)
+        _walk(child, f"{prefix}{child.name}/", found, layers, seen)
 
 
 def children(layer: Any) -> list[Any]:
@@ -135,7 +154,8 @@ def own_variables(layer: Any) -> list[Any]:
     """Returns the variables of the layer itself, without those of layers inside it."""
     if hasattr(layer, "_trainable_variables"):
         return [*layer._trainable_variables, *layer._non_trainable_variables]
-    return [*layer._trainable_weights, *layer._non_trainable_weights]
+    found = [*layer._trainable_weights, *layer._non_trainable_weights]
+    return [v for v in found if hasattr(v, "name")]  # Not tf_keras' lookup tables.
 
 
 def prunable(model: Any, keras: Any, include: Sequence[str] = ()) -> dict[str, Any]:

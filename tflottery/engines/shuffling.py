@@ -5,6 +5,7 @@ cannot know what they had drawn, so it could not train on the same batches again
 """
 
 import importlib
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,12 +119,6 @@ def _augmented(
     return np.asarray(augment(x, rng), dtype=np.float32)
 
 
-class _Passes:
-    """Counts the passes over a `tf.data.Dataset`; its iterators cannot."""
-
-    epoch = 0
-
-
 def _tf_dataset(
     arrays: Any,
     batch_size: int,
@@ -143,7 +138,7 @@ def _tf_dataset(
 
     # Python runs at the start of a pass and for its last batch, not in between.
     # TensorFlow never frees these functions, so they must not refer to the data.
-    passes = _Passes()
+    passes = types.SimpleNamespace(epoch=0)
 
     def start():
         indices = order(count, seed, passes.epoch, length)
@@ -293,16 +288,8 @@ def reordered(data: Any, *, seed: int, keras: Any, steps: int | None = None) -> 
     """Returns the user's PyDataset with its batches in a reproducible order.
 
     `fit` itself shuffles a PyDataset with Python's global generator, in other threads.
-
-    Args:
-        data: A PyDataset or Sequence of `keras` that knows its number of batches.
-        seed: Random seed, at least 0.
-        keras: The module of the model to train, `keras` or `tf_keras`.
-        steps: Number of batches per epoch; `None` is one pass over them.
-
-    Returns:
-        A PyDataset to train on with `shuffle=False`. Its attribute `epoch` starts at 0
-        and decides the order; the caller sets it before each epoch.
+    The arguments are as for `batches`. The attribute `epoch` of what is returned
+    decides the order; the caller sets it before each epoch.
     """
 
     def count() -> int:  # It may change from one epoch to the next.

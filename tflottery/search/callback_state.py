@@ -4,8 +4,9 @@
 weights. In a new process its callback would know neither.
 """
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,26 +36,34 @@ def check(callbacks: Sequence[Any]) -> None:
                 raise ValueError(f"`callbacks` has a {name}, which {_REFUSED[name]}.")
 
 
-def begin_round(
+@contextlib.contextmanager
+def one_round(
     callbacks: Sequence[Any], numbers: Sequence[Mapping], *, first: bool, midway: bool
-) -> None:
+) -> Iterator[None]:
     """Prepares callbacks that expect a single training for one of several.
 
-    A `CSVLogger` goes on with its file, and `ModelCheckpoint` looks for the best epoch
-    of each round.
+    In it a `CSVLogger` goes on with its file, and `ModelCheckpoint` looks for the best
+    epoch of each round.
 
     Args:
         callbacks: Keras callbacks.
-        numbers: The numbers that they held when the search began.
+        numbers: What `numbers_in` told of them when the search began.
         first: Whether this is round 0.
         midway: Whether the round goes on after an interruption.
     """
+    appends = {}
     for callback, given in zip(callbacks, numbers, strict=True):
         names = {base.__name__ for base in type(callback).__mro__}
         if "CSVLogger" in names and (midway or not first):
+            appends[callback] = callback.append
             callback.append = True
         if "ModelCheckpoint" in names and "best" in given and not midway:
             callback.best = given["best"]
+    try:
+        yield
+    finally:
+        for callback, append in appends.items():
+            callback.append = append
 
 
 def numbers_in(callbacks: Sequence[Any]) -> list[dict]:

@@ -94,9 +94,6 @@ def load(
     Returns:
         The records of the finished rounds, the checkpoint or `None`, and the states
         "start" and "rewind", each empty if there is none.
-
-    Raises:
-        RunError: If a file needed to resume is missing or does not fit.
     """
     wanted = {name: (a.shape, a.dtype.kind) for name, a in state.items()}
     bits = {

@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import checks, criteria, files
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
-from tflottery.core.config import LotteryConfig, check_criterion
+from tflottery.core.config import LotteryConfig
 from tflottery.engines import data as data_lib
-from tflottery.engines import joining
 from tflottery.engines.shuffling import is_ordered
-from tflottery.search import run_dir as run_dir_lib
-from tflottery.search.loop import find_ticket
-from tflottery.search.progress import Progress, duration
+from tflottery.search.loop import find_ticket, prepared
+from tflottery.search.progress import duration
 from tflottery.search.trainer import Trainer
 
 _FILE = 4096  # Bytes of the names, records and checksums in one file, roughly.
@@ -64,28 +61,21 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
         ds: The training data, as for `find_ticket`. It must know its number of batches,
             and so must `validation_data`.
         y: The labels, as for `find_ticket`.
-        **arguments: The arguments of `find_ticket`.
-
-    Returns:
-        The `Cost`.
+        **arguments: The other arguments of `find_ticket`.
 
     Raises:
         TypeError: If `find_ticket` has no such argument.
         ValueError: If `find_ticket` would raise it, or if data does not know its
             number of batches.
     """
-    fields = {field.name for field in dataclasses.fields(data_lib.FitSettings)}
-    settings = data_lib.FitSettings(
-        **{name: value for name, value in arguments.items() if name in fields}
-    )
-    config = _read(arguments, settings)
-    ds = joining.joined(ds, y, arguments.get("sample_weight"))
-    validation_data = arguments.get("validation_data")
-    if arguments.get("validation_split") and validation_data is None:
-        ds, validation_data = joining.split(ds, arguments["validation_split"])
-    callbacks = arguments.get("callbacks", ())
-    trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
-    steps, batches = _batches("ds", ds, settings), 0
+    bound = inspect.signature(find_ticket).bind(model, ds, y, **arguments)
+    bound.apply_defaults()
+    # A ticket says what is left to prune, and must not change the model.
+    given, bound.arguments["ticket"] = bound.arguments["ticket"], None
+    trainer, _ = prepared(**bound.arguments)
+    config, settings = trainer.config, trainer.engine.settings
+    steps, batches = _batches("ds", trainer.ds, settings), 0
+    validation_data = trainer.validation_data
     if validation_data is not None:
         judged = data_lib.FitSettings(
             batch_size=settings.validation_batch_size or settings.batch_size,
@@ -93,7 +83,7 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
         )
         batches = _batches("validation_data", validation_data, judged)
     engine = trainer.engine
-    masks = trainer.masks
+    masks = given.masks if given is not None else trainer.masks
     plan = plan_lib.plan(masks, config)
     step_seconds, batch_seconds, state = _measured(trainer)
     skipped = 0
@@ -107,23 +97,6 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
         seconds=epochs * steps * step_seconds + evaluations * batches * batch_seconds,
         disk_bytes=_disk(engine.weights(), masks, plan, state, config),
     )
-
-
-def _read(arguments: dict[str, Any], settings: data_lib.FitSettings) -> LotteryConfig:
-    known = {field.name for field in dataclasses.fields(LotteryConfig)}
-    parameters = inspect.signature(find_ticket).parameters
-    refused = {n: v for n, v in arguments.items() if n not in parameters}
-    joining.check(settings, refused)
-    values: dict[str, Any] = {n: v for n, v in arguments.items() if n in known}
-    criterion = arguments.get("criterion", "magnitude")
-    values["criterion"] = check_criterion(criterion)
-    config = LotteryConfig(**values)
-    criteria.find(criterion)
-    checks.check("resume", arguments.get("resume", "auto"), run_dir_lib.RESUME)
-    if arguments.get("run_dir") is not None:
-        files.path_of(arguments["run_dir"], "run_dir")
-    Progress(arguments.get("verbose", "auto"))
-    return config
 
 
 def _batches(name: str, data: Any, settings: data_lib.FitSettings) -> int:
@@ -174,7 +147,7 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
     finally:
         if state:
             engine.restore(state)
-        engine.leave()
+        trainer.put_back()
         if epoch is not None:
             ds.epoch = epoch
         if not compiled:

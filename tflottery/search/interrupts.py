@@ -17,10 +17,7 @@ def explained(folder: Any) -> Iterator[None]:
     """Prints how to resume when Ctrl-C or SIGTERM stops the search.
 
     Nothing can stop SIGTERM from ending the process then, except a handler that was
-    set before: it stays in place.
-
-    Args:
-        folder: The run directory, or `None` if there is none.
+    set before: it stays in place. `folder` is the run directory, or `None`.
     """
     searching = os.getpid()
 

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tflottery import engines
 from tflottery.core import checks, criteria, files, pruning
 from tflottery.core import masks as masks_lib
@@ -19,8 +21,8 @@ from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig, check_criterion
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round, library_versions
-from tflottery.engines import building, joining, network
 from tflottery.engines import data as data_lib
+from tflottery.engines import joining, network
 from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.search.progress import Progress
@@ -149,58 +151,18 @@ def find_ticket(
         ValueError: If an argument is out of range, or the model or the data cannot be
             searched. It says why and what to do.
     """
-    config = LotteryConfig(
-        epochs=epochs,
-        target_sparsity=target_sparsity,
-        prune_fraction=prune_fraction,
-        rounds=rounds,
-        scope=scope,
-        criterion=check_criterion(criterion),
-        layer_fractions=layer_fractions or {},
-        skip=skip,  # type: ignore[arg-type]
-        include=include,  # type: ignore[arg-type]
-        rewind_step=rewind_step,
-        retrain=retrain,
-        monitor=monitor,
-        tolerance=tolerance,
-        select=select,
-        seed=seed,
-    )
+    arguments = dict(locals())
+    trainer, progress = prepared(**arguments)
     score = criteria.find(criterion, seed)
-    settings = data_lib.FitSettings(
-        batch_size=batch_size,
-        shuffle=shuffle,
-        class_weight=class_weight,
-        steps_per_epoch=steps_per_epoch,
-        validation_steps=validation_steps,
-        validation_batch_size=validation_batch_size,
-    )
-    if settings != data_lib.PLAIN or refused:
-        joining.check(settings, refused)
-    if y is not None or sample_weight is not None or not isinstance(ds, tuple):
-        ds = joining.joined(ds, y, sample_weight)
-    if validation_split and validation_data is None:
-        ds, validation_data = joining.split(ds, validation_split)
-    checks.check("resume", resume, run_dir_lib.RESUME)
-    if run_dir is not None:
-        files.path_of(run_dir, "run_dir")
-    silent = isinstance(verbose, int) and verbose == 0
-    if ticket is not None:
-        if not getattr(model, "built", True):
-            building.build(model, ds)
-        ticket.apply(model)
-    progress = None if silent else Progress(verbose)
-    trainer = Trainer(model, ds, config, validation_data, callbacks, settings)
-    trainer.verbose = progress.inside_round if progress else 0
-    plan = plan_lib.plan(trainer.masks, config)
+    plan = plan_lib.plan(trainer.masks, trainer.config)
     engine = trainer.engine
-    share, coverage = engine.covered()
+    share, coverage = trainer.coverage
     if seed is not None:
         engine.keras.utils.set_random_seed(seed)
     try:
         told = engine.prepare(
-            ds,
-            validation_data=validation_data,
+            trainer.ds,
+            validation_data=trainer.validation_data,
             rewind_step=rewind_step,
             callbacks=trainer.callbacks,
         )
@@ -210,7 +172,14 @@ def find_ticket(
             warnings.warn(
                 f"{coverage} Name weights in `include` to prune them too.", stacklevel=2
             )
-        if validation_data is None:
+        if engine.with_lora:
+            warnings.warn(
+                f"LoRA is enabled in {', '.join(engine.with_lora)}: the kernels there "
+                "are frozen, so the search does not prune them, and what LoRA adds to "
+                "them is dense. Search first, and fine-tune without LoRA.",
+                stacklevel=2,
+            )
+        if trainer.validation_data is None:
             warnings.warn(
                 "Without `validation_data` a ticket is judged by its training "
                 "metrics, which a network that memorizes passes too.",
@@ -222,17 +191,54 @@ def find_ticket(
         writes = network.is_chief(engine.model)
         with (
             run_dir_lib.opened(run_dir, manifest, resume=resume, writes=writes) as run,
-            interrupts.explained(run.path),
+            interrupts.explained(run and run.path),
         ):
-            if progress and resume == "never" and run.path is not None:
+            if progress and resume == "never" and run:
                 progress.say(f"This search is kept in {str(run.path)!r}.")
-            return _search(trainer, score, plan, progress, run if run.path else None)
+            return _search(trainer, score, plan, progress, run)
     except BaseException as error:
         if run_dir is None and isinstance(error, KeyboardInterrupt):
             interrupts.say_how_to_resume(None, "interrupted")
         with contextlib.suppress(Exception):  # The first error is what counts.
             trainer.put_back()
         raise
+
+
+def prepared(
+    *, model: Any, ds: Any, y: Any, verbose: Any, refused: Mapping, **arguments: Any
+) -> tuple[Trainer, Progress | None]:
+    """Reads and checks the arguments of `find_ticket`, and raises its errors."""
+
+    given = arguments | {
+        "criterion": check_criterion(arguments["criterion"]),
+        "layer_fractions": arguments["layer_fractions"] or {},
+    }
+    names, others = map(dataclasses.fields, (LotteryConfig, data_lib.FitSettings))
+    config = LotteryConfig(**{f.name: given[f.name] for f in names})
+    settings = data_lib.FitSettings(**{f.name: given[f.name] for f in others})
+    if settings != data_lib.PLAIN or refused:
+        joining.check(settings, refused)
+    weight, validation_data = given["sample_weight"], given["validation_data"]
+    plain = [
+        isinstance(data, tuple)
+        and all(isinstance(a, np.ndarray) and a.dtype.kind in "biuf" for a in data)
+        for data in (ds, validation_data)
+    ]
+    if not (plain[0] and y is weight is None):
+        ds = joining.joined(ds, y, weight)
+    if not plain[1]:
+        validation_data = joining.joined(validation_data)
+    if arguments["validation_split"] and validation_data is None:
+        ds, validation_data = joining.split(ds, arguments["validation_split"])
+    checks.check("resume", arguments["resume"], run_dir_lib.RESUME)
+    if arguments["run_dir"] is not None:
+        files.path_of(arguments["run_dir"], "run_dir")
+    silent = isinstance(verbose, int) and verbose == 0
+    progress = None if silent else Progress(verbose)
+    callbacks, ticket = arguments["callbacks"], arguments["ticket"]
+    trainer = Trainer(model, ds, config, validation_data, callbacks, settings, ticket)
+    trainer.verbose = progress.inside_round if progress else 0
+    return trainer, progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -356,11 +362,7 @@ def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Mas
 
 
 def _say_diverged(record: Round, selection: Selection) -> None:
-    """Warns that a round diverged; raises if there is no ticket to return.
-
-    Raises:
-        ValueError: If no earlier round pruned.
-    """
+    """Warns that a round diverged; raises if there is no ticket to return."""
     why = "the loss or a weight is NaN or infinite"
     if selection.best is None:
         raise ValueError(

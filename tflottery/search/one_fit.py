@@ -89,7 +89,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
         if self._steps == schedule.steps_per_round and self._round < schedule.rounds:
             self._next_round()
         if self._rewind is None and self._steps == schedule.rewind_step:
-            self._rewind = state.capture(self.model)
+            self._rewind = network.read(state.parts(self.model))
         self._first_in_execution = batch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -105,7 +105,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         # EarlyStopping, for one, may have restored the weights of an earlier round.
-        self._cut_now(self._held)
+        self._hold(self._held)
         schedule = self._schedule
         done = self._round * schedule.steps_per_round + self._steps
         if done < schedule.total_steps:
@@ -119,7 +119,6 @@ class RewindToInit(tf_keras.callbacks.Callback):
         self.ticket = self._make_ticket(records)
         self.model.ticket = self.ticket
         self._say(records[-1])
-        holding.keep_held(self.model, held.hold_averages)
 
     def _begin(self) -> None:
         """Prepares the model for a search: its masks exist and are held."""
@@ -152,14 +151,12 @@ class RewindToInit(tf_keras.callbacks.Callback):
             in_step._pruning_vars = []
         for path, mask in self._masks.items():
             held.constrain(self._variables[path], mask)
-        if getattr(holding.optimizer_of(model), "use_ema", False):
-            held.hold_averages(holding.optimizer_of(model))
         # `fit` has made its function before this callback, perhaps without the masks.
         model.make_train_function(force=True)
         self._hold(masks_lib.ones(self._weights()))
         # Raises before any training if the target cannot be reached.
         self._schedule.fraction(self._held, 0, self.layer_fractions)
-        self._start = state.capture(model)
+        self._start = network.read(state.parts(model))
         self._rewind: Mapping[str, np.ndarray] | None = None
         self._records: list[Round] = []
         self._round = 0
@@ -217,23 +214,16 @@ class RewindToInit(tf_keras.callbacks.Callback):
             layer_fractions=self.layer_fractions,
             target_density=schedule.target_density,
         )
-        state.restore(model, self._rewind, ("weights", "optimizer"))
+        for name, variable in state.parts(model).items():
+            if name.startswith(("weights", "optimizer")):
+                variable.assign(self._rewind[name])
         self._hold(masks)
         self._round += 1
         self._start_round()
 
     def _hold(self, masks: Masks) -> None:
-        for path, mask in masks.items():
-            self._masks[path].assign(mask.astype(self._masks[path].dtype.name))
-        self._cut_now(masks)
+        holding.hold(self.model, masks, held)
         self._held = masks
-
-    def _cut_now(self, masks: Masks) -> None:
-        optimizer = holding.optimizer_of(self.model)
-        averages = {}
-        if getattr(optimizer, "use_ema", False):
-            averages = held.averages_of(optimizer, self._variables)
-        holding.cut_now(self._variables, masks, averages)
 
     def _weights(self) -> dict[str, np.ndarray]:
         return network.read({path: self._variables[path] for path in self._masks})

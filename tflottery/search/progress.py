@@ -39,11 +39,11 @@ class Progress:
 
     def start(self, plan: Sequence[float]) -> None:
         """Prints what is ahead: `plan` holds the density of every round."""
-        self._plan = plan
-        self.say(
-            f"{len(plan)} rounds: {_start(plan[0])}, then down to "
-            f"{100 * plan[-1]:.2f} % of the weights."
-        )
+        self._plan, first = plan, "the dense network"
+        if plan[0] < 1:
+            first = f"the network as it is, with {100 * plan[0]:.2f} % of its weights"
+        left = f"{100 * plan[-1]:.2f} % of the weights"
+        self.say(f"{len(plan)} rounds: {first}, then down to {left}.")
 
     def add(self, record: Round, monitor: str, *, resumed: bool = False) -> None:
         """Prints a finished round's line."""
@@ -53,20 +53,18 @@ class Progress:
                 f"{'seconds':>8}  time left"
             )
         self._records.append(record)
+        ahead = len(self._plan) - len(self._records)
+        seconds = [r.seconds or 0.0 for r in self._records[-3:]]
+        left = duration(ahead * sum(seconds) / len(seconds))
         metric = record.metrics.get(monitor, float("nan"))
         dense = self._records[0].metrics.get(monitor, float("nan"))
         self.say(
             f"{record.round:>5}/{len(self._plan) - 1:<2} "
             f"{100 * (1 - record.sparsity):>7.2f} {metric:>14.4f} "
             f"{metric - dense:>+9.4f} {record.seconds or 0:>8.1f}  "
-            + ("(resumed)" if resumed else self._time_left())
+            + ("(resumed)" if resumed else left)
             + (f"  {record.failure}" if record.failure else "")
         )
-
-    def _time_left(self) -> str:
-        ahead = len(self._plan) - len(self._records)
-        seconds = [r.seconds or 0.0 for r in self._records[-3:]]
-        return duration(ahead * sum(seconds) / len(seconds))
 
     def end(self, ticket: Ticket) -> None:
         """Prints which ticket the search found."""
@@ -78,12 +76,6 @@ class Progress:
             f"weights, {ticket.monitor} {metric:.4f} ({metric - dense:+.4f} to dense), "
             f"in {duration(sum(r.seconds or 0 for r in ticket.rounds))}."
         )
-
-
-def _start(density: float) -> str:
-    if density == 1:
-        return "the dense network"
-    return f"the network as it is, with {100 * density:.2f} % of its weights"
 
 
 def duration(seconds: float) -> str:

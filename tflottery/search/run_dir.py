@@ -38,10 +38,10 @@ class RunError(ValueError):
 
 
 class Run:
-    """A run directory. With `path=None` nothing is saved.
+    """A run directory.
 
     Args:
-        path: A folder, a URL such as `gs://bucket/run`, or `None`.
+        path: A folder, or a URL such as `gs://bucket/run`.
         manifest: Plain data that identifies the search. Its `"paths"` lists the paths
             of all weights, in order; the numbers in Keras' names may differ.
         writes: Whether to write. Among several workers only the chief does.
@@ -52,10 +52,7 @@ class Run:
     """
 
     def __init__(self, path: Any, manifest: Mapping[str, Any], *, writes: bool = True):
-        self.path = None if path is None else files.path_of(path)
-        self.writes = writes and path is not None
-        if self.path is None:
-            return
+        self.path, self.writes = files.path_of(path), writes
         plain = json.loads(json.dumps(manifest))
         self._here: dict[str, str] = {}
         if is_run(self.path):
@@ -74,7 +71,7 @@ class Run:
 
     def save(self, name: str, state: Mapping[str, np.ndarray], header: Any) -> None:
         """Writes the state `"start"`, `"rewind"` or `"current"` with its header."""
-        if self.path is not None and self.writes:
+        if self.writes:
             state = _renamed(state, self._there, _OF_PATHS)
             files.write_arrays(self.path / f"{name}.safetensors", state, header)
 
@@ -83,16 +80,12 @@ class Run:
     ) -> tuple[dict[str, np.ndarray], Any] | None:
         """Returns the state and header that `save` wrote, or `None`.
 
-        Args:
-            name: The state's name.
-            wanted: Shape and `dtype.kind` of each array that the search needs.
-
         Raises:
-            RunError: If an array is missing or of another kind. Names the first such.
+            RunError: If an array is missing, or not of the `wanted` shape and
+                `dtype.kind`. Names the first such.
         """
         if not self._has(name):
             return None
-        assert self.path is not None
         state, header = files.read_arrays(self.path / f"{name}.safetensors")
         state = _renamed(state, self._here, _OF_PATHS)
         for array, (shape, kind) in (wanted or {}).items():
@@ -109,7 +102,7 @@ class Run:
 
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket, then the record that completes it."""
-        if self.path is not None and self.writes:
+        if self.writes:
             ticket = _with_paths(ticket, self._there)
             ticket.save(self._of_round(ticket.round, "ticket"))
             record = dataclasses.asdict(ticket.rounds[-1])
@@ -123,7 +116,7 @@ class Run:
             RunError: If a record or a ticket is missing.
         """
         found: list[Round] = []
-        numbers = [] if self.path is None else _numbers(self.path)
+        numbers = _numbers(self.path)
         for number in range(max(numbers, default=-1) + 1):
             path = self._of_round(number, "json")
             if not path.exists():
@@ -171,9 +164,6 @@ class Run:
 
         Returns:
             The records of the finished rounds.
-
-        Raises:
-            RunError: If a file is missing.
         """
         finished = self.rounds()
         records = len(finished)
@@ -212,15 +202,14 @@ class Run:
 
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search found."""
-        if self.path is not None and self.writes:
+        if self.writes:
             ticket = _with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
 
     def _has(self, name: str) -> bool:
-        return self.path is not None and (self.path / f"{name}.safetensors").exists()
+        return (self.path / f"{name}.safetensors").exists()
 
     def _of_round(self, number: int, kind: str) -> Any:
-        assert self.path is not None
         return self.path / "rounds" / f"{number:03d}.{kind}"
 
     @property
@@ -236,27 +225,24 @@ def opened(
     *,
     resume: str = "auto",
     writes: bool = True,
-) -> Iterator[Run]:
+) -> Iterator[Run | None]:
     """Opens a run directory for one search at a time.
 
     A finished search is only read, so it may be in a read-only place.
 
     Args:
-        path: As for `Run`.
-        manifest: As for `Run`.
+        path, manifest, writes: As for `Run`.
         resume: `"auto"` resumes the run in `path`. `"never"` uses the first of `path`,
-            `path-2`, `path-3`, ... that does not hold a run.
-        writes: As for `Run`.
+            `path-2`, `path-3`, ... that does not hold a run, and yields `None` to
+            those workers that do not write.
 
     Raises:
-        RunError: If `path` holds another search.
-        FileError: If a file in it is damaged or of another kind.
+        RunError, FileError: If `path` holds another search, or a damaged file.
         LockError: If another search is using it.
         OSError: If it is not writable.
-        ValueError: If `path` is not a path.
     """
-    if path is None or (resume == "never" and not writes):
-        yield Run(None, manifest)
+    if resume == "never" and not writes:
+        yield None
         return
     first = files.path_of(path)
     ended = resume == "auto" and (first / "ticket.safetensors").exists()

@@ -1,7 +1,9 @@
 """Trainer: one round of training, from its start or from where it was interrupted."""
 
+import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from tflottery.core import plan
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.masks import Masks, Weights
 from tflottery.core.records import Round
-from tflottery.engines import building, holding, network, shuffling
+from tflottery.engines import building, network, shuffling
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines.engine import Engine, as_numbers
@@ -28,16 +30,7 @@ _REWOUND = {
 
 
 def engine_for(model: Any, include: Sequence[str] = ()) -> Engine:
-    """Returns the engine for `model`.
-
-    Args:
-        model: A Keras model.
-        include: Patterns of weights to prune that are not pruned by default.
-
-    Raises:
-        TypeError: If it is not a Keras model.
-        ValueError: If it is not built, or nothing in it can be pruned.
-    """
+    """Returns the engine for `model`; see `engines.engine.Engine`."""
     if network.keras_of(model).__name__ == "tf_keras":
         from tflottery.engines.tf_keras import TfKerasEngine
 
@@ -60,11 +53,8 @@ class Trainer:
     """Trains the rounds of one search.
 
     Args:
-        model: The model to search.
-        ds: The data to train on.
+        model, ds, validation_data, callbacks, ticket: As for `find_ticket`.
         config: How to search.
-        validation_data: The data that tickets are judged on, or `None`.
-        callbacks: The user's Keras callbacks.
         settings: What `fit` takes besides.
 
     Attributes:
@@ -72,6 +62,7 @@ class Trainer:
         paths: The paths of the weights to prune.
         masks: The masks of round 0: those that the model holds, else they keep every
             weight.
+        coverage: The share of the weights that can be pruned, and a text that says so.
         monitor: The metric that tells a winning ticket; empty until it is known.
         rewind_state: The state at step k; empty until the search has been there.
         verbose: What `fit` prints inside a round.
@@ -89,9 +80,12 @@ class Trainer:
         validation_data: Any = None,
         callbacks: Sequence[Any] = (),
         settings: data_lib.FitSettings = data_lib.PLAIN,
+        ticket: Any = None,
     ):
         if not getattr(model, "built", True):
             building.build(model, ds)
+        if ticket is not None:
+            ticket.apply(model)
         self.engine = engine = engine_for(model, config.include)
         engine.settings = settings
         kind = engine.keras.callbacks.Callback
@@ -112,10 +106,11 @@ class Trainer:
         self.config = config
         self.paths = plan.choose(engine.prunable, config.skip, config.layer_fractions)
         self.masks = masks_lib.ones({p: engine.prunable[p] for p in self.paths})
+        self.coverage = masks_lib.coverage(engine.prunable, engine.sizes)
         self._given_ticket = getattr(model, "ticket", None)
-        self._given_masks: Masks = {}
-        if holding.is_held(model):
-            self.masks |= self._held_masks()
+        if engine.held:
+            self._check_held()
+            self.masks |= engine.held
         self.monitor = config.monitor or ""
         self.verbose = 0
         self._numbers = self._settings = []
@@ -138,21 +133,14 @@ class Trainer:
         self.rewind_state: Mapping[str, np.ndarray] = {}
         self._first_step = 0
 
-    def _held_masks(self) -> Masks:
-        """Returns the masks that the model holds, where a search may go on from them.
-
-        Raises:
-            ValueError: If it holds others than it is to prune.
-        """
-        self._given_masks = holding.masks_held(self.engine.model)
-        for path in self._given_masks:
+    def _check_held(self) -> None:
+        for path in self.engine.held:
             if path not in self.paths:
                 raise ValueError(
                     f"`model` holds a mask of {path!r}, which this search does not "
                     "prune. Name it in `include`, take it out of `skip`, or call "
                     "`tflottery.release(model)`."
                 )
-        return self._given_masks
 
     def _check_rewind_step(self) -> None:
         if self._steps_per_epoch is None:
@@ -169,15 +157,9 @@ class Trainer:
     def open(self, run: Any = None) -> tuple[list[Round], Checkpoint | None]:
         """Goes to where the search starts, and loads what `run` holds of it.
 
-        Args:
-            run: The `Run` that keeps the search from now on, or `None`.
-
         Returns:
             The records of the finished rounds, and where the search was interrupted,
             or `None` if it starts now.
-
-        Raises:
-            RunError: If a file needed to resume is missing or does not fit.
         """
         engine, self._run = self.engine, run
         records, at, start, rewind = [], None, {}, {}
@@ -252,6 +234,17 @@ class Trainer:
                 logs = engine.evaluate(self.validation_data)
                 metrics |= {f"val_{name}": value for name, value in logs.items()}
             weights = engine.weights()
+            idle, start = [], self._start
+            if at.round == 0:
+                same = {p: weights[p] == start[f"weights/{p}"] for p in self.paths}
+                idle = [path for path, values in same.items() if values.all()]
+            if 0 < len(idle) < len(self.paths):
+                warnings.warn(
+                    f"Round 0 did not change {', '.join(idle)}: do these get a "
+                    "gradient? They are pruned like the others. If they are not to be, "
+                    "as in a distiller's teacher, name them in `skip`, or freeze them.",
+                    stacklevel=5,
+                )
             # A sum is NaN or infinite if one weight is, and needs no boolean array.
             with np.errstate(invalid="ignore"):
                 sums = [np.sum(w, dtype=np.float64) for w in weights.values()]
@@ -331,20 +324,22 @@ class Trainer:
             watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
         if ordered:
             self._batches.epoch = first_epoch + at.epoch
-        if self.callbacks:
-            callback_state.begin_round(
-                self.callbacks, self._numbers, first=at.round == 0, midway=midway
-            )
         begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
         ours = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end, **begin)
-        engine.fit(
-            self._batches,
-            validation_data=self.validation_data,
-            epochs=config.epochs,
-            initial_epoch=at.epoch,
-            callbacks=[*self.callbacks, *counters, *watchers, ours],
-            verbose=self.verbose,
-        )
+        around = contextlib.nullcontext()
+        if self.callbacks:
+            around = callback_state.one_round(
+                self.callbacks, self._numbers, first=at.round == 0, midway=midway
+            )
+        with around:
+            engine.fit(
+                self._batches,
+                validation_data=self.validation_data,
+                epochs=config.epochs,
+                initial_epoch=at.epoch,
+                callbacks=[*self.callbacks, *counters, *watchers, ours],
+                verbose=self.verbose,
+            )
         if not self.rewind_state:
             raise ValueError(
                 f"`rewind_step` must lie within round 0, which ended after "
@@ -372,8 +367,8 @@ class Trainer:
         if self._start:
             self.engine.restore(self._start)
         self.engine.leave()
-        if self._given_masks:
-            engines.hold(self.engine.model, self._given_masks)
+        if self.engine.held:
+            engines.hold(self.engine.model, self.engine.held)
             self.engine.model.ticket = self._given_ticket
         callback_state.remind(self.callbacks, self._numbers, {})
 

@@ -1,3 +1,6 @@
+import copy
+from pickle import dumps, loads
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +10,7 @@ from making.holding import half_masks, largest_pruned, watch
 from tflottery import engines
 from tflottery.engines import holding, network
 from tflottery.engines.tfmot import held
+from tflottery.engines.tfmot.wrapper import HeldLowMagnitude
 from tflottery.search.trainer import engine_for
 
 RNG = np.random.default_rng(0)
@@ -185,13 +189,19 @@ class Subclassed(tf_keras.Model):
         return self.output_layer(self.einsum(self.block(self.hidden(inputs))))
 
 
-def test_masks_hold_in_a_subclassed_model_and_where_tfmot_knows_no_layer():
+def test_masks_hold_in_a_subclassed_model_and_where_tfmot_knows_no_layer(monkeypatch):
     model = Subclassed()
     model(X)
-    model, engine, masks = held_model(optimizers.Adam(0.01), model)
+    wrapped, build = [], HeldLowMagnitude.build
+    monkeypatch.setattr(
+        HeldLowMagnitude,
+        "build",
+        lambda self, shape: (wrapped.append(self), build(self, shape)),
+    )
+    model, _, masks = held_model(optimizers.Adam(0.01), model)
     names = {"hidden", "block/deep", "einsum", "output"}
     assert set(masks) == {f"{name}/kernel" for name in names}
-    assert len(engine._wrappers) == 3  # All but the EinsumDense.
+    assert len(wrapped) == 3  # All but the EinsumDense.
     fit_and_watch(model, masks)
 
 
@@ -232,7 +242,6 @@ def test_masks_hold_on_every_device_of_a_strategy(name):
 
 def test_masks_hold_through_another_compile():
     model, _, masks = held_model(optimizers.Adam(0.01))
-    holding.keep_held(model, held.hold_averages)  # As `hold` does.
     model.compile(
         optimizers.Adam(0.01, use_ema=True), "sparse_categorical_crossentropy"
     )
@@ -253,6 +262,19 @@ def test_masks_are_held_without_a_search_and_let_go():
     assert all(v.constraint is None for v in model.trainable_variables)
     model.fit(X, Y, batch_size=8, verbose=0)
     assert largest_pruned(model, masks) > 0.0
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda m: loads(dumps(m))])
+def test_a_copy_holds_its_masks_too(how):
+    model = make_model()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    masks = half_masks(model)
+    engines.hold(model, masks)
+    model.ticket = "any"
+    other = how(model)
+    other.fit(X, Y, batch_size=8, verbose=0)
+    assert largest_pruned(other, masks) == 0.0
+    assert other.ticket == "any"
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")

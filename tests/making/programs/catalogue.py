@@ -28,6 +28,8 @@ class Program:
         generations: The Kerases that it runs on.
         untested: Steps that only benchmarks/programs.py takes, as they last long and
             other programs and tests show the same.
+        evaluate_first: Whether Keras' `fit` needs metrics that an evaluation has built:
+            the program's `train_step` leaves them alone.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Program:
     expected: Mapping[str, str]
     generations: tuple[str, ...]
     untested: tuple[str, ...]
+    evaluate_first: bool
 
 
 PROGRAMS: dict[str, Program] = {}
@@ -48,6 +51,7 @@ def program(
     transfer_ticket: Mapping[str, Any] | None = None,
     generations: tuple[str, ...] = ("keras",),
     untested: tuple[str, ...] = (),
+    evaluate_first: bool = False,
     **expected: str,
 ) -> Callable:
     """Adds a function to `PROGRAMS`; see `Program`."""
@@ -61,6 +65,7 @@ def program(
             expected=expected,
             generations=generations,
             untested=untested,
+            evaluate_first=evaluate_first,
         )
         return make
 
@@ -83,10 +88,10 @@ def compiled(which: Program, model: Any, keras: Any) -> Any:
 BOTH = ("keras", "tf_keras")
 # What is said of a model without a graph of layers.
 NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut off"}
-# Such a model cannot be built by calling it, so neither can one that is loaded.
+# Keras does not save the weights of such a model.
 NO_CALL = {
     **NO_GRAPH,
-    "reload": "is not built, so it has no weights to prune",
+    "reload": "Keras does not save the weights of a model without `call`",
     "export": r"has no `call`, .* Export a part of it: model\.",
 }
 NO_STRINGS = "is text, for which TFLite has no operators. That is for layer '%s'"

@@ -106,6 +106,8 @@ class Bench:
             given |= dict(zip(("x", "y"), ds, strict=True))
         else:
             given["x"] = ds
+        if self.program.evaluate_first:
+            model.evaluate(given["x"], given["y"], verbose=0)
         model.fit(**given, verbose=0)
 
     def train(self, model: Any, ticket: Any) -> None:

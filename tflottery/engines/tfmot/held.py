@@ -3,13 +3,13 @@
 The new and the legacy optimizers call a variable's constraint after each update.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from tflottery.core.masks import Masks
-from tflottery.engines import holding, network
-from tflottery.engines.holding import Held, optimizer_of
+from tflottery.engines.holding import Held
 from tflottery.engines.tfmot.imported import tf
+
+TRACES_READ_MASKS = True
 
 
 def cut(weight: Any, mask: Any) -> Any:
@@ -20,52 +20,28 @@ def cut(weight: Any, mask: Any) -> Any:
     return tf.math.multiply_no_nan(weight, mask)
 
 
-def hold(model: Any, masks: Masks) -> None:
-    """Holds masks that will not change, in a model that need not be compiled."""
-    variables = network.variables(model)
-    release(model)
-    constants = {}
-    with holding.scope(model):
-        for path, mask in masks.items():
-            constants[path] = mask_variable(variables[path])
-            constants[path].assign(mask.astype(constants[path].dtype.name))
-    for path, mask in constants.items():
-        constrain(variables[path], mask)
-    optimizer = optimizer_of(model)
-    averages = {}
-    if getattr(optimizer, "use_ema", False):
-        averages = averages_of(optimizer, variables)
-        hold_averages(optimizer)
-    holding.cut_now(variables, masks, averages)
-    holding.forget_traces(model)
-    holding.keep_held(model, hold_averages)
+def make_masks(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns masks of ones, of the variables' dtypes as in tfmot's wrapper."""
+    return {
+        path: tf.Variable(
+            tf.ones(v.shape, getattr(v, "true_dtype", v.dtype)),
+            trainable=False,
+            name="mask",
+        )
+        for path, v in variables.items()
+    }
 
 
-def release(model: Any) -> None:
-    """Removes the masks' constraints; the user's own constraints stay."""
-    for variable in network.variables(model).values():
-        given = variable.constraint
-        if isinstance(given, Held):
-            # tfmot's own wrapper multiplies by its mask, constraint or not.
-            given.mask.assign(tf.ones_like(given.mask))
-            _set_constraint(variable, given.inner)
-    holding.let_go(model)
-
-
-def mask_variable(variable: Any) -> Any:
-    """Returns a mask of ones of the variable's dtype, as in tfmot's wrapper."""
-    dtype = getattr(variable, "true_dtype", variable.dtype)
-    return tf.Variable(tf.ones(variable.shape, dtype), trainable=False, name="mask")
+def drop(model: Any, mask: Any) -> None:
+    """Makes a mask keep everything: tfmot's own wrapper multiplies by it."""
+    mask.assign(tf.ones_like(mask))
 
 
 def constrain(variable: Any, mask: Any) -> None:
-    """Makes `variable` obey `mask`, besides any constraint that it had before."""
+    """Makes `variable` obey `mask`, or no mask, besides the user's constraint."""
     given = variable.constraint
     inner = given.inner if isinstance(given, Held) else given
-    _set_constraint(variable, Held(mask, inner, cut))
-
-
-def _set_constraint(variable: Any, constraint: Callable | None) -> None:
+    constraint = inner if mask is None else Held(mask, inner, cut)
     # Mixed precision wraps the variable, and a strategy has one on each device.
     variable = getattr(variable, "_variable", variable)
     if isinstance(variable, tf.distribute.DistributedValues):

@@ -134,13 +134,8 @@ class LotterySchedule(sparsity.PruningSchedule):
     ) -> float:
         """Returns the share of the remaining weights to prune after a round, in (0, 1).
 
-        Args:
-            masks: The round's masks.
-            round: The round's number.
-            layer_fractions: Other prune fractions for some layers.
-
         Raises:
-            ValueError: If those layers keep too much to reach the target.
+            ValueError: If the `layer_fractions` keep too much to reach the target.
         """
         given = self._given
         last = round + 1 == self.rounds and not layer_fractions
@@ -157,15 +152,8 @@ class LotterySchedule(sparsity.PruningSchedule):
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Tells tfmot not to prune now, and the sparsity at its step.
 
-        Args:
-            step: How often the wrapper was called in training, an integer tensor.
-
-        Returns:
-            A boolean tensor, always false, and a float32 tensor in [0, 1).
-
         Raises:
-            ValueError: If no `RewindToInit` follows the schedule: nothing would be
-                pruned.
+            ValueError: If no `RewindToInit` follows it: nothing would be pruned.
         """
         if not self.followed:
             raise ValueError(

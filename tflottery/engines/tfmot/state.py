@@ -3,53 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tflottery.engines import network
 from tflottery.engines.tfmot.imported import tf
 
 _OWNERS = (tf.Module, tf.__internal__.tracking.Trackable)
 
 
-def parts(model: Any) -> dict[str, dict[str, Any]]:
+def parts(model: Any) -> dict[str, Any]:
     """Returns all variables of a training by part and name.
 
-    The parts are `"weights"` (of the layers, BatchNorm statistics included),
-    `"optimizer"` (slots, step counter, learning rate, averages, loss scale) and
-    `"seeds"` (of layers that have a random generator).
+    The parts are `weights/` (of the layers, BatchNorm statistics included),
+    `optimizer/` (slots, step counter, learning rate, averages, loss scale) and
+    `seeds/` (of layers that have a random generator).
     """
     weights = network.variables(model)
     seen = {id(v) for v in weights.values()}
-    optimizer = _variables_in(model.optimizer, seen)
-    seeds = [
-        variable
-        for layer in network.all_layers(model)
-        for variable in _variables_in(getattr(layer, "_random_generator", None), seen)
-    ]
-    return {
-        "weights": weights,
-        "optimizer": {f"{i:05d}": v for i, v in enumerate(optimizer)},
-        "seeds": {f"{i:05d}": v for i, v in enumerate(seeds)},
-    }
-
-
-def capture(model: Any) -> dict[str, np.ndarray]:
-    """Returns copies of the values of all `parts` by `part/name`."""
-    return {
-        f"{part}/{name}": np.array(network.value_of(variable))
-        for part, variables in parts(model).items()
-        for name, variable in variables.items()
-    }
-
-
-def restore(
-    model: Any, state: Mapping[str, np.ndarray], wanted: tuple[str, ...]
-) -> None:
-    """Sets the wanted parts in place to what `capture` returned, without a retrace."""
-    for part, variables in parts(model).items():
-        if part in wanted:
-            for name, variable in variables.items():
-                variable.assign(state[f"{part}/{name}"])
+    layers = network.all_layers(model)
+    generators = [getattr(layer, "_random_generator", None) for layer in layers]
+    found = {f"weights/{path}": variable for path, variable in weights.items()}
+    for part, owner in (("optimizer", model.optimizer), ("seeds", generators)):
+        inside = enumerate(_variables_in(owner, seen))
+        found |= {f"{part}/{i:05d}": variable for i, variable in inside}
+    return found
 
 
 def drawing_without_state(model: Any) -> list[str]:
