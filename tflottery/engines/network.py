@@ -48,6 +48,14 @@ def keras_of(model: Any) -> Any:
     )
 
 
+def is_graph(model: Any) -> bool:
+    """Returns whether `model` is a functional or a built Sequential model."""
+    if hasattr(model, "_is_graph_network"):  # tf_keras
+        return bool(model._is_graph_network)
+    functional = getattr(model, "_functional", None) is not None  # Sequential
+    return functional or hasattr(model, "operations")
+
+
 def variables(model: Any) -> dict[str, Any]:
     """Returns the model's weights by path. A shared weight has its first path only.
 
@@ -135,7 +143,8 @@ def own_variables(layer: Any) -> list[Any]:
     """Returns the variables of the layer itself, without those of layers inside it."""
     if hasattr(layer, "_trainable_variables"):
         return [*layer._trainable_variables, *layer._non_trainable_variables]
-    return [*layer._trainable_weights, *layer._non_trainable_weights]
+    found = [*layer._trainable_weights, *layer._non_trainable_weights]
+    return [v for v in found if hasattr(v, "name")]  # Not tf_keras' lookup tables.
 
 
 def prunable(model: Any, keras: Any, include: Sequence[str] = ()) -> dict[str, Any]:

@@ -12,22 +12,24 @@ from tflottery.transfer import graph
 
 
 def classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
-    """Returns a Dense layer to replace the old classifier."""
+    """Returns a Dense layer, or a convolution per pixel, for the old classifier."""
     old, activation = found.classifier, found.activation
-    old_units = getattr(old, "units", None) or old.filters
-    if old_units == 1 and getattr(activation, "__name__", None) == "sigmoid":
+    config = old.get_config()
+    if (
+        config.get("units", config.get("filters")) == 1
+        and getattr(activation, "__name__", None) == "sigmoid"
+    ):
         activation = keras.activations.softmax
     dtype = getattr(old, "dtype_policy", None) or old.dtype
     if found.output_dtype != old.compute_dtype:
         # In mixed precision the output often comes from a float32 activation.
         dtype = found.output_dtype
-    return keras.layers.Dense(
-        num_classes,
-        activation=activation,
-        use_bias=old.use_bias,
-        dtype=dtype,
-        name=old.name,
-    )
+    same = {"activation": activation, "use_bias": old.use_bias, "dtype": dtype}
+    if isinstance(old, keras.layers.Dense) or found.output_rank == 2:
+        return keras.layers.Dense(num_classes, name=old.name, **same)
+    new = ("initializer", "regularizer", "constraint")  # Their seeds would repeat.
+    config = {name: x for name, x in config.items() if not name.endswith(new)}
+    return type(old)(**config | same | {"filters": num_classes})
 
 
 def checked(head: Any, keras: Any) -> list[Any]:
@@ -56,7 +58,7 @@ def checked(head: Any, keras: Any) -> list[Any]:
 def check_names(layers: Sequence[Any], body: Any) -> None:
     """Checks that the head and the backbone have no layer name in common."""
     taken = {body.name}
-    if graph.is_graph(body):
+    if network.is_graph(body):
         taken = {layer.name for layer in network.children(body)}
     for layer in layers:
         if layer.name in taken:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.engines import network
+
 ROWS = 24
 OK = "ok"
 
@@ -22,7 +24,7 @@ class Program:
         name: Its name.
         make: The function `(keras) -> (model, arguments)`.
         compile: Returns the arguments of `model.compile`.
-        transfer: Arguments of `transfer_ticket`.
+        transfer: Arguments of `transfer_ticket`; `backbone` is a function of the model.
         expected: For each step a part of the message that is expected; a step that is
             not named is expected to go well.
         generations: The Kerases that it runs on.
@@ -84,7 +86,6 @@ BOTH = ("keras", "tf_keras")
 NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut off"}
 # Such a model cannot be built by calling it, so neither can one that is loaded.
 NO_CALL = {
-    **NO_GRAPH,
     "reload": "is not built, so it has no weights to prune",
     "export": r"does not have a `call\(\)` method implemented",
 }
@@ -92,6 +93,24 @@ NO_STRINGS = "data type 'string' not understood"
 OPEN_SHAPE = "has the open shape .*, but a file needs fixed sizes"
 # XLA takes longer to compile a step than these programs take to train.
 PLAIN = {"optimizer": "adam", "jit_compile": False}
+
+
+def part(name: str, *, cut: bool = False) -> dict[str, Any]:
+    """Returns arguments of `transfer_ticket`: a part of the model as backbone.
+
+    Args:
+        name: The attribute that is the part.
+        cut: Whether to leave out its last layer.
+    """
+
+    def backbone(model: Any) -> Any:
+        found = getattr(model, name)
+        if cut:
+            keras = network.keras_of(found)
+            found = keras.Model(found.inputs, found.layers[-2].output)
+        return found
+
+    return {"num_classes": 3, "backbone": backbone}
 
 
 def classifier(keras: Any) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def text_before(keras: Any):
     return text_model(keras, tokens, tokens), {"ds": ds, "validation_data": ds}
 
 
-@program(classifier, slow=True, transfer="Table not initialized", export=NO_STRINGS)
+@program(classifier, slow=True, export=NO_STRINGS)
 def text_in_front(keras: Any):
     given = keras.Input((), dtype="string")
     ds = dataset(texts(), whole(2))
@@ -166,10 +166,7 @@ def bidirectional(keras: Any):
     return keras.Model(given, out), {"ds": data, "validation_data": data}
 
 
-@program(
-    regression,
-    transfer=r"its output comes from 'conv2d' \(Conv2D\) instead of a Dense layer",
-)
+@program(regression)
 def next_frame(keras: Any):
     layers = keras.layers
     frames = keras.Input((3, 6, 6, 1))
@@ -179,7 +176,7 @@ def next_frame(keras: Any):
     return keras.Model(frames, out), {"ds": dataset(*data), "validation_data": data}
 
 
-@program(classifier, transfer="overrid.* by passing `safe_mode=False`")
+@program(classifier)
 def augmented(keras: Any):
     layers = keras.layers
     image = keras.Input((8, 8, 3))
@@ -199,7 +196,7 @@ def augmented(keras: Any):
         "loss_weights": {"kind": 1.0, "size": 0.5},
         "metrics": {"kind": ["accuracy"]},
     },
-    transfer="has 2 outputs, so it is not clear which classifier to replace",
+    transfer_ticket={"num_classes": 3, "output": "kind"},
 )
 def several_outputs(keras: Any):
     layers = keras.layers
