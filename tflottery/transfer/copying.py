@@ -77,7 +77,7 @@ def _of_attributes(layer: Any, keras: Any, memo: Any, clone: Any) -> Any:
             return type(value).from_config(value.get_config()) if plain else new(value)
         if isinstance(value, list | tuple | set):
             kind = type(value) if type(value) in (tuple, set) else list
-            return kind(moved(v) for v in value)
+            return getattr(value, "_make", kind)(moved(v) for v in value)
         if isinstance(value, dict):
             return {key: moved(v) for key, v in value.items()}
         if isinstance(value, types.MethodType):
@@ -86,7 +86,9 @@ def _of_attributes(layer: Any, keras: Any, memo: Any, clone: Any) -> Any:
             held = getattr(value, "constraint", None)
             inner = held.inner if isinstance(held, holding.Held) else held
             return copy.deepcopy(value, {id(held): inner})
-        if hasattr(value, "state") and hasattr(value, "from_config"):  # A seed.
+        if hasattr(value, "from_config") and (
+            hasattr(value, "state") or hasattr(value, "reset_state")
+        ):  # A generator of seeds, or a metric.
             return type(value).from_config(value.get_config())
         return value
 

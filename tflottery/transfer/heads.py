@@ -11,8 +11,22 @@ from tflottery.engines import network
 from tflottery.transfer import graph
 
 
-def classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
-    """Returns a Dense layer, or a convolution per pixel, for the old classifier."""
+def made(num_classes: int, body: Any, found: graph.Cut | None, keras: Any) -> list[Any]:
+    """Returns a new classifier for `body`: like the old one, if that is known."""
+    if found is None:
+        units = keras.layers.Dense(num_classes, activation="softmax", name="head")
+    else:
+        units = _like(found, keras, num_classes)
+    rank = len(body.outputs[0].shape) if network.is_graph(body) else 2
+    if rank == 2 or (found is not None and found.output_rank != 2):
+        return [units]
+    pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
+    data_format = getattr(found and found.classifier, "data_format", None)
+    return [pool(name="head_pool", data_format=data_format), units]
+
+
+def _like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
+    """Returns a Dense layer, or a convolution where the old classifier has places."""
     old, activation = found.classifier, found.activation
     config = old.get_config()
     if (

@@ -117,11 +117,23 @@ def transfer_ticket(
     ticket, theirs = _source(source)
     body, keras = _body(source, backbone)
     with holding.scope(body):
-        body, layers = _parts(
-            ticket, theirs, body, backbone, keras, num_classes, head, output
-        )
+        shared = any(id(v) in theirs for v in body.weights)
+        whole = not shared and len(network.variables(body)) >= len(ticket.trained)
+        found = None
+        if backbone is None or whole:
+            found = _cut(ticket, body, backbone, keras, output)
+            body = found.features
+        elif output is not None:
+            raise ValueError(
+                "`output` is for models with a classifier, but `backbone` has none. "
+                f"Received: output={output!r}"
+            )
+        if head is None:
+            layers = heads.made(num_classes, body, found, keras)
+        else:
+            layers = heads.checked(head, keras)
         known = _known(ticket, theirs, body)
-        if input_shape is not None or any(id(v) in theirs for v in body.weights):
+        if shared or input_shape is not None:
             body = graph.clone(body, keras, input_shape)
         _check_shapes(ticket, known, network.read(network.variables(body)), input_shape)
         layers = [heads.seeded(layer, seed, i) for i, layer in enumerate(layers)]
@@ -262,48 +274,17 @@ def _body(source: Any, backbone: Any) -> tuple[Any, Any]:
     return backbone, keras
 
 
-def _parts(
-    ticket: Ticket,
-    theirs: dict[int, str],
-    body: Any,
-    backbone: Any,
-    keras: Any,
-    num_classes: Any,
-    head: Any,
-    output: Any,
-) -> tuple[Any, list[Any]]:
-    """Returns the network without its classifier, and the head's layers."""
-    found = None
-    variables = network.variables(body)
-    inside = any(id(v) in theirs for v in variables.values())
-    if backbone is None or (not inside and len(variables) >= len(ticket.trained)):
-        if backbone is not None:
-            paths.align(ticket.trained, network.read(variables))
-            if not network.is_graph(body):
-                raise ValueError(
-                    f"`backbone` {body.name!r} has all of the ticket's weights, the "
-                    "classifier's included, which cannot be cut off a subclassed "
-                    "model. Pass it without its classifier."
-                )
-        found = graph.cut(body, keras, output)
-        body = found.features
-    elif output is not None:
-        raise ValueError(
-            "`output` is for models with a classifier, but `backbone` has none. "
-            f"Received: output={output!r}"
-        )
-    if head is not None:
-        return body, heads.checked(head, keras)
-    if found is None:
-        units = keras.layers.Dense(num_classes, activation="softmax", name="head")
-    else:
-        units = heads.classifier_like(found, keras, num_classes)
-    rank = len(body.outputs[0].shape) if network.is_graph(body) else 2
-    if rank == 2 or (found is not None and found.output_rank != 2):
-        return body, [units]
-    pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-    data_format = getattr(found and found.classifier, "data_format", None)
-    return body, [pool(name="head_pool", data_format=data_format), units]
+def _cut(ticket: Ticket, body: Any, backbone: Any, keras: Any, output: Any) -> Any:
+    """Returns the network without its classifier, which it has."""
+    if backbone is not None:
+        paths.align(ticket.trained, network.read(network.variables(body)))
+        if not network.is_graph(body):
+            raise ValueError(
+                f"`backbone` {body.name!r} has all of the ticket's weights, the "
+                "classifier's included, which cannot be cut off a subclassed "
+                "model. Pass it without its classifier."
+            )
+    return graph.cut(body, keras, output)
 
 
 def _known(ticket: Ticket, theirs: dict[int, str], body: Any) -> dict[str, str]:
