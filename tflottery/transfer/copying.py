@@ -95,8 +95,9 @@ def _of_attributes(layer: Any, keras: Any, memo: Any, clone: Any) -> Any:
     def new(old: Any) -> Any:
         base = keras.Model if isinstance(old, keras.Model) else keras.layers.Layer
         made = memo[id(old)] = type(old).__new__(type(old))
-        policy = getattr(old, "dtype_policy", None) or old._dtype_policy
-        base.__init__(made, name=old.name, dtype=policy, trainable=old.trainable)
+        base.__init__(
+            made, name=old.name, dtype=old.dtype_policy, trainable=old.trainable
+        )
         tracked = {id(weight) for weight in old.weights}
         given = dict(vars(made))  # With Keras' own records, which it keeps itself.
         # Keras 2 asks for the generator at every other attribute.
