@@ -94,7 +94,8 @@ def _of_attributes(layer: Any, keras: Any, memo: Any, clone: Any) -> Any:
 
     def new(old: Any) -> Any:
         base = keras.Model if isinstance(old, keras.Model) else keras.layers.Layer
-        made = memo[id(old)] = type(old).__new__(type(old))
+        kind: Any = type(old)
+        made = memo[id(old)] = kind.__new__(kind)
         base.__init__(
             made, name=old.name, dtype=old.dtype_policy, trainable=old.trainable
         )

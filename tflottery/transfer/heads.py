@@ -11,7 +11,7 @@ from tflottery.engines import network
 from tflottery.transfer import graph
 
 
-def made(num_classes: int, body: Any, found: graph.Cut | None, keras: Any) -> list[Any]:
+def made(num_classes: Any, body: Any, found: graph.Cut | None, keras: Any) -> list[Any]:
     """Returns a new classifier for `body`: like the old one, if that is known."""
     if found is None:
         units = keras.layers.Dense(num_classes, activation="softmax", name="head")
@@ -25,7 +25,7 @@ def made(num_classes: int, body: Any, found: graph.Cut | None, keras: Any) -> li
     return [pool(name="head_pool", data_format=data_format), units]
 
 
-def _like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
+def _like(found: graph.Cut, keras: Any, num_classes: Any) -> Any:
     """Returns a Dense layer, or a convolution where the old classifier has places."""
     old, activation = found.classifier, found.activation
     config = old.get_config()

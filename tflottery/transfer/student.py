@@ -247,22 +247,24 @@ def _check_model(model: Any, message: str) -> None:
 
 def _body(source: Any, backbone: Any) -> tuple[Any, Any]:
     """Returns the model to make the student of, and the Keras that it belongs to."""
-    model = None if isinstance(source, Ticket | str | os.PathLike) else source
+    model: Any = source
+    if isinstance(source, Ticket | str | os.PathLike):
+        model = None
     if backbone is None and model is None:
         raise ValueError(
             "`backbone` is needed if `source` is a ticket: a built model to fill, such "
             "as the network that it was found on, built again."
         )
     if backbone is None:
-        keras = network.keras_of(source)
-        own = type(source).train_step is not keras.Model.train_step
-        if own and network.is_graph(source):
+        keras = network.keras_of(model)
+        own = type(model).train_step is not keras.Model.train_step
+        if own and network.is_graph(model):
             warnings.warn(
-                f"`source` is a {type(source).__name__} with its own `train_step`, but "
+                f"`source` is a {type(model).__name__} with its own `train_step`, but "
                 f"the student is a plain {keras.__name__} model and trains like one.",
                 stacklevel=3,
             )
-        return source, keras
+        return model, keras
     _check_model(backbone, "`backbone` must be a built Keras 3 or tf_keras model.")
     keras = network.keras_of(backbone)
     if model is not None and network.keras_of(model) is not keras:
