@@ -25,7 +25,8 @@ HEAD = """# Programs
 What becomes of small programs of many kinds, those of `tests/making/programs`, in every
 step: `find_ticket`; another `fit`, which must keep pruned weights at zero; the ticket
 saved, loaded and applied to the program built again; `model.save`, Keras' `load_model`
-and `tflottery.hold`; `transfer_ticket`; `export_tflite`. "ok", or what was said.
+and `tflottery.hold`; `transfer_ticket`, of most subclassed programs with a part as
+`backbone`; `export_tflite`. "ok", or what was said.
 
 Made by `python benchmarks/programs.py`.
 

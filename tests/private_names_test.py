@@ -56,7 +56,7 @@ OWNERS = {
     "_variable": ["tf_keras mixed kernel"],
 }
 # Of Python, and of Keras 3 on JAX alone.
-NOT_LISTED = {"_exit", "_layout"}
+NOT_LISTED = {"_exit", "_layout", "_make"}
 
 
 def used() -> dict[str, set[str]]:

@@ -95,6 +95,8 @@ class Ticket:
     ) -> Any:
         """Loads the ticket's weights into `model` and holds its masks there.
 
+        A ticket has no vocabularies: those of lookup layers must already be there.
+
         Args:
             model: A built Keras 3 or tf_keras model whose weights have the ticket's
                 paths and shapes. The numbers in Keras' layer names may differ.
@@ -121,6 +123,9 @@ class Ticket:
         engines.hold(model, {mapping[path]: mask for path, mask in self.masks.items()})
         for path, value in getattr(self, weights).items():
             variables[mapping[path]].assign(value)
+        for layer in network.all_layers(model):
+            if layer.weights and hasattr(layer, "finalize_state"):
+                layer.finalize_state()  # Normalization uses what it makes of them.
         model.ticket = self
         return model
 

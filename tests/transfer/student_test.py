@@ -1,5 +1,6 @@
 """Transfer keeps masks and weights, gives a new head, and leaves the source alone."""
 
+import dataclasses
 import importlib
 import os
 
@@ -9,7 +10,7 @@ import pytest
 from tflottery import find_ticket, load_ticket, transfer_ticket
 from tflottery.core.config import LotteryConfig
 from tflottery.lab import models
-from tflottery.ticket import Ticket
+from tflottery.ticket import WEIGHTS, Ticket
 from tflottery.transfer import controls
 
 ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
@@ -378,8 +379,13 @@ def test_a_network_without_a_classifier_or_with_two_outputs_says_what_to_do(kera
     with pytest.raises(ValueError, match=r"comes from 'norm'.*`backbone=`"):
         transfer_ticket(ticket_for(normed).apply(normed), 5)
     two = keras.Model(inputs, [x, keras.layers.Dense(2, name="b")(x)])
-    with pytest.raises(ValueError, match=r"2 outputs.*`backbone=`"):
-        transfer_ticket(ticket_for(two).apply(two), 5)
+    ticket_for(two).apply(two)
+    for output in (None, "c"):
+        with pytest.raises(ValueError, match=r"outputs a, b\. Pass .* output='a'"):
+            transfer_ticket(two, 5, output=output)
+    student = transfer_ticket(two, 5, output="b")
+    assert list(student.ticket.masks) == ["a/kernel"]
+    assert student.output_shape == (None, 5)
 
 
 def around(keras, body):
@@ -403,10 +409,164 @@ def test_a_frozen_backbone_that_is_thawed_trains_in_networks_inside_too(keras):
         assert not np.array_equal(before[path], after[path]), path
 
 
-def test_a_backbone_of_the_source_itself_is_an_error(keras):
+def test_a_part_of_the_source_is_copied_as_backbone(keras):
+    class Pair(keras.Model):
+        def __init__(self):
+            super().__init__(name="pair")
+            self.teacher = keras.Sequential([keras.layers.Dense(4)], name="teacher")
+            layers = [keras.layers.Dense(8, name="a"), keras.layers.Dense(4, name="b")]
+            self.student = keras.Sequential(layers, name="student")
+            self.whole = subclassed(keras)
+
+        def call(self, x):
+            return self.teacher(x) + self.student(x) + self.whole(x)[:, :4]
+
+    pair = Pair()
+    pair(np.zeros((2, 4), np.float32))
+    ticket_for(pair).apply(pair)
+    before = controls.weights_of(pair)
+    with pytest.raises(ValueError, match=r"one of source\.teacher, source\.student, "):
+        transfer_ticket(pair, 3)
+    with pytest.raises(ValueError, match="a part of a model that carries one, pass"):
+        transfer_ticket(pair.student, 3)
+    cut = keras.Model(pair.student.inputs, pair.student.layers[0].output)
+    for part, path, origin in (
+        (cut, "a/kernel", "student/a/kernel"),
+        (pair.student, "b/kernel", "student/b/kernel"),
+        (pair.whole, "body/first/kernel", "body/first/kernel"),
+    ):
+        student = transfer_ticket(pair, 3, backbone=part)
+        np.testing.assert_array_equal(
+            student.ticket.masks[path], pair.ticket.masks[origin]
+        )
+        assert is_held(student)
+    student.compile("sgd", "mse", run_eagerly=True)
+    student.train_on_batch(np.ones((2, 4)), np.zeros((2, 3)))
+    after = controls.weights_of(pair)
+    assert all(np.array_equal(before[path], after[path]) for path in before)
     model = source(keras)
-    with pytest.raises(ValueError, match=r"`backbone` shares weights .*, such as 'fc1"):
-        transfer_ticket(model, 5, backbone=model)
+    assert transfer_ticket(model, 5, backbone=model).output_shape == (None, 5)
+
+
+def without_config(keras, activation):
+    """Returns a layer that cannot be made anew from its config."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self, activation):
+            super().__init__(name="block")
+            self.activation = activation
+            self.dense = keras.layers.Dense(4, name="inner")
+            layers = [keras.layers.Dense(4, name="deep"), keras.layers.Dropout(0.1)]
+            self.both = [keras.Sequential(layers, name="stack"), self.dense]
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(4, 4), name="w", initializer="ones")
+
+        def call(self, x):
+            for layer in self.both:
+                x = layer(x)
+            return self.activation(x @ self.w)
+
+    return Block(activation)
+
+
+def with_state(keras):
+    """Returns a network of layers that a config does not tell."""
+    layers, factor = keras.layers, 3.0
+    normalization = layers.Normalization(name="norm")
+    normalization.adapt(np.arange(12, dtype=np.float32).reshape(6, 2))
+    numbers = layers.CategoryEncoding(9, output_mode="one_hot")
+    if ON_TENSORFLOW:
+        numbers = layers.IntegerLookup(output_mode="one_hot")
+        numbers.adapt(np.array([5, 7, 7]))
+    x, number = keras.Input((2,)), keras.Input((1,), dtype="int32")
+    both = layers.Concatenate()([normalization(x), numbers(number)])
+    scaled = layers.Lambda(lambda x: x * factor)(layers.Dense(4, name="one")(both))
+    made = layers.Dense(4, name="own", activation=lambda x: x + factor)(scaled)
+    features = without_config(keras, lambda x: x - factor)(made)
+    return keras.Model([x, number], layers.Dense(2, name="out")(features))
+
+
+def test_layers_are_copied_with_state_that_is_in_no_config(keras):
+    model = with_state(keras)
+    weights = controls.weights_of(model)
+    masks = {"one/kernel": weights["one/kernel"] > 0, "block/w": np.eye(4) > 0}
+    ticket = dataclasses.replace(
+        ticket_for(lenet(keras)), masks=masks, **dict.fromkeys(WEIGHTS, weights)
+    )
+    ticket.apply(model)
+    x = [images(shape=(2,))[0], np.full((24, 1), 7, np.int32)]
+    student = transfer_ticket(model, head=keras.layers.Activation("linear"))
+    features = keras.Model(model.inputs, model.get_layer("block").output)
+    np.testing.assert_array_equal(
+        features.predict_on_batch(x), student.predict_on_batch(x)
+    )
+    before = controls.weights_of(model)
+    student.compile("sgd", "mse", run_eagerly=True)
+    student.train_on_batch(x, np.zeros((24, 4)))
+    assert is_held(student)
+    moved = controls.weights_of(student)["block/stack/deep/kernel"]
+    assert np.any(moved != before["block/stack/deep/kernel"])
+    for path, w in controls.weights_of(model).items():
+        np.testing.assert_array_equal(w, before[path])
+
+
+def test_a_ticket_adapts_a_normalization_built_anew(keras):
+    def built():
+        norm = keras.layers.Normalization(name="norm")
+        layers = [keras.Input((2,)), norm, keras.layers.Dense(2, name="a")]
+        return keras.Sequential(layers), norm
+
+    model, norm = built()
+    norm.adapt(np.arange(12, dtype=np.float32).reshape(6, 2))
+    weights = controls.weights_of(model)
+    ticket = dataclasses.replace(
+        ticket_for(lenet(keras)), masks={}, **dict.fromkeys(WEIGHTS, weights)
+    )
+    x, _ = images(shape=(2,))
+    again = ticket.apply(built()[0])
+    np.testing.assert_array_equal(again.predict_on_batch(x), model.predict_on_batch(x))
+
+
+def test_a_layer_that_cannot_be_copied_is_named_with_two_ways_out(keras):
+    block = without_config(keras, abs)
+    block.activation = lambda x: x @ block.w
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="out")(block(inputs)))
+    with pytest.raises(
+        ValueError, match=r"'block' \(Block\) .*`get_config`.*`backbone=`, the model"
+    ):
+        transfer_ticket(ticket_for(model).apply(model), 3)
+
+
+def test_heads_of_steps_and_pixels_keep_their_place(keras):
+    layers = keras.layers
+    steps = keras.Input((6, 4))
+    x = layers.Dense(5, name="a")(steps)
+    heads = layers.TimeDistributed(layers.Dense(2, activation="softmax", name="b"))(x)
+    pixels = keras.Input((6, 6, 2))
+    y = layers.Conv2D(4, 3, name="c")(pixels)
+    kinds = layers.Conv2D(1, 3, padding="same", activation="sigmoid", name="d")(y)
+    for inputs, outputs, shape in (
+        (steps, heads, (None, 6, 3)),
+        (pixels, kinds, (None, 4, 4, 3)),
+    ):
+        model = keras.Model(inputs, outputs)
+        student = transfer_ticket(ticket_for(model).apply(model), 3)
+        assert student.output_shape == shape
+        assert student.layers[-1].activation is keras.activations.softmax
+    model = keras.Model(steps, layers.Softmax(axis=1, name="pick")(layers.Dense(1)(x)))
+    with pytest.raises(ValueError, match=r"from 'pick' \(Softmax\).*`backbone=`"):
+        transfer_ticket(ticket_for(model).apply(model), 3)
+
+
+def test_a_resizing_layer_in_front_adapts_images(keras):
+    student = transfer_ticket(source(keras), 5)
+    resized = [keras.Input((9, 7, 1)), keras.layers.Resizing(4, 4), student]
+    model = keras.Sequential(resized)
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.train_on_batch(np.ones((2, 9, 7, 1)), np.zeros((2, 5)))
+    assert is_held(student)
 
 
 def test_numbers_of_numpy_are_numbers(keras, tmp_path):

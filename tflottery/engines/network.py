@@ -48,6 +48,14 @@ def keras_of(model: Any) -> Any:
     )
 
 
+def is_graph(model: Any) -> bool:
+    """Returns whether `model` is a functional or a built Sequential model."""
+    if hasattr(model, "_is_graph_network"):  # tf_keras
+        return bool(model._is_graph_network)
+    functional = getattr(model, "_functional", None) is not None  # Sequential
+    return functional or hasattr(model, "operations")
+
+
 def variables(model: Any) -> dict[str, Any]:
     """Returns the model's weights by path. A shared weight has its first path only.
 

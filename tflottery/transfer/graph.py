@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import network
+from tflottery.transfer import copying
 
 _REMEDY = (
-    "Pass `backbone=`, a model that outputs the features and has the same paths as the "
-    "ticket."
+    "Pass `backbone=`, the part whose output the new head gets: a model inside the "
+    "source, such as keras.Model(source.inputs, source.get_layer(NAME).output), which "
+    "is copied, or a model built anew with the ticket's first paths."
 )
 
 
@@ -23,7 +25,7 @@ class Cut:
 
     Attributes:
         features: A functional model that shares the network's layers up to the cut.
-        classifier: The Dense or 1x1-convolution layer that was cut off.
+        classifier: The Dense or convolution layer that was cut off.
         activation: The last activation function before the network's output.
         output_rank: Number of dimensions of the network's output, batch included.
         output_dtype: Name of the output's dtype.
@@ -36,51 +38,49 @@ class Cut:
     output_dtype: str
 
 
-def is_graph(model: Any) -> bool:
-    """Returns whether `model` is a functional or a built Sequential model."""
-    if hasattr(model, "_is_graph_network"):  # tf_keras
-        return bool(model._is_graph_network)
-    functional = getattr(model, "_functional", None) is not None  # Sequential
-    return functional or hasattr(model, "operations")
-
-
-def cut(model: Any, keras: Any) -> Cut:
-    """Cuts a model before its classifier, the last Dense or 1x1 convolution.
+def cut(model: Any, keras: Any, output: str | None = None) -> Cut:
+    """Cuts a model before its classifier, the last Dense layer or convolution.
 
     Layers without weights that follow the classifier, such as Softmax, Reshape or
     pooling, are cut off with it. `model` itself does not change.
 
+    Args:
+        model: A model.
+        keras: The module that it belongs to.
+        output: Which of several outputs to follow.
+
     Raises:
-        ValueError: If the model is not a graph with one output, or its output does not
+        ValueError: If the model is not a graph, its output is not clear or does not
             come from such a layer.
     """
-    if not is_graph(model):
+    if not network.is_graph(model):
+        inside = [name for name, x in vars(model).items() if isinstance(x, keras.Model)]
         raise ValueError(
             f"`source` {model.name!r} is a subclassed model, so its classifier cannot "
-            f"be cut off. {_REMEDY}"
+            "be cut off. Pass `backbone=`, the part whose output the new head gets: "
+            + (f"one of source.{', source.'.join(inside)}" if inside else "a model")
+            + " (if it ends in a classifier: keras.Model(part.inputs, "
+            "part.layers[-2].output)), or a model built anew with the ticket's first "
+            "paths."
         )
-    output, *others = model.outputs
-    if others:
-        raise ValueError(
-            f"`source` {model.name!r} has {len(model.outputs)} outputs, so it is not "
-            f"clear which classifier to replace. {_REMEDY}"
-        )
-    tensor, activation = output, None
+    tensor = end = _output(model, output)
+    activation = None
     while True:
         layer, inputs = _made_by(tensor)
-        if len(inputs) == 1 and _is_classifier(layer, keras):
-            features, last = inputs[0], layer.activation
+        core = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
+        if len(inputs) == 1 and _is_classifier(core, keras):
+            features, last, layer = inputs[0], core.activation, core
             break
-        if len(inputs) == 1 and isinstance(layer, keras.Model):
+        if len(inputs) == 1 and _is_inner(layer, keras) and len(layer.outputs) == 1:
             inner = cut(layer, keras)
             features, last = inner.features(inputs[0]), inner.activation
             layer = inner.classifier
             break
-        if len(inputs) != 1 or not _is_cut_too(layer, keras):
+        if len(inputs) != 1 or not _is_cut_too(layer, tensor, keras):
             raise ValueError(
                 f"`source` {model.name!r} has no classifier that could be recognized: "
                 f"its output comes from {layer.name!r} ({type(layer).__name__}) "
-                f"instead of a Dense layer or a 1x1 convolution. {_REMEDY}"
+                f"instead of a Dense layer or a convolution. {_REMEDY}"
             )
         activation = activation or _activation(layer, keras)
         tensor = inputs[0]
@@ -88,33 +88,70 @@ def cut(model: Any, keras: Any) -> Cut:
         features=keras.Model(_inputs(model), features, name=model.name),
         classifier=layer,
         activation=activation or last,
-        output_rank=len(output.shape),
-        output_dtype=getattr(output.dtype, "name", output.dtype),
+        output_rank=len(end.shape),
+        output_dtype=getattr(end.dtype, "name", end.dtype),
     )
 
 
-def clone(model: Any, keras: Any, input_shape: Any = None) -> Any:
-    """Returns a copy of a functional model with its own layers and weights.
+def _output(model: Any, name: str | None) -> Any:
+    """Returns a model's output of a name, or its only one."""
+    if name is None and len(model.outputs) == 1:
+        return model.outputs[0]
+    outputs = {_made_by(tensor)[0].name: tensor for tensor in model.outputs}
+    if len(model.outputs) > 1 and isinstance(model.output, dict):
+        outputs = model.output
+    if name not in [*outputs]:
+        raise ValueError(
+            f"`source` {model.name!r} has the outputs {', '.join(outputs)}. Pass the "
+            "one whose head is to be replaced, the only one that the student has, as "
+            f"output={next(iter(outputs))!r}. Received: output={name!r}"
+        )
+    return outputs[name]
+
+
+def clone(
+    model: Any, keras: Any, input_shape: Any = None, memo: dict[int, Any] | None = None
+) -> Any:
+    """Returns a copy of a model with its own layers and weights.
 
     Args:
-        model: A functional model.
+        model: A model; a subclassed one keeps its input shape.
         keras: The module that it belongs to.
         input_shape: A new input shape without the batch, or `None` to keep it.
+        memo: The copies of what it has in common with other models, if any.
 
     Raises:
-        ValueError: If the layers cannot take an input of that shape.
+        ValueError: If a layer cannot be copied, or not take an input of that shape.
     """
-    if input_shape is None:
-        return keras.models.clone_model(model)
-    if len(model.inputs) != 1:
+    memo = {} if memo is None else memo
+
+    def copied(layer: Any) -> Any:
+        if not _is_inner(layer, keras):
+            return copying.copied(layer, keras, memo, copied)
+        if id(layer) not in memo:
+            shape = None
+            if input_shape is not None and len(layer.inputs) == 1:
+                *sizes, channels = layer.inputs[0].shape[1:]
+                shape = (*[None] * len(sizes), channels)
+            memo[id(layer)] = clone(layer, keras, shape, memo)
+        return memo[id(layer)]
+
+    if not network.is_graph(model):
+        return copied(model)
+    if input_shape is not None and len(model.inputs) != 1:
         raise ValueError(
             f"`input_shape` is for networks with one input, but {model.name!r} has "
             f"{len(model.inputs)}. Pass `backbone=` instead."
         )
+    if getattr(model, "compiled", False):  # Keras 3 would compile the copy too.
+        outputs = model.outputs[0] if len(model.outputs) == 1 else model.output
+        model = keras.Model(_inputs(model), outputs, name=model.name)
+    if input_shape is None:
+        return keras.models.clone_model(model, clone_function=copied)
     try:
         image = keras.Input(shape=input_shape, dtype=model.inputs[0].dtype)
         return keras.models.clone_model(
-            model, input_tensors=image, clone_function=_clone_for_any_size
+            model, input_tensors=image, clone_function=copied
         )
     except (ValueError, TypeError) as error:
         raise _does_not_fit(input_shape, error) from error
@@ -126,7 +163,7 @@ def attach(body: Any, head: list[Any], keras: Any, input_shape: Any) -> Any:
     A subclassed `body` becomes one layer of the new model.
     """
     name = body.name
-    if is_graph(body):
+    if network.is_graph(body):
         inputs, x = _inputs(body), body.outputs[0]
     else:
         shape = _shape_taken(body) if input_shape is None else input_shape
@@ -153,6 +190,11 @@ def check_runs(model: Any, input_shape: Any) -> None:
         raise _does_not_fit(input_shape, error) from error
 
 
+def _is_inner(layer: Any, keras: Any) -> bool:
+    """Returns whether a layer is itself a graph of layers."""
+    return isinstance(layer, keras.Model) and network.is_graph(layer)
+
+
 def _does_not_fit(input_shape: Any, error: Exception) -> ValueError:
     return ValueError(f"`input_shape` {input_shape} does not fit the network: {error}")
 
@@ -160,14 +202,6 @@ def _does_not_fit(input_shape: Any, error: Exception) -> ValueError:
 def _inputs(model: Any) -> Any:
     """Returns the symbolic inputs of a graph, in the structure that it takes."""
     return model.inputs[0] if len(model.inputs) == 1 else model.input
-
-
-def _clone_for_any_size(layer: Any) -> Any:
-    """Returns a layer's clone; a nested network then takes inputs of any size."""
-    if is_graph(layer) and len(layer.inputs) == 1:
-        *sizes, channels = layer.inputs[0].shape[1:]
-        return clone(layer, network.keras_of(layer), (*[None] * len(sizes), channels))
-    return type(layer).from_config(layer.get_config())
 
 
 def _shape_taken(body: Any) -> tuple[Any, ...]:
@@ -197,18 +231,18 @@ def _made_by(tensor: Any) -> tuple[Any, list[Any]]:
 
 
 def _is_classifier(layer: Any, keras: Any) -> bool:
-    layers = keras.layers
-    convolutions = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-    return isinstance(layer, layers.Dense) or (
-        isinstance(layer, convolutions) and set(layer.kernel_size) == {1}
-    )
+    kinds = ("Dense", *(f"Conv{n}D{kind}" for n in "123" for kind in ("", "Transpose")))
+    return isinstance(layer, tuple(getattr(keras.layers, kind) for kind in kinds))
 
 
-def _is_cut_too(layer: Any, keras: Any) -> bool:
+def _is_cut_too(layer: Any, output: Any, keras: Any) -> bool:
     """Returns whether a layer behind the classifier is cut off with it."""
+    if getattr(layer, "axis", -1) not in (-1, len(output.shape) - 1):
+        return False  # A softmax over time steps, say.
     if not isinstance(layer, keras.layers.Layer) or "OpLambda" in type(layer).__name__:
         return _activation(layer, keras) is not None
-    return not layer.weights
+    ours = type(layer).__module__.split(".")[0] == keras.__name__
+    return ours and not isinstance(layer, keras.layers.Lambda) and not layer.weights
 
 
 def _activation(layer: Any, keras: Any) -> Any:

@@ -11,23 +11,39 @@ from tflottery.engines import network
 from tflottery.transfer import graph
 
 
-def classifier_like(found: graph.Cut, keras: Any, num_classes: int) -> Any:
-    """Returns a Dense layer to replace the old classifier."""
+def made(num_classes: Any, body: Any, found: graph.Cut | None, keras: Any) -> list[Any]:
+    """Returns a new classifier for `body`: like the old one, if that is known."""
+    if found is None:
+        units = keras.layers.Dense(num_classes, activation="softmax", name="head")
+    else:
+        units = _like(found, keras, num_classes)
+    rank = len(body.outputs[0].shape) if network.is_graph(body) else 2
+    if rank == 2 or (found is not None and found.output_rank != 2):
+        return [units]
+    pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
+    data_format = getattr(found and found.classifier, "data_format", None)
+    return [pool(name="head_pool", data_format=data_format), units]
+
+
+def _like(found: graph.Cut, keras: Any, num_classes: Any) -> Any:
+    """Returns a Dense layer, or a convolution where the old classifier has places."""
     old, activation = found.classifier, found.activation
-    old_units = getattr(old, "units", None) or old.filters
-    if old_units == 1 and getattr(activation, "__name__", None) == "sigmoid":
+    config = old.get_config()
+    if (
+        config.get("units", config.get("filters")) == 1
+        and getattr(activation, "__name__", None) == "sigmoid"
+    ):
         activation = keras.activations.softmax
     dtype = getattr(old, "dtype_policy", None) or old.dtype
     if found.output_dtype != old.compute_dtype:
         # In mixed precision the output often comes from a float32 activation.
         dtype = found.output_dtype
-    return keras.layers.Dense(
-        num_classes,
-        activation=activation,
-        use_bias=old.use_bias,
-        dtype=dtype,
-        name=old.name,
-    )
+    same = {"activation": activation, "use_bias": old.use_bias, "dtype": dtype}
+    if isinstance(old, keras.layers.Dense) or found.output_rank == 2:
+        return keras.layers.Dense(num_classes, name=old.name, **same)
+    new = ("initializer", "regularizer", "constraint")  # Their seeds would repeat.
+    config = {name: x for name, x in config.items() if not name.endswith(new)}
+    return type(old)(**config | same | {"filters": num_classes})
 
 
 def checked(head: Any, keras: Any) -> list[Any]:
@@ -56,7 +72,7 @@ def checked(head: Any, keras: Any) -> list[Any]:
 def check_names(layers: Sequence[Any], body: Any) -> None:
     """Checks that the head and the backbone have no layer name in common."""
     taken = {body.name}
-    if graph.is_graph(body):
+    if network.is_graph(body):
         taken = {layer.name for layer in network.children(body)}
     for layer in layers:
         if layer.name in taken:

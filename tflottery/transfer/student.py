@@ -40,6 +40,7 @@ def transfer_ticket(
     *,
     head: Any = None,
     backbone: Any = None,
+    output: str | None = None,
     weights: Literal["trained", "rewind", "initial"] = "trained",
     freeze_backbone: bool = False,
     input_shape: Sequence[int] | None = None,
@@ -65,14 +66,18 @@ def transfer_ticket(
         source: A Keras 3 or tf_keras model that carries a ticket; or, together with
             `backbone`, a `Ticket` or the path of a ticket file. It does not change.
         num_classes: Number of classes of the new task, at least 2. The classifier (the
-            last Dense or 1x1 convolution before the output) is replaced by a Dense
-            layer with the same name and the output's activation.
+            last Dense layer or convolution before the output) is replaced by a new one
+            with the same name and the output's activation.
         head: Instead of `num_classes`, a new layer or a list of new layers. They get
             the old classifier's input. With `seed`, layers that draw random numbers
             are copied.
-        backbone: A built model to fill with the ticket; the student shares its layers.
-            It has the ticket's paths, with or without the classifier's. Required if
-            the source is a subclassed model, and then without the classifier.
+        backbone: The part whose output the new head gets. Required if the source is a
+            subclassed model. A model inside the source, such as
+            `backbone=source.encoder`, is copied. Another built model is filled with
+            the ticket, and the student shares its layers: it has the ticket's paths,
+            with or without the classifier's.
+        output: The output whose classifier is replaced, if the source has several. The
+            student has this one only.
         weights: Where to start: `"trained"` (θT; for a model, its current weights),
             `"rewind"` (θk) or `"initial"` (θ0). The head is always new.
         freeze_backbone: Whether to train only the head, with batch normalization in
@@ -90,8 +95,8 @@ def transfer_ticket(
     Raises:
         TypeError: If `source` or `backbone` is not one of the above.
         ValueError: If another argument is invalid, `backbone` does not fit the ticket
-            (the error names the first paths that differ) or shares weights with the
-            source, or the weights depend on `input_shape`.
+            (the error names the first paths that differ), a layer cannot be copied, or
+            the weights depend on `input_shape`.
     """
     if (num_classes is None) == (head is None):
         raise ValueError(
@@ -108,19 +113,35 @@ def transfer_ticket(
         input_shape = tuple(input_shape)
     checks.check("freeze_backbone", freeze_backbone, checks.BOOL)
     checks.choice("weights", weights, ticket_lib.WEIGHTS)
-    ticket, model = _source(source)
-    body, keras = _body(model, backbone)
+    backbone = None if backbone is source else backbone
+    ticket, theirs = _source(source)
+    body, keras = _body(source, backbone)
     with holding.scope(body):
-        body, layers = _parts(ticket, body, backbone, keras, num_classes, head)
-        if graph.is_graph(body) and (backbone is None or input_shape is not None):
+        shared = any(id(v) in theirs for v in body.weights)
+        whole = not shared and len(network.variables(body)) >= len(ticket.trained)
+        found = None
+        if backbone is None or whole:
+            found = _cut(ticket, body, backbone, keras, output)
+            body = found.features
+        elif output is not None:
+            raise ValueError(
+                "`output` is for models with a classifier, but `backbone` has none. "
+                f"Received: output={output!r}"
+            )
+        if head is None:
+            layers = heads.made(num_classes, body, found, keras)
+        else:
+            layers = heads.checked(head, keras)
+        known = _known(ticket, theirs, body)
+        if shared or input_shape is not None:
             body = graph.clone(body, keras, input_shape)
-        known = _known(ticket, network.read(network.variables(body)), input_shape)
+        _check_shapes(ticket, known, network.read(network.variables(body)), input_shape)
         layers = [heads.seeded(layer, seed, i) for i, layer in enumerate(layers)]
         heads.check_names(layers, body)
         try:
             student = graph.attach(body, layers, keras, input_shape)
         except (TypeError, ValueError) as error:
-            if head is None or not graph.is_graph(body):
+            if head is None or not network.is_graph(body):
                 raise
             raise ValueError(
                 "`head` must take what the old classifier got, which has the shape "
@@ -188,12 +209,12 @@ def grafted(
     )
 
 
-def _source(source: Any) -> tuple[Ticket, Any]:
-    """Returns the ticket, and the model that carries it or `None`."""
+def _source(source: Any) -> tuple[Ticket, dict[int, str]]:
+    """Returns the ticket, and its paths by the ids of the source's variables."""
     if isinstance(source, Ticket):
-        return source, None
+        return source, {}
     if isinstance(source, str | os.PathLike):
-        return ticket_lib.load_ticket(source), None
+        return ticket_lib.load_ticket(source), {}
     _check_model(
         source,
         "`source` must be a model that carries a ticket, a `Ticket` or the "
@@ -204,12 +225,15 @@ def _source(source: Any) -> tuple[Ticket, Any]:
         raise ValueError(
             f"`source` {source.name!r} carries no ticket. Make one with "
             "`tflottery.find_ticket(source, ...)`, or put one in with "
-            "`ticket.apply(source)`."
+            "`ticket.apply(source)`. If it is a part of a model that carries "
+            "one, pass that model as `source` and this one as `backbone`."
         )
-    now = network.read(network.variables(source))
+    variables = network.variables(source)
+    now = network.read(variables)
     mapping = paths.align(ticket.trained, now)
     trained = {path: now[mapping[path]] for path in ticket.trained}
-    return dataclasses.replace(ticket, trained=trained), source
+    theirs = {id(variables[mapping[path]]): path for path in trained}
+    return dataclasses.replace(ticket, trained=trained), theirs
 
 
 def _check_model(model: Any, message: str) -> None:
@@ -223,73 +247,60 @@ def _check_model(model: Any, message: str) -> None:
 
 def _body(source: Any, backbone: Any) -> tuple[Any, Any]:
     """Returns the model to make the student of, and the Keras that it belongs to."""
-    if backbone is None and source is None:
+    model: Any = source
+    if isinstance(source, Ticket | str | os.PathLike):
+        model = None
+    if backbone is None and model is None:
         raise ValueError(
             "`backbone` is needed if `source` is a ticket: a built model to fill, such "
             "as the network that it was found on, built again."
         )
     if backbone is None:
-        keras = network.keras_of(source)
-        own = type(source).train_step is not keras.Model.train_step
-        if own and graph.is_graph(source):
+        keras = network.keras_of(model)
+        own = type(model).train_step is not keras.Model.train_step
+        if own and network.is_graph(model):
             warnings.warn(
-                f"`source` is a {type(source).__name__} with its own `train_step`, but "
+                f"`source` is a {type(model).__name__} with its own `train_step`, but "
                 f"the student is a plain {keras.__name__} model and trains like one.",
                 stacklevel=3,
             )
-        return source, keras
+        return model, keras
     _check_model(backbone, "`backbone` must be a built Keras 3 or tf_keras model.")
     keras = network.keras_of(backbone)
-    if source is not None:
-        if network.keras_of(source) is not keras:
-            raise ValueError(
-                "`backbone` must be of the source's Keras, "
-                f"{network.keras_of(source).__name__}. Received a model of "
-                f"{keras.__name__}."
-            )
-        theirs = {id(v) for v in network.variables(source).values()}
-        for path, variable in network.variables(backbone).items():
-            if id(variable) in theirs:
-                raise ValueError(
-                    f"`backbone` shares weights with `source`, such as {path!r}, which "
-                    "would change as the student trains. Build the backbone again."
-                )
+    if model is not None and network.keras_of(model) is not keras:
+        raise ValueError(
+            "`backbone` must be of the source's Keras, "
+            f"{network.keras_of(model).__name__}. Received a model of "
+            f"{keras.__name__}."
+        )
     return backbone, keras
 
 
-def _parts(
-    ticket: Ticket, body: Any, backbone: Any, keras: Any, num_classes: Any, head: Any
-) -> tuple[Any, list[Any]]:
-    """Returns the network without its classifier, and the head's layers."""
-    found = None
-    if backbone is None or len(network.variables(body)) >= len(ticket.trained):
-        if backbone is not None:
-            paths.align(ticket.trained, network.read(network.variables(body)))
-            if not graph.is_graph(body):
-                raise ValueError(
-                    f"`backbone` {body.name!r} has all of the ticket's weights, the "
-                    "classifier's included, which cannot be cut off a subclassed "
-                    "model. Pass it without its classifier."
-                )
-        found = graph.cut(body, keras)
-        body = found.features
-    if head is not None:
-        return body, heads.checked(head, keras)
-    if found is None:
-        units = keras.layers.Dense(num_classes, activation="softmax", name="head")
-    else:
-        units = heads.classifier_like(found, keras, num_classes)
-    rank = len(body.outputs[0].shape) if graph.is_graph(body) else 2
-    if rank == 2 or (found is not None and found.output_rank != 2):
-        return body, [units]
-    pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-    data_format = getattr(found and found.classifier, "data_format", None)
-    return body, [pool(name="head_pool", data_format=data_format), units]
+def _cut(ticket: Ticket, body: Any, backbone: Any, keras: Any, output: Any) -> Any:
+    """Returns the network without its classifier, which it has."""
+    if backbone is not None:
+        paths.align(ticket.trained, network.read(network.variables(body)))
+        if not network.is_graph(body):
+            raise ValueError(
+                f"`backbone` {body.name!r} has all of the ticket's weights, the "
+                "classifier's included, which cannot be cut off a subclassed "
+                "model. Pass it without its classifier."
+            )
+    return graph.cut(body, keras, output)
 
 
-def _known(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
+def _known(ticket: Ticket, theirs: dict[int, str], body: Any) -> dict[str, str]:
     """Returns the ticket's path for each path of the backbone."""
-    known = paths.of_backbone(ticket.trained, ours)
+    variables = network.variables(body)
+    known = {p: theirs[id(v)] for p, v in variables.items() if id(v) in theirs}
+    if len(known) == len(variables):
+        return known
+    return paths.of_backbone(ticket.trained, variables)
+
+
+def _check_shapes(
+    ticket: Ticket, known: Mapping[str, str], ours: Weights, input_shape: Any
+) -> None:
     for path, other in known.items():
         there, here = ticket.trained[other].shape, ours[path].shape
         if there != here and input_shape is not None:
@@ -304,7 +315,6 @@ def _known(ticket: Ticket, ours: Weights, input_shape: Any) -> dict[str, str]:
                 f"`backbone` does not fit the ticket: {path!r} has the shape {here}, "
                 f"and {other!r} in the ticket {there}."
             )
-    return known
 
 
 def _check_at_fit(student: Any) -> None:

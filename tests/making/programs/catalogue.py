@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.engines import network
+
 ROWS = 24
 OK = "ok"
 
@@ -22,7 +24,7 @@ class Program:
         name: Its name.
         make: The function `(keras) -> (model, arguments)`.
         compile: Returns the arguments of `model.compile`.
-        transfer: Arguments of `transfer_ticket`.
+        transfer: Arguments of `transfer_ticket`; `backbone` is a function of the model.
         expected: For each step a part of the message that is expected; a step that is
             not named is expected to go well.
         generations: The Kerases that it runs on.
@@ -90,13 +92,30 @@ BOTH = ("keras", "tf_keras")
 NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut off"}
 # Keras does not save the weights of such a model.
 NO_CALL = {
-    **NO_GRAPH,
     "reload": "Keras does not save the weights of a model without `call`",
     "export": r"has no `call`, .* Export a part of it: model\.",
 }
 NO_STRINGS = "is text, for which TFLite has no operators. That is for layer '%s'"
 # XLA takes longer to compile a step than these programs take to train.
 PLAIN = {"optimizer": "adam", "jit_compile": False}
+
+
+def part(name: str, *, cut: bool = False) -> dict[str, Any]:
+    """Returns arguments of `transfer_ticket`: a part of the model as backbone.
+
+    Args:
+        name: The attribute that is the part.
+        cut: Whether to leave out its last layer.
+    """
+
+    def backbone(model: Any) -> Any:
+        found = getattr(model, name)
+        if cut:
+            keras = network.keras_of(found)
+            found = keras.Model(found.inputs, found.layers[-2].output)
+        return found
+
+    return {"num_classes": 3, "backbone": backbone}
 
 
 def classifier(keras: Any) -> dict[str, Any]:

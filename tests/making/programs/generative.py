@@ -14,15 +14,17 @@ from making.programs.catalogue import (
     dense,
     numbers,
     own_step,
+    part,
     program,
     whole,
 )
+from tflottery.engines import network
 
 # It draws from its code whenever it is called.
-DRAWS = {**NO_GRAPH, "export": "what layer 'vae' computes is random"}
+DRAWS = {"export": "what layer 'vae' computes is random"}
 
 
-@program(own_step, generations=BOTH, **DRAWS)
+@program(own_step, transfer_ticket=part("encoder"), generations=BOTH, **DRAWS)
 def vae(keras: Any):
     import tensorflow as tf
 
@@ -65,7 +67,7 @@ def two_optimizers(keras: Any) -> dict[str, Any]:
     }
 
 
-@program(two_optimizers, **NO_CALL)
+@program(two_optimizers, transfer_ticket=part("discriminator", cut=True), **NO_CALL)
 def gan(keras: Any):
     import tensorflow as tf
 
@@ -105,7 +107,7 @@ def gan(keras: Any):
     return GAN(), {"ds": dataset(numbers(12)), "monitor": "generator_loss"}
 
 
-@program(classifier, **NO_GRAPH)
+@program(classifier, transfer_ticket=part("student", cut=True))
 def distiller(keras: Any):
     class Distiller(keras.Model):
         def __init__(self, **kwargs):
@@ -126,7 +128,7 @@ def distiller(keras: Any):
     return Distiller(), {"ds": x, "y": y, "validation_data": (x, y)}
 
 
-@program(two_optimizers, **NO_CALL)
+@program(two_optimizers, transfer_ticket=part("encoder"), **NO_CALL)
 def contrastive(keras: Any):
     import tensorflow as tf
 
@@ -267,7 +269,7 @@ def pixel_cnn(keras: Any):
     }
 
 
-@program(own_step, **NO_GRAPH)
+@program(own_step, transfer_ticket=part("encoder"))
 def no_labels(keras: Any):
     class Autoencoder(keras.Model):
         def __init__(self, **kwargs):
@@ -283,10 +285,12 @@ def no_labels(keras: Any):
     return Autoencoder(), {"ds": dataset(x), "validation_data": dataset(x)}
 
 
-@program(
-    own_step,
-    transfer=r"its output comes from 'endpoint' \(Endpoint\) instead of a Dense",
-)
+def before_endpoint(model: Any) -> Any:
+    keras = network.keras_of(model)
+    return keras.Model(model.inputs, model.get_layer("hidden").output)
+
+
+@program(own_step, transfer_ticket={"num_classes": 3, "backbone": before_endpoint})
 def endpoint(keras: Any):
     class Endpoint(keras.layers.Layer):
         def call(self, logits, targets=None):
@@ -298,7 +302,8 @@ def endpoint(keras: Any):
             return keras.ops.softmax(logits)
 
     x, targets = keras.Input((6,), name="x"), keras.Input((), name="y", dtype="int32")
-    logits = keras.layers.Dense(4)(keras.layers.Dense(16, activation="relu")(x))
+    hidden = keras.layers.Dense(16, activation="relu", name="hidden")(x)
+    logits = keras.layers.Dense(4)(hidden)
     out = Endpoint(name="endpoint")(logits, targets)
     data = {"x": numbers(6), "y": whole(4).astype("int32")}
     return keras.Model({"x": x, "y": targets}, out), {
@@ -307,7 +312,7 @@ def endpoint(keras: Any):
     }
 
 
-@program(own_step, **NO_CALL)
+@program(own_step, transfer_ticket=part("energy", cut=True), **NO_CALL)
 def layers_in_step(keras: Any):
     import tensorflow as tf
 

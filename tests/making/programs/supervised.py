@@ -50,7 +50,6 @@ def text_before(keras: Any):
 
 @program(
     classifier,
-    transfer="Table not initialized",
     export=NO_STRINGS % "text_vectorization",
 )
 def text_in_front(keras: Any):
@@ -169,10 +168,7 @@ def bidirectional(keras: Any):
     return keras.Model(given, out), {"ds": data, "validation_data": data}
 
 
-@program(
-    regression,
-    transfer=r"its output comes from 'conv2d' \(Conv2D\) instead of a Dense layer",
-)
+@program(regression)
 def next_frame(keras: Any):
     layers = keras.layers
     frames = keras.Input((3, 6, 6, 1))
@@ -182,7 +178,7 @@ def next_frame(keras: Any):
     return keras.Model(frames, out), {"ds": dataset(*data), "validation_data": data}
 
 
-@program(classifier, transfer="overrid.* by passing `safe_mode=False`")
+@program(classifier)
 def augmented(keras: Any):
     layers = keras.layers
     image = keras.Input((8, 8, 3))
@@ -202,7 +198,7 @@ def augmented(keras: Any):
         "loss_weights": {"kind": 1.0, "size": 0.5},
         "metrics": {"kind": ["accuracy"]},
     },
-    transfer="has 2 outputs, so it is not clear which classifier to replace",
+    transfer_ticket={"num_classes": 3, "output": "kind"},
 )
 def several_outputs(keras: Any):
     layers = keras.layers
