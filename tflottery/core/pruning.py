@@ -151,7 +151,8 @@ def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]
             equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
             kept[path].reshape(-1)[equal] = True
             ties -= len(equal)
-    _guard(scores, masks, kept)
+    if any(masks[path].any() and not kept[path].any() for path in masks):
+        _guard(scores, masks, kept)
     return kept
 
 

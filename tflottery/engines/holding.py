@@ -78,7 +78,7 @@ def hold(
                 value = network.value_of(each)
                 each.assign(np.where(mask, value, np.zeros((), value.dtype)))
     for name in _WATCHED:
-        if hasattr(type(model), name):
+        if hasattr(type(model), name) and (name != "evaluate" or make is None):
             # Not through Keras' own __setattr__, which would save it with the model.
             vars(model)[name] = functools.partial(_watched, model, name, kind)
 
@@ -107,7 +107,7 @@ _WATCHED = (
 
 def _watched(model: Any, name: str, kind: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls the model's method `name`, and keeps its masks held."""
-    if name == "evaluate":
+    if name == "evaluate" and "_use_cached_eval_dataset" not in kwargs:  # By `fit`.
         warn_if_broken(model)
     result = getattr(type(model), name)(model, *args, **kwargs)
     if name.startswith("__"):
