@@ -30,6 +30,7 @@ model = tflottery.find_ticket(
     (images[train], labels[train]),
     validation_data=(images[validation], labels[validation]),
     epochs=8,
+    rounds=5,
     target_sparsity=0.9,
     tolerance=0.01,
     layer_fractions={"output": 0.1},

@@ -410,7 +410,7 @@ ARGUMENTS = {
         "Reshape the examples, or give the model another input."
     ),
     "ds=(X.astype(str), Y)": (
-        "`ds` has examples of type <U32, but `model` 'net' takes numbers. "
+        "`ds` has strings as examples, but `model` 'net' takes numbers. "
         "Convert them first."
     ),
     "ds=(X * np.nan, Y)": (

@@ -132,7 +132,7 @@ def test_killed_searches_go_on_to_the_very_bytes_of_unbroken_ones():
         [
             *(sys.executable, "benchmarks/faults.py", "--kills", "1"),
             *("--cases", "rewind", "--seed", "1"),
-            *("--faults", "SIGKILL, in a write", "SIGTERM"),
+            *("--faults", "SIGKILL, in a write"),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -140,7 +140,7 @@ def test_killed_searches_go_on_to_the_very_bytes_of_unbroken_ones():
         timeout=900,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert answer.stdout.count("0 files that differ | 0 epochs lost |") == 2
+    assert answer.stdout.count("0 files that differ | 0 epochs lost |") == 1
 
 
 @pytest.mark.without_tensorflow

@@ -35,7 +35,7 @@ tflottery.find_ticket(
     (x, y),
     validation_data=(x, y),
     epochs=2,
-    rounds=2,
+    rounds=1,
     rewind_step=4,
     select="last",
     seed=3,

@@ -74,13 +74,13 @@ def search(library, strategy, folder, dies):
     return model.ticket, len(trained)
 
 
-def replica_search(library, folder, dies):
+def replica_search(folder, dies):
     """Searches on two replicas in this process."""
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
-    search(library, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), folder, dies)
+    search(keras, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), folder, dies)
 
 
 def worker_search(addresses, index, folder, out, dies):
@@ -105,15 +105,12 @@ def started(work, *arguments):
 
 
 def run_replicas(folder):
-    """Returns the exit statuses: unbroken, killed, and resumed, for both Kerases."""
-    statuses = {}
-    for library in (keras, tf_keras):
-        name = library.__name__
-        statuses[name] = []
-        for run, dies in (("whole", False), ("broken", True), ("broken", False)):
-            process = started(replica_search, library, folder / name / run, dies)
-            process.join()
-            statuses[name].append(process.exitcode)
+    """Returns the exit statuses: unbroken, killed, and resumed."""
+    statuses = []
+    for run, dies in (("whole", False), ("broken", True), ("broken", False)):
+        process = started(replica_search, folder / run, dies)
+        process.join()
+        statuses.append(process.exitcode)
     return statuses
 
 

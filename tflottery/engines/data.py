@@ -214,7 +214,7 @@ def check_examples(name: str, data: Any, model: Any) -> None:
     texts = getattr(kind, "kind", "") in tuple("USO") or kind == "string"
     if texts and inputs and "string" not in str(inputs[0].dtype):
         raise ValueError(
-            f"`{name}` has examples of type {kind}, but `model` {model.name!r} takes "
+            f"`{name}` has strings as examples, but `model` {model.name!r} takes "
             "numbers. Convert them first."
         )
     # The examples, or a single one if the data is not batched; Keras adds or removes a

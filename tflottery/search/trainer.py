@@ -234,17 +234,6 @@ class Trainer:
                 logs = engine.evaluate(self.validation_data)
                 metrics |= {f"val_{name}": value for name, value in logs.items()}
             weights = engine.weights()
-            idle, start = [], self._start
-            if at.round == 0:
-                same = {p: weights[p] == start[f"weights/{p}"] for p in self.paths}
-                idle = [path for path, values in same.items() if values.all()]
-            if 0 < len(idle) < len(self.paths):
-                warnings.warn(
-                    f"Round 0 did not change {', '.join(idle)}: do these get a "
-                    "gradient? They are pruned like the others. If they are not to be, "
-                    "as in a distiller's teacher, name them in `skip`, or freeze them.",
-                    stacklevel=5,
-                )
             # A sum is NaN or infinite if one weight is, and needs no boolean array.
             with np.errstate(invalid="ignore"):
                 sums = [np.sum(w, dtype=np.float64) for w in weights.values()]
@@ -261,6 +250,17 @@ class Trainer:
                 if np.all(np.isfinite([metrics.get("loss", 0.0), *sums]))
                 else "diverged",
             )
+            idle, start = [], self._start
+            if at.round == 0 and at.record.failure is None:
+                same = {p: weights[p] == start[f"weights/{p}"] for p in self.paths}
+                idle = [path for path, values in same.items() if values.all()]
+            if 0 < len(idle) < len(self.paths):
+                warnings.warn(
+                    f"Round 0 did not change {', '.join(idle)}: do these get a "
+                    "gradient? They are pruned like the others. If they are not to be, "
+                    "as in a distiller's teacher, name them in `skip`, or freeze them.",
+                    stacklevel=5,
+                )
             if self._run:
                 self._save(at)
         self.monitor = self.monitor or choose_monitor(at.record.metrics)

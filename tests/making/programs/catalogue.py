@@ -29,7 +29,7 @@ class Program:
             not named is expected to go well.
         generations: The Kerases that it runs on.
         untested: Steps that only benchmarks/programs.py takes, as they last long and
-            other programs and tests show the same.
+            other programs and tests show the same; "search" leaves out all.
         evaluate_first: Whether Keras' `fit` needs metrics that an evaluation has built:
             the program's `train_step` leaves them alone.
     """

@@ -157,7 +157,7 @@ def sequence_to_sequence(keras: Any):
     }
 
 
-@program(classifier)
+@program(classifier, untested=("export",))
 def bidirectional(keras: Any):
     layers = keras.layers
     given = keras.Input((None, 3))
@@ -322,7 +322,7 @@ def mobilenet_tuned(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=False)
 
 
-@program(classifier, untested=("hold", "ticket", "reload", "transfer", "export"))
+@program(classifier, untested=("search",))
 def efficientnet_tuned(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=False)
 
