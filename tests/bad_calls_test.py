@@ -635,6 +635,7 @@ def found():
     return find()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", VERBS)
 def test_a_bad_call_of_another_verb_says_what_is_wrong_and_what_to_do(call):
     model = found()
@@ -646,6 +647,7 @@ def test_a_bad_call_of_another_verb_says_what_is_wrong_and_what_to_do(call):
     assert str(caught.value) == VERBS[call]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", BAD)
 def test_a_bad_call_says_what_is_wrong_and_what_to_do(call):
     with pytest.raises((ValueError, TypeError)) as caught:
@@ -673,6 +675,7 @@ def test_a_run_dir_that_is_a_file_is_an_error(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_the_run_of_another_search_is_refused_with_every_difference(tmp_path):
     find(run_dir=tmp_path)
     kept = (tmp_path / "ticket.safetensors").read_bytes()
@@ -702,6 +705,7 @@ class Diverges(keras.callbacks.Callback):
         bias.assign(bias * np.nan)
 
 
+@pytest.mark.slow
 def test_a_dense_network_that_diverges_is_an_error_and_the_model_is_put_back():
     model = compiled()
     weights = model.get_weights()

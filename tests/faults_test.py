@@ -143,6 +143,7 @@ def test_killed_searches_go_on_to_the_very_bytes_of_unbroken_ones():
     assert answer.stdout.count("0 files that differ | 0 epochs lost |") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_ctrl_c_says_how_to_go_on_and_puts_the_model_back(
     unbroken_keras, tmp_path, capsys
@@ -210,6 +211,7 @@ def test_a_round_that_lacks_only_its_ticket_gets_the_masks_it_was_trained_under(
     assert record.metrics["val_loss"] == loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [lambda name: {"skip": (name,)}, lambda name: {"layer_fractions": {name: 0.05}}],

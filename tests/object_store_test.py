@@ -101,6 +101,7 @@ server.stop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="once is enough")
 def test_a_search_is_kept_in_s3_goes_on_there_and_is_locked(tmp_path):

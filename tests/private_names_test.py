@@ -124,6 +124,7 @@ def test_the_private_name_is_still_there(name):
     assert not gone, f"{gone} lost {name}, used by {sorted(used()[name])}"
 
 
+@pytest.mark.slow
 def test_every_private_name_in_use_is_listed():
     assert set(used()) - NOT_LISTED == set(OWNERS)
 

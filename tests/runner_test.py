@@ -9,6 +9,7 @@ import pytest
 RUNNER = pathlib.Path(__file__).absolute().with_name("runner.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "status"),
     [

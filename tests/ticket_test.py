@@ -343,6 +343,7 @@ def test_what_is_no_ticket_is_refused(tmp_path):
         ticket_lib.load_ticket(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_no_damaged_or_forged_ticket_gets_in():
     # In a process of its own: it traces memory, which slows what is loaded here.
     command = [sys.executable, str(ROOT / "benchmarks/fuzz_tickets.py")]

@@ -37,6 +37,7 @@ def find(average):
     )
 
 
+@pytest.mark.slow
 def test_a_metric_of_several_numbers_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=MESSAGE):
         find(None)

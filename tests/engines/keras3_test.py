@@ -103,6 +103,7 @@ def test_without_a_mask_the_watch_sees_weights_move():
     assert min(seen.largest) > 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy",
     [
@@ -123,6 +124,7 @@ def test_masks_hold_in_mixed_precision(policy):
     assert moved(model, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -164,6 +166,7 @@ def test_a_constraint_of_the_users_own_applies_too():
     assert isinstance(model.layers[0].kernel.constraint, keras.constraints.MaxNorm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda m: loads(dumps(m))])
 def test_a_copy_holds_its_masks_too(how):
     model = compiled(make_model())
@@ -236,6 +239,7 @@ def test_new_masks_take_effect_outside_a_search_too():
         assert len(traces) == traced
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_restoring_brings_back_weights_statistics_slots_and_step():
     model = compiled(make_model())
@@ -282,6 +286,7 @@ def search(model, ds=(X, Y), **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_masks_hold_in_a_custom_loop_and_after_compiling_anew_until_released():
     model = search(make_model())
@@ -348,6 +353,7 @@ def found():
     return search(make_model())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

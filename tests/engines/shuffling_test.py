@@ -62,11 +62,13 @@ def goes_on_to_the_same_bytes(tmp_path, ds, library=keras):
 
 # On JAX Keras takes a batch before the first epoch, and workers that read ahead then
 # give what they have read so far to that epoch.
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2] if ON_TENSORFLOW else [1])
 def test_a_search_on_a_py_dataset_goes_on_to_the_same_bytes(tmp_path, workers):
     assert goes_on_to_the_same_bytes(tmp_path, lambda: Batches(workers=workers))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="needs TensorFlow")
 def test_a_search_on_a_sequence_of_tf_keras_goes_on_to_the_same_bytes(tmp_path):
     import tf_keras
@@ -80,6 +82,7 @@ def test_a_search_on_a_sequence_of_tf_keras_goes_on_to_the_same_bytes(tmp_path):
     assert goes_on_to_the_same_bytes(tmp_path, Sequence, tf_keras)
 
 
+@pytest.mark.slow
 def test_every_epoch_has_all_batches_in_an_order_of_its_own(tmp_path):
     batches = Batches(workers=1)
     find(tmp_path, batches)

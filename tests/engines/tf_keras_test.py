@@ -107,6 +107,7 @@ def test_a_search_returns_the_callers_model_sparse_trained_and_held(make):
     assert zeros(model, ticket)
 
 
+@pytest.mark.slow
 def test_settings_of_a_compiled_model_stay():
     model = sequential()
     schedule = tf_keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
@@ -126,6 +127,7 @@ def test_settings_of_a_compiled_model_stay():
     assert int(model.steps_per_execution.numpy()) == 1
 
 
+@pytest.mark.slow
 def test_steps_are_executed_together_unless_a_callback_wants_each():
     class Batches(tf_keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -144,6 +146,7 @@ def test_steps_are_executed_together_unless_a_callback_wants_each():
         assert int(model.steps_per_execution.numpy()) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_anew_between_rounds():
     inputs = tf_keras.Input((6,))
     x = Traced()(layers.Dense(12, activation="relu")(inputs))
@@ -162,6 +165,7 @@ def test_nothing_is_traced_anew_between_rounds():
     assert len(set(counts)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -196,6 +200,7 @@ def test_rewinding_restores_all_state_exactly(optimizer):
         np.testing.assert_array_equal(value, state[name])
 
 
+@pytest.mark.slow
 def test_rounds_start_from_step_k_and_its_learning_rate():
     rates, starts = [], []
 
@@ -219,6 +224,7 @@ def test_rounds_start_from_step_k_and_its_learning_rate():
         np.testing.assert_array_equal(value, ticket.rewind[path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "compiled"), [(sequential, True), (functional, False)]
 )
@@ -253,6 +259,7 @@ def test_wrappers_in_a_subclassed_model_are_an_error():
         find(model)
 
 
+@pytest.mark.slow
 def test_a_ticket_is_applied_to_a_model_that_was_saved_and_loaded(tmp_path):
     model = find(sequential(), epochs=1, rounds=1)
     model.ticket.save(tmp_path / "ticket.safetensors")
@@ -268,6 +275,7 @@ def test_a_ticket_is_applied_to_a_model_that_was_saved_and_loaded(tmp_path):
     assert not zeros(loaded, ticket)
 
 
+@pytest.mark.slow
 def test_a_seed_makes_two_searches_alike():
     def search():
         return find(sequential(), epochs=1, rounds=1, seed=3).ticket
@@ -282,6 +290,7 @@ def test_a_seed_makes_two_searches_alike():
     assert [r.metrics for r in first.rounds] == [r.metrics for r in second.rounds]
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_stopped(tmp_path):
     begun = []
 
@@ -319,6 +328,7 @@ def test_a_search_goes_on_where_it_stopped(tmp_path):
     assert [r.metrics for r in resumed.rounds] == [r.metrics for r in whole.rounds]
 
 
+@pytest.mark.slow
 def test_data_of_unknown_size_is_searched():
     def some(size):
         ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(size)
@@ -362,6 +372,7 @@ def test_draws_from_a_generator_are_kept_and_not_told():
         tf_keras.backend.experimental.disable_tf_random_generator()
 
 
+@pytest.mark.slow
 def test_a_model_with_an_adapted_lookup_layer_is_searched():
     words = layers.TextVectorization(max_tokens=8, output_sequence_length=3)
     words.adapt(np.array(["a b", "c d"]))

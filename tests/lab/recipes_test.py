@@ -66,6 +66,7 @@ def kernel_paths(model, shape):
     return [f"{layer.name}/kernel" for layer in layers if hasattr(layer, "kernel")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_patterns_match_weights_of_the_recipes_network(name):
     recipe = RECIPES[name]

@@ -77,6 +77,7 @@ def test_sgd_without_decay_or_drops_is_plain(keras):
     assert float(Adam(learning_rate=0.5)(keras, 10).learning_rate) == 0.5
 
 
+@pytest.mark.slow
 def test_a_model_is_compiled_to_learn_from_whole_number_labels(keras):
     own = recipe(optimizer=Adam(learning_rate=0.01))
     data = images()

@@ -56,6 +56,7 @@ def find(folder, stop=None, more=(), make_model=make_model, **options):
     ).ticket
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_on_where_a_round_was_broken(tmp_path):
     whole = find(tmp_path / "whole")
     epochs = [len(r.history["loss"]) for r in whole.rounds]
@@ -105,6 +106,7 @@ class Counts(keras.callbacks.Callback):
         self.in_first = False
 
 
+@pytest.mark.slow
 def test_a_new_setting_counts_when_a_search_goes_on(fake, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         find(tmp_path, more=[Counts(3, stop=3)], make_model=fake, epochs=4)
@@ -113,6 +115,7 @@ def test_a_new_setting_counts_when_a_search_goes_on(fake, tmp_path):
     assert counts.seen[0] == (7, 2, False)
 
 
+@pytest.mark.slow
 def test_callbacks_that_are_used_again_count_on_from_the_last_finished_epoch(
     fake, tmp_path
 ):
@@ -126,6 +129,7 @@ def test_callbacks_that_are_used_again_count_on_from_the_last_finished_epoch(
     assert [seen[1] for seen in counts.seen][:6] == [0, 1, 2, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_run_dir_from_somebody_else_names_no_file_to_write(tmp_path):
     mine, theirs = tmp_path / "mine.keras", tmp_path / "theirs.keras"
     folder = tmp_path / "run"

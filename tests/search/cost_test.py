@@ -22,6 +22,7 @@ def make_model():
     )
 
 
+@pytest.mark.slow
 def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
     model = make_model()
     weights = model.get_weights()

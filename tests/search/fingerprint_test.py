@@ -83,6 +83,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_search_is_refused_with_a_line_that_names_the_change(folder, change):
     options, names = CHANGES[change]
@@ -92,6 +93,7 @@ def test_a_changed_search_is_refused_with_a_line_that_names_the_change(folder, c
     assert [line.split(":")[0].strip() for line in lines] == names
 
 
+@pytest.mark.slow
 def test_another_criterion_of_the_same_name_is_refused(tmp_path):
     def make(function):
         def criterion(trained, rewind):

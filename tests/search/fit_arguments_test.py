@@ -62,6 +62,7 @@ def test_the_split_is_the_last_examples():
     np.testing.assert_array_equal(np.concatenate([y, val_y]), Y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [None, 1])
 def test_so_many_steps_make_an_epoch(seed):
     ticket = find(
@@ -70,6 +71,7 @@ def test_so_many_steps_make_an_epoch(seed):
     assert [r.steps for r in ticket.rounds] == [6, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="needs tf.data")
 def test_an_endless_dataset_goes_with_steps_per_epoch(tmp_path):
     import tensorflow as tf
@@ -82,6 +84,7 @@ def test_an_endless_dataset_goes_with_steps_per_epoch(tmp_path):
         find(ds, run_dir=tmp_path, **options | {"steps_per_epoch": 4})
 
 
+@pytest.mark.slow
 def test_class_weights_and_sample_weights_weigh_the_loss():
     def loss(**options):
         keras.utils.set_random_seed(0)
@@ -95,6 +98,7 @@ def test_class_weights_and_sample_weights_weigh_the_loss():
     assert loss(class_weight={0: 0.0, 1: 0.0}) == 0.0
 
 
+@pytest.mark.slow
 def test_data_that_is_not_shuffled_comes_in_its_order():
     batches = []
 
@@ -114,6 +118,7 @@ def test_data_that_is_not_shuffled_comes_in_its_order():
     np.testing.assert_array_equal(np.concatenate(batches[:2]), X[:, 0])
 
 
+@pytest.mark.slow
 def test_pandas_objects_are_data():
     pd = pytest.importorskip("pandas")
     data = {}
@@ -127,6 +132,7 @@ def test_pandas_objects_are_data():
         np.testing.assert_array_equal(mask, data["arrays"][path])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="needs SparseTensor")
 @pytest.mark.parametrize("kind", ["coo", "SparseTensor"])
 def test_sparse_data_is_split_and_searched(kind):
@@ -170,6 +176,7 @@ def test_a_loader_that_only_iterates_and_counts_is_data():
     data_lib.check_examples("ds", joining.joined(Loader()), make_model())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="trains in TensorFlow's step")
 def test_weights_that_training_leaves_alone_are_named():
     class Distiller(keras.Model):
@@ -187,6 +194,7 @@ def test_weights_that_training_leaves_alone_are_named():
         find(X, X[:, :2], model=model, validation_split=0.25, epochs=1)
 
 
+@pytest.mark.slow
 def test_layers_with_lora_are_named():
     model = make_model()
     model.get_layer("hidden").enable_lora(2)
@@ -212,6 +220,7 @@ def test_the_cost_is_told_for_the_same_arguments():
         tflottery.estimate_cost(make_model(), X, Y, initial_epoch=2)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_the_masks_that_a_model_holds(tmp_path):
     options = {"validation_split": 0.25, "seed": 1}
     sparse = find(X, Y, **options)
@@ -226,6 +235,7 @@ def test_a_search_goes_on_with_the_masks_that_a_model_holds(tmp_path):
         find(X, Y, ticket=first, **options)
 
 
+@pytest.mark.slow
 def test_a_search_that_breaks_off_leaves_the_masks_that_it_began_with():
     class Break(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -242,6 +252,7 @@ def test_a_search_that_breaks_off_leaves_the_masks_that_it_began_with():
     assert not np.any(kernel[~ticket.masks["hidden/kernel"]])
 
 
+@pytest.mark.slow
 def test_a_loaded_model_holds_what_is_zero(tmp_path):
     sparse = find(X, Y, seed=1, validation_split=0.25)
     sparse.save(tmp_path / "model.keras")
@@ -260,6 +271,7 @@ def test_a_loaded_model_holds_what_is_zero(tmp_path):
         tflottery.hold(loaded)
 
 
+@pytest.mark.slow
 def test_logs_and_checkpoints_follow_the_rounds(tmp_path):
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     best = keras.callbacks.ModelCheckpoint(
@@ -273,6 +285,7 @@ def test_logs_and_checkpoints_follow_the_rounds(tmp_path):
     assert log.append is False
 
 
+@pytest.mark.slow
 def test_less_than_half_of_the_weights_prunable_is_told():
     model = keras.Sequential(
         [

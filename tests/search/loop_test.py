@@ -330,6 +330,7 @@ def test_a_run_directory_keeps_every_round(find, tmp_path):
     assert record["density_per_layer"].keys() == ticket.masks.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -612,6 +613,7 @@ def seen():
 @pytest.mark.without_tensorflow
 # Steps run together end at step k: 3 of them, a whole epoch's, or 1; the user's 2 stay
 # or give way.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps_per_execution", "k"), [(1, 3), (1, 4), (1, 5), (2, 3), (2, 4)]
 )
@@ -631,6 +633,7 @@ def test_rewinding_captures_exactly_step_k(seen, steps_per_execution, k):
 
 
 # Keras says so of every dataset whose length it does not know.
+@pytest.mark.slow
 @tensorflow_only
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("k", [4, 5])
@@ -645,6 +648,7 @@ def test_a_dataset_of_unknown_length_is_rewound_like_one_of_known_length(seen, k
     assert [r.steps for r in ticket.rounds] == [12, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_the_same_seed_gives_the_same_masks_and_metrics(tmp_path):
     files = []
@@ -655,6 +659,7 @@ def test_the_same_seed_gives_the_same_masks_and_metrics(tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_keeps_its_optimizer_loss_metrics_and_execution():
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     found = search(compiled(optimizer))
@@ -701,6 +706,7 @@ class Batch(keras.callbacks.Callback):
         self.count += 1
 
 
+@pytest.mark.slow
 def test_a_callback_that_asks_for_batches_gets_each_one():
     seen, counting = [], Batch()
     listing = keras.callbacks.LambdaCallback(
@@ -767,6 +773,7 @@ def subclassed():
     return compiled(model=model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "paths"),
     [
@@ -812,6 +819,7 @@ def test_embeddings_biases_normalization_and_depthwise_kernels_are_not_pruned():
     }
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_a_dataset_of_tensorflow_is_searched():
     import tensorflow as tf
@@ -823,6 +831,7 @@ def test_a_dataset_of_tensorflow_is_searched():
     assert [r.steps for r in model.ticket.rounds] == [8] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_with_gradient_accumulation_a_step_is_an_update_and_not_a_batch():
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
@@ -837,6 +846,7 @@ def test_a_rewind_step_beyond_the_updates_of_a_round_is_an_error():
         search(compiled(optimizer), rewind_step=2)
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_a_step_that_loss_scaling_skips_does_not_count():
     optimizer = keras.optimizers.LossScaleOptimizer(
@@ -854,6 +864,7 @@ def test_a_weight_that_no_layer_lists_is_an_error(monkeypatch):
         network.variables(model)
 
 
+@pytest.mark.slow
 def test_the_metrics_of_several_outputs_can_be_monitored():
     inputs = keras.Input((6,))
     hidden = keras.layers.Dense(8, activation="relu")(inputs)
@@ -882,6 +893,7 @@ def test_the_metrics_of_several_outputs_can_be_monitored():
         assert engine.better(monitor)(1.0, 0.0) is more
 
 
+@pytest.mark.slow
 def test_a_metric_whose_direction_is_not_known_ends_the_search_in_round_0():
     def swirl(y, y_pred):
         return keras.ops.mean(y_pred)
@@ -890,6 +902,7 @@ def test_a_metric_whose_direction_is_not_known_ends_the_search_in_round_0():
         search(compiled(metrics=[swirl]), monitor="val_swirl", run_dir=None)
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_moving_averages_are_searched_with_validation_data():
     optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
@@ -899,6 +912,7 @@ def test_moving_averages_are_searched_with_validation_data():
         assert not np.any(kernels(found)[path][~mask])
 
 
+@pytest.mark.slow
 def test_fine_tuning_stays_at_the_last_learning_rate():
     rates = []
 
@@ -915,6 +929,7 @@ def test_fine_tuning_stays_at_the_last_learning_rate():
     assert found.optimizer._learning_rate is schedule
 
 
+@pytest.mark.slow
 def test_a_dataset_that_counts_epochs_of_its_own_is_left_alone():
     class Counting(keras.utils.PyDataset):
         counted = 0

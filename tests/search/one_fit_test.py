@@ -86,6 +86,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_masks_are_exact_nested_and_held_at_every_step(name):
     optimizer, options = CASES[name]
@@ -107,6 +108,7 @@ def test_masks_are_exact_nested_and_held_at_every_step(name):
         np.testing.assert_array_equal(mask, watch.masks[-1][path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -138,6 +140,7 @@ def test_a_target_out_of_reach_is_an_error_before_anything_is_trained():
     assert int(wrapped.optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 def test_each_round_prunes_what_the_one_before_trained():
     schedule = tflottery.LotterySchedule(
         rounds=2, steps_per_round=STEPS, prune_fraction=0.3
@@ -152,6 +155,7 @@ def test_each_round_prunes_what_the_one_before_trained():
     assert [r.round for r in callback.ticket.rounds] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 4])
 def test_every_round_starts_from_all_state_at_step_k(k):
     schedule = tflottery.LotterySchedule(
@@ -192,12 +196,14 @@ def test_every_round_starts_from_all_state_at_step_k(k):
         )
 
 
+@pytest.mark.slow
 def test_the_step_counter_starts_again_at_step_k():
     schedule = tflottery.LotterySchedule(rounds=2, steps_per_round=STEPS, rewind_step=2)
     watch, _ = search(schedule, wrap(schedule))
     assert watch.steps == [*range(1, 7), *range(3, 9), *range(3, 9)]
 
 
+@pytest.mark.slow
 def test_each_round_is_judged_and_saved_before_it_is_rewound(tmp_path):
     schedule = tflottery.LotterySchedule(rounds=2, steps_per_round=2 * STEPS)
     wrapped = wrap(schedule)
@@ -226,6 +232,7 @@ def test_each_round_is_judged_and_saved_before_it_is_rewound(tmp_path):
         np.testing.assert_array_equal(value, watch.weights[2 * STEPS - 1][name])
 
 
+@pytest.mark.slow
 def test_rounds_may_end_within_an_epoch():
     schedule = tflottery.LotterySchedule(rounds=2, steps_per_round=4)
     watch, callback = search(schedule, wrap(schedule), epochs=2)
@@ -235,6 +242,7 @@ def test_rounds_may_end_within_an_epoch():
     assert "accuracy" in callback.ticket.rounds[0].metrics
 
 
+@pytest.mark.slow
 def test_masks_hold_after_strip_pruning_and_the_ticket_fits():
     schedule = tflottery.LotterySchedule(rounds=2, steps_per_round=STEPS)
     wrapped = wrap(schedule)
@@ -257,6 +265,7 @@ def test_masks_hold_after_strip_pruning_and_the_ticket_fits():
     assert any(np.any(weights[p][~m]) for p, m in callback.ticket.masks.items())
 
 
+@pytest.mark.slow
 def test_a_model_traced_before_is_traced_once_more_and_then_never():
     class Traced(layers.Layer):
         def call(self, inputs, training=None):
@@ -294,6 +303,7 @@ def test_a_model_traced_before_is_traced_once_more_and_then_never():
     assert masks_lib.sparsity(callback.ticket.masks) > 0.48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [3, 6])
 def test_steps_may_be_executed_together_where_rounds_end_between(together):
     schedule = tflottery.LotterySchedule(
@@ -320,6 +330,7 @@ def test_a_round_that_would_end_within_an_execution_is_an_error(
         search(schedule, wrapped, epochs=1)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_searched_is_an_error():
     schedule = tflottery.LotterySchedule(rounds=1, steps_per_round=STEPS)
     other = tflottery.LotterySchedule(rounds=2, steps_per_round=STEPS)
@@ -346,6 +357,7 @@ def test_what_cannot_be_searched_is_an_error():
         tflottery.RewindToInit(scope="all")
 
 
+@pytest.mark.slow
 def test_a_fit_that_ends_too_early_is_warned_of():
     schedule = tflottery.LotterySchedule(rounds=3, steps_per_round=2 * STEPS)
     with pytest.warns(
@@ -356,6 +368,7 @@ def test_a_fit_that_ends_too_early_is_warned_of():
     assert [r.steps for r in callback.ticket.rounds] == [12, 6]
 
 
+@pytest.mark.slow
 def test_a_round_is_told_of_in_a_line(capsys):
     schedule = tflottery.LotterySchedule(
         rounds=1, steps_per_round=STEPS, prune_fraction=0.5
@@ -366,6 +379,7 @@ def test_a_round_is_told_of_in_a_line(capsys):
     assert lines[1].startswith("round 1: 50.00 % left - loss: ")
 
 
+@pytest.mark.slow
 def test_a_search_runs_on_every_device_of_a_strategy():
     strategy = tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"],
@@ -394,6 +408,7 @@ def test_a_schedule_that_nothing_follows_is_an_error_at_the_first_step():
     assert wrapped.evaluate(X, Y, verbose=0)  # This trains nothing.
 
 
+@pytest.mark.slow
 def test_the_layers_that_find_ticket_prunes_are_pruned_and_no_others():
     def words():
         return tf_keras.Sequential(

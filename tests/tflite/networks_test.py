@@ -43,6 +43,7 @@ def slow(*values):
 
 
 # What a file may take at most, over the bound: depthwise kernels and biases stay whole.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "ratio"),
     [
@@ -59,6 +60,7 @@ def test_a_published_network_is_right_and_near_the_bound(build, ratio, tmp_path)
     assert report.bound_ratio < ratio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [slow(resnet20), slow(conv6), slow(mobilenet_v2)])
 def test_a_published_network_computes_sparse_and_right(build, request, tmp_path):
     model = pruned(build)

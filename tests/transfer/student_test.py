@@ -224,6 +224,7 @@ def test_examples_of_another_shape_are_an_error_at_fit_that_says_what_to_do(kera
     student.fit(x, y, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_a_network_with_global_pooling_takes_another_input_shape(keras):
     layers = [keras.Input((8, 8, 3)), keras.layers.ReLU(), residual(keras)]
@@ -274,6 +275,7 @@ def test_the_new_head_gives_logits_where_the_old_one_did(keras):
     assert student.layers[-1].activation is keras.activations.linear
 
 
+@pytest.mark.slow
 def test_a_subclassed_backbone_is_filled_and_its_student_transferred_on(keras):
     whole = subclassed(keras, classes=4)
     teacher = ticket_for(whole).apply(whole)
@@ -487,6 +489,7 @@ def with_state(keras):
     return keras.Model([x, number], layers.Dense(2, name="out")(features))
 
 
+@pytest.mark.slow
 def test_layers_are_copied_with_state_that_is_in_no_config(keras):
     model = with_state(keras)
     weights = controls.weights_of(model)

@@ -82,12 +82,14 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_pruned_weights_are_zero_after_every_step(name):
     model, _, masks = held_model(OPTIMIZERS[name]())
     fit_and_watch(model, masks)
 
 
+@pytest.mark.slow
 def test_without_a_mask_the_watch_sees_weights_move():
     model = make_model()
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -96,6 +98,7 @@ def test_without_a_mask_the_watch_sees_weights_move():
     assert min(seen.largest) > 0.0
 
 
+@pytest.mark.slow
 def test_moving_averages_stay_free_of_what_is_pruned():
     model, _, masks = held_model(optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5))
     fit_and_watch(model, masks)
@@ -108,6 +111,7 @@ def test_moving_averages_stay_free_of_what_is_pruned():
     assert not np.any(np.concatenate(pruned or [[1.0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("optimizer", ["adam", "ema", "legacy_sgd"])
 def test_masks_hold_in_mixed_precision(policy, optimizer):
@@ -118,6 +122,7 @@ def test_masks_hold_in_mixed_precision(policy, optimizer):
     fit_and_watch(model, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "executions"),
     [
@@ -189,6 +194,7 @@ class Subclassed(tf_keras.Model):
         return self.output_layer(self.einsum(self.block(self.hidden(inputs))))
 
 
+@pytest.mark.slow
 def test_masks_hold_in_a_subclassed_model_and_where_tfmot_knows_no_layer(monkeypatch):
     model = Subclassed()
     model(X)
@@ -220,6 +226,7 @@ def test_masks_hold_in_shared_and_nested_layers():
     fit_and_watch(model, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd_momentum", "ema", "legacy_adam"])
 def test_masks_hold_on_every_device_of_a_strategy(name):
     strategy = tf.distribute.MirroredStrategy(
@@ -240,6 +247,7 @@ def test_masks_hold_on_every_device_of_a_strategy(name):
             assert not any(np.any(value[~masks[path]]) for value in values)
 
 
+@pytest.mark.slow
 def test_masks_hold_through_another_compile():
     model, _, masks = held_model(optimizers.Adam(0.01))
     model.compile(
@@ -248,6 +256,7 @@ def test_masks_hold_through_another_compile():
     fit_and_watch(model, masks)
 
 
+@pytest.mark.slow
 def test_masks_are_held_without_a_search_and_let_go():
     model = make_model()
     masks = half_masks(model)
@@ -277,6 +286,7 @@ def test_a_copy_holds_its_masks_too(how):
     assert other.ticket == "any"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "model"])
 def test_a_model_with_masks_can_be_saved(tmp_path, name):

@@ -233,6 +233,7 @@ def test_differences_without_spread_are_said(tmp_path, undrawn):
     assert "no claim (13 of 52)" in page.text
 
 
+@pytest.mark.slow
 def test_settings_are_reported_apart(tmp_path, undrawn):
     page = read(experiment(tmp_path, rows() + rows(regime="frozen", head="two_layer")))
     assert page.tags.count("img") == 9
@@ -271,6 +272,7 @@ def test_a_search_under_way_has_a_report(tmp_path):
     assert "No round is finished yet." in read(tmp_path / "new").text
 
 
+@pytest.mark.slow
 def test_what_comes_from_a_run_is_never_code(tmp_path):
     found = rows(layer=f"{EVIL}/kernel", regime=EVIL, failure=None)
     found[0]["failure"] = found[1]["arm"] = f'"><img src=x onerror=alert(1)>{EVIL}'
@@ -572,6 +574,7 @@ def written(request, tmp_path_factory):
     return report_lib.report(experiment(folder, found, command=command))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_report_opens_in_a_browser_without_fault(written, chromium, width):
     chromium.open(written, width=width)
@@ -586,6 +589,7 @@ def test_a_report_opens_in_a_browser_without_fault(written, chromium, width):
     assert scale > 0.75
 
 
+@pytest.mark.slow
 def test_a_faulty_page_is_found_by_the_browser(tmp_path, chromium):
     path = tmp_path / "faulty.html"
     path.write_text(

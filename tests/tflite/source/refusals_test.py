@@ -134,6 +134,7 @@ def test_a_stateful_layer_is_named(k):
         model_lib.from_model(model)
 
 
+@pytest.mark.slow
 def test_a_layer_that_keras_has_quantized_is_named():
     model = chain(keras, (4,), keras.layers.Dense(2, name="small"))
     model.get_layer("small").quantize("int8")

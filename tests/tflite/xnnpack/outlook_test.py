@@ -76,6 +76,7 @@ def test_a_network_with_too_few_zeros_is_predicted_dense(sparsity):
     assert not found.wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", WRONG)
 def test_what_xnnpack_computes_wrongly_is_predicted(build, wasm, tmp_path):
     dense, graph = dense_and_naive(prune(build()))
@@ -88,6 +89,7 @@ def test_what_xnnpack_computes_wrongly_is_predicted(build, wasm, tmp_path):
     assert difference > 1e-4  # else XNNPACK was mended, and the planner can be too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", WRONG)
 @pytest.mark.parametrize("target", ["size", "float16", "sparse_speed"])
 def test_what_xnnpack_would_compute_wrongly_is_written_right(

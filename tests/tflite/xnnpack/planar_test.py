@@ -93,6 +93,7 @@ TAKEN_APART = [(name, "triple") for name in REWRITTEN] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "split"), TAKEN_APART)
 def test_the_planar_network_is_the_same_and_runs_sparse(
     name, split, wasm, tmp_path, monkeypatch
@@ -168,6 +169,7 @@ def test_rewriting_is_left_where_it_does_not_pay(tmp_path):
     assert any("stay dense" in warning for warning in report.warnings)
 
 
+@pytest.mark.slow
 def test_a_pruned_convolutional_network_is_rewritten(
     convnet, wasm, tmp_path, monkeypatch
 ):
