@@ -81,9 +81,9 @@ class Session:
         xnnpack: bool = True,
         threads: int = 1,
     ) -> None:
-        """Loads the file into the default runtime, if `runtime` is None.
+        """Loads the file, into the default runtime if `runtime` is None.
 
-        Without `xnnpack` its own kernels run what XNNPACK would.
+        Without `xnnpack` the runtime's own kernels run what XNNPACK would.
         """
         module = preload(runtime or default())
         kind = module.OpResolverType

@@ -189,9 +189,9 @@ def _own_batch(model: Any) -> int | None:
 def _try_sizes(
     model: Any, arrays: list[np.ndarray], specs: Sequence[Spec], *, drawn: bool
 ) -> tuple[str, tuple[list[np.ndarray], list[np.ndarray]] | None]:
-    """Returns a note on the sizes of the run, and samples of half of them and outputs.
+    """Returns a note on the sizes of the run, and samples of half the size and outputs.
 
-    No such samples if the model does not take them.
+    None in place of the samples if the model does not take them.
     """
     sizes = [array.shape[1:] for array in arrays]
     rows = _own_batch(model) or 1
@@ -241,10 +241,7 @@ def _answers(
         refusals.check_answers(model, outputs)
         parts.append([output[: count - start] for output in outputs])
         again = [] if start else [np.asarray(output) for output in call(batch)]
-        if any(
-            verify.difference(*pair) > 1e-3
-            for pair in zip(again, outputs, strict=False)
-        ):
+        if any(verify.difference(*p) > 1e-3 for p in zip(outputs, again, strict=False)):
             layers = refusals.named(_changing_layers(model, specs))
             raise ValueError(
                 f"`model` gives other outputs when it is called again: what {layers} "
