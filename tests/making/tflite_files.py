@@ -4,6 +4,7 @@ import flatbuffers
 import numpy as np
 
 from tflottery.tflite.file import packing
+from tflottery.tflite.file.encoding import Encoding
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.file.packing import schema
 
@@ -72,6 +73,44 @@ def one_layer(weight):
     return packing.to_bytes(model, keep_names=False), values
 
 
+def stored_sparse(graph):
+    """Returns the encodings of the sparse constants of a graph."""
+    found = []
+    for tensor, entry in enumerate(graph.tensors):
+        if entry.sparsity is not None:
+            found.append(
+                Encoding(
+                    shape=graph.shape(tensor),
+                    order=tuple(entry.sparsity.traversalOrder),
+                    dimensions=tuple(
+                        (m.arraySegments.values, m.arrayIndices.values)
+                        if m.format == schema().DimensionType.SPARSE_CSR
+                        else m.denseSize
+                        for m in entry.sparsity.dimMetadata
+                    ),
+                    values=np.frombuffer(graph.raw(tensor), graph.dtype(tensor)),
+                )
+            )
+    return found
+
+
+def decode(encoding):
+    """Returns the dense array that an encoding stands for."""
+    shape = [encoding.shape[dimension] for dimension in encoding.order]
+    flat = np.zeros(1, np.int64)  # flat position of each entry, up to this dimension
+    for size, dimension in zip(shape, encoding.dimensions, strict=True):
+        if isinstance(dimension, int):
+            assert dimension == size
+            flat = (flat[:, None] * size + np.arange(size)).reshape(-1)
+            continue
+        segments, indices = (np.asarray(vector, np.int64) for vector in dimension)
+        assert len(segments) == len(flat) + 1
+        flat = np.repeat(flat, np.diff(segments)) * size + indices
+    walked = np.zeros(shape, encoding.values.dtype)
+    walked.reshape(-1)[flat] = encoding.values
+    return walked.transpose(np.argsort(encoding.order))
+
+
 def with_constants_behind(data):
     """Returns the same file with its constants behind the flatbuffer.
 
@@ -86,10 +125,8 @@ def with_constants_behind(data):
         constant = packing.raw(buffer.data)
         buffer.data, buffer.size = None, len(constant)
         behind += constant + b"\0" * (-len(constant) % packing.ALIGNMENT)
-    front, length = (
-        b"",
-        packing.ALIGNMENT,
-    )  # any length but 0: its bytes do not change with its value
+    # Any length but 0 will do at first: its value changes no other byte.
+    front, length = b"", packing.ALIGNMENT
     for _ in range(2):
         for buffer, place in zip(held, places, strict=True):
             buffer.offset = length + place

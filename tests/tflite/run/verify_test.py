@@ -12,7 +12,7 @@ def file(tmp_path):
     data, samples = one_layer(sparse_array((5, 4), 0))
     path = tmp_path / "model.tflite"
     path.write_bytes(data)
-    outputs, _, _ = verify.run_everywhere(path, [samples])
+    outputs, _ = verify.run_everywhere(path, [samples])
     return path, samples, outputs["tensorflow"][0]
 
 
@@ -53,7 +53,9 @@ def test_each_output_is_measured_by_its_own_largest_value(tmp_path):
 def test_a_file_that_does_not_load_is_an_error_that_says_where(file):
     path, samples, expected = file
     path.write_bytes(path.read_bytes()[:64])
-    with pytest.raises(verify.WrongFileError, match=r"does not run: .*tensorflow"):
+    with pytest.raises(
+        verify.WrongFileError, match=r"does not run: .* \(in (litert|tensorflow)"
+    ):
         verify.verify(path, [samples], [expected], 1)
 
 
@@ -103,8 +105,10 @@ def test_a_job_that_kills_its_process_says_how(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
+def test_an_interrupted_job_and_a_dead_worker_leave_nothing_to_the_next_one(file):
     import signal
+    import subprocess
+    import sys
     import threading
 
     path, samples, expected = file
@@ -114,27 +118,19 @@ def test_an_interrupted_job_leaves_nothing_to_the_next_one(file):
     me = threading.get_ident()
     # A shell's background job ignores SIGINT, and so would this process.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Timer(1, signal.pthread_kill, (me, signal.SIGINT)).start()
+    threading.Timer(0.5, signal.pthread_kill, (me, signal.SIGINT)).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             worker.call({"do": "time", "paths": [str(path)], **job})
     finally:
         signal.signal(signal.SIGINT, before)
+    assert worker._process is None
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    dead = subprocess.Popen([sys.executable, "-c", ""], text=True, **pipes)
+    dead.wait()
+    worker._process = dead
     assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_found_dead_is_started_again(file):
-    import os
-    import signal
-
-    path, samples, expected = file
-    verify.verify(path, [samples], [expected], 1e-6)
-    process = worker._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
-    assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
-    assert worker._process is not process
+    assert worker._process is not dead
 
 
 @pytest.mark.parametrize(
@@ -161,8 +157,3 @@ def test_a_short_last_batch_is_filled_up_and_cut(tmp_path):
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     (got,) = runtimes.Session(tmp_path / "model.tflite").predict([x])
     np.testing.assert_allclose(got, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
-
-
-def test_an_unknown_runtime_is_an_error():
-    with pytest.raises(ValueError, match="`runtime` must be"):
-        runtimes.preload("onnx")

@@ -158,7 +158,7 @@ def test_samples_are_one_array_or_one_per_input():
     assert inputs_lib.as_samples(one, [spec(3)])[0].dtype == np.float32
     with pytest.raises(ValueError, match="one array for each of the 2 inputs"):
         inputs_lib.as_samples([one], [spec(3), spec(3, name="y")])
-    with pytest.raises(ValueError, match="input 'x' must have shape"):
+    with pytest.raises(ValueError, match="input 'x' must hold 1 or more samples"):
         inputs_lib.as_samples(one[:0], [spec(3)])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.graph import Graph, schema
+from tflottery.tflite.file.packing import schema, table
 
 # One dimension: its size if dense, or (segments, indices) if compressed.
 Dimension = int | tuple[np.ndarray, np.ndarray]
@@ -23,17 +23,10 @@ Dimension = int | tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """A sparse array.
+    """A sparse array: its dimensions and `[count]` values, in walking order."""
 
-    Attributes:
-        shape: Shape of the dense array.
-        order: Its dimensions in walking order.
-        dimensions: One entry per dimension, in walking order.
-        values: Stored values, `[count]`, in walking order.
-    """
-
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
+    shape: tuple[int, ...]  # of the dense array
+    order: tuple[int, ...]  # its dimensions in walking order
     dimensions: tuple[Dimension, ...]
     values: np.ndarray
 
@@ -67,26 +60,11 @@ def encode(array: np.ndarray, order: Sequence[int], levels: int = 1) -> Encoding
     """Encodes `array`, compressing the last `levels` dimensions in `order`.
 
     A file cannot hold an empty constant, so an array of zeros keeps one of them. A
-    negative zero counts as zero.
-
-    Args:
-        array: Array of rank 1 or more.
-        order: Permutation of its dimensions.
-        levels: 1 or 2, at most the rank.
+    negative zero counts as zero. `levels` is 1 or 2, at most the rank.
 
     >>> encode(np.array([[0, 7, 0], [0, 0, 0]]), (0, 1)).dimensions[1]
     (array([0, 1, 1]), array([1]))
     """
-    if sorted(order) != list(range(array.ndim)):
-        raise ValueError(
-            f"`order` must be a permutation of the {array.ndim} dimensions. "
-            f"Received: order={tuple(order)}"
-        )
-    if levels not in (1, 2) or levels > array.ndim:
-        raise ValueError(
-            f"`levels` must be 1 or 2 and at most the rank {array.ndim}. "
-            f"Received: levels={levels}"
-        )
     walked = np.transpose(array, order)
     stored = walked != 0
     if not stored.any():
@@ -107,45 +85,6 @@ def encode(array: np.ndarray, order: Sequence[int], levels: int = 1) -> Encoding
         dimensions=tuple(dimensions),
         values=values,
     )
-
-
-def decode(encoding: Encoding) -> np.ndarray:
-    """Returns the dense array.
-
-    Raises:
-        ValueError: If segments, indices and values do not fit together.
-
-    >>> decode(encode(np.array([[0, 7, 0], [0, 0, 0]]), (1, 0), levels=2))
-    array([[0, 7, 0],
-           [0, 0, 0]])
-    """
-    walked_shape = [encoding.shape[dimension] for dimension in encoding.order]
-    flat = np.zeros(1, np.int64)  # flat position of each entry, up to this dimension
-    for size, dimension in zip(walked_shape, encoding.dimensions, strict=True):
-        if isinstance(dimension, int):
-            if dimension != size:
-                raise ValueError(
-                    f"A dense dimension is {dimension}, the tensor's {size}."
-                )
-            flat = (flat[:, None] * size + np.arange(size)).reshape(-1)
-            continue
-        segments, indices = (vector.astype(np.int64) for vector in dimension)
-        counts = np.diff(segments)
-        whole = segments[:1].tolist() == [0] and segments[-1] == len(indices)
-        if len(segments) != len(flat) + 1 or not whole or (counts < 0).any():
-            raise ValueError(
-                f"{len(segments)} segments do not fit {len(flat)} rows and "
-                f"{len(indices)} indices."
-            )
-        if indices.size and not 0 <= indices.min() <= indices.max() < size:
-            raise ValueError(f"An index lies outside of its dimension of {size}.")
-        flat = np.repeat(flat, counts) * size + indices
-    if len(flat) != len(encoding.values):
-        raise ValueError(f"{len(encoding.values)} values for {len(flat)} places.")
-    walked = np.zeros(math.prod(walked_shape), encoding.values.dtype)
-    walked[flat] = encoding.values
-    back = np.argsort(encoding.order)
-    return np.ascontiguousarray(walked.reshape(walked_shape).transpose(back))
 
 
 def cheapest(array: np.ndarray) -> Encoding:
@@ -183,8 +122,7 @@ def _ending(rank: int, *last: int) -> tuple[int, ...]:
 def entropy_bits(count: int, size: int) -> float:
     """Returns the fewest bits that tell which `count` of `size` places hold a value.
 
-    An ideal code for independent places takes `size` times the binary entropy of the
-    density.
+    An ideal code takes `size` times the binary entropy of the density.
 
     >>> round(entropy_bits(50, 1000) / 50, 3)
     5.728
@@ -197,62 +135,22 @@ def entropy_bits(count: int, size: int) -> float:
 
 def parameters(encoding: Encoding) -> Any:
     """Returns the `SparsityParameters` of a file for an encoding."""
-    generated = schema()
-    result = generated.SparsityParametersT()
-    result.traversalOrder = list(encoding.order)
-    result.dimMetadata = []
+    entries = []
     for dimension in encoding.dimensions:
-        entry = generated.DimensionMetadataT()
+        entry = table("DimensionMetadataT")
         if isinstance(dimension, int):
-            entry.format = generated.DimensionType.DENSE
+            entry.format = schema().DimensionType.DENSE
             entry.denseSize = dimension
         else:
-            entry.format = generated.DimensionType.SPARSE_CSR
+            entry.format = schema().DimensionType.SPARSE_CSR
             entry.arraySegmentsType, entry.arraySegments = _vector(dimension[0])
             entry.arrayIndicesType, entry.arrayIndices = _vector(dimension[1])
-        result.dimMetadata.append(entry)
-    return result
+        entries.append(entry)
+    order = list(encoding.order)
+    return table("SparsityParametersT", traversalOrder=order, dimMetadata=entries)
 
 
 def _vector(values: np.ndarray) -> tuple[int, Any]:
     values = narrow(values)
     name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[values.itemsize]
-    table = getattr(schema(), name + "T")()
-    table.values = values
-    return getattr(schema().SparseIndexVector, name), table
-
-
-def read(graph: Graph, tensor: int) -> Encoding | None:
-    """Returns the encoding of a sparse constant; None if `tensor` is not one.
-
-    Raises:
-        ValueError: If it is sparse in blocks, of an unsupported type, or damaged.
-    """
-    entry = graph.tensors[tensor]
-    held = entry.sparsity
-    if held is None:
-        return None
-    if held.blockMap is not None and len(held.blockMap):
-        raise ValueError("A tensor with block sparsity is not supported.")
-    dimensions: list[Any] = []
-    for metadata in held.dimMetadata or []:
-        if metadata.format == schema().DimensionType.DENSE:
-            dimensions.append(int(metadata.denseSize))
-        elif metadata.arraySegments is None or metadata.arrayIndices is None:
-            raise ValueError("A compressed dimension has no segments or no indices.")
-        else:
-            vectors = metadata.arraySegments.values, metadata.arrayIndices.values
-            dimensions.append(tuple(np.asarray(v) for v in vectors))
-    dtype = graph.dtype(tensor)
-    if dtype not in (np.float32, np.float16, np.int8):
-        raise ValueError(f"A sparse tensor of type {dtype} is not supported.")
-    shape = graph.shape(tensor)
-    order = tuple(int(d) for d in held.traversalOrder)
-    if sorted(order) != list(range(len(shape))) or len(dimensions) != len(shape):
-        raise ValueError(f"A sparse tensor of shape {shape} is walked as {order}.")
-    return Encoding(
-        shape=shape,
-        order=order,
-        dimensions=tuple(dimensions),
-        values=np.frombuffer(graph.raw(tensor), dtype),
-    )
+    return getattr(schema().SparseIndexVector, name), table(name + "T", values=values)

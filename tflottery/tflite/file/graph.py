@@ -5,14 +5,13 @@ from __future__ import annotations
 import collections
 import functools
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from tflottery.tflite.file import packing
-from tflottery.tflite.file.packing import schema
+from tflottery.tflite.file.packing import schema, table
 
 FLOAT32, FLOAT16, INT8 = 0, 1, 9  # TensorType
 
@@ -85,21 +84,14 @@ class Graph:
         return () if shape is None else tuple(int(size) for size in shape)
 
     def dtype(self, tensor: int) -> np.dtype[Any]:
-        """Returns the type of the tensor.
-
-        Raises:
-            ValueError: If it is not a type of plain numbers.
-        """
+        """Returns the type of the tensor, which must be one of plain numbers."""
         code = self.tensors[tensor].type
         if code not in _DTYPES:
             raise ValueError(f"Tensor {tensor} has the unsupported type {code}.")
         return np.dtype(_DTYPES[code])
 
     def const(self, tensor: int) -> np.ndarray | None:
-        """Returns the dense constant in `tensor`.
-
-        None if it has no data or is sparse: see `encoding.read`.
-        """
+        """Returns a dense constant; None if it has no data or is sparse."""
         entry = self.tensors[tensor]
         if tensor < 0 or entry.sparsity is not None or entry.type not in _DTYPES:
             return None
@@ -136,9 +128,7 @@ class Graph:
         self, shape: Sequence[int], like: int | None = None, *, type_: int = FLOAT32
     ) -> int:
         """Adds a tensor without name or data, of the type and scale of `like`."""
-        tensor = schema().TensorT()
-        tensor.shape = list(shape)
-        tensor.type, tensor.hasRank = type_, True
+        tensor = table("TensorT", shape=list(shape), type=type_, hasRank=True)
         if like is not None:
             tensor.type = self.tensors[like].type
             tensor.quantization = self.tensors[like].quantization
@@ -152,9 +142,8 @@ class Graph:
         return tensor
 
     def add_buffer(self, array: np.ndarray) -> int:
-        buffer = schema().BufferT()
-        buffer.data = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
-        self.model.buffers.append(buffer)
+        data = np.frombuffer(array.tobytes(), np.uint8)
+        self.model.buffers.append(table("BufferT", data=data))
         return len(self.model.buffers) - 1
 
     def set_const(self, tensor: int, array: np.ndarray) -> None:
@@ -178,24 +167,14 @@ class Graph:
     ) -> Any:
         """Returns a new operator, which is not yet in `operators`.
 
-        Args:
-            name: The operator, such as `"RESHAPE"`.
-            inputs: Tensor indices; -1 for an optional input that is absent.
-            outputs: Tensor indices.
-            version: Version of the operator; runtimes check it.
-            **options: Fields of the operator's option table.
+        Runtimes check the version. `options` are fields of the option table.
         """
-        op = schema().OperatorT()
-        op.opcodeIndex = self.opcode(name, version)
-        op.inputs, op.outputs = list(inputs), list(outputs)
+        code = self.opcode(name, version)
+        op = table("OperatorT", opcodeIndex=code, inputs=[*inputs], outputs=[*outputs])
         if options:
-            table = _option_table(name)
-            op.builtinOptionsType = getattr(schema().BuiltinOptions, table)
-            op.builtinOptions = getattr(schema(), table + "T")()
-            for key, value in options.items():
-                if not hasattr(op.builtinOptions, key):
-                    raise AttributeError(f"{table} has no field {key!r}.")
-                setattr(op.builtinOptions, key, value)
+            kind = _option_table(name)
+            op.builtinOptionsType = getattr(schema().BuiltinOptions, kind)
+            op.builtinOptions = table(kind + "T", **options)
         return op
 
     def opcode(self, name: str, version: int = 1) -> int:
@@ -205,10 +184,9 @@ class Graph:
         for index, code in enumerate(codes):
             if _code(code) == number and code.version == version:
                 return index
-        code = schema().OperatorCodeT()
-        code.builtinCode, code.version = number, version
-        code.deprecatedBuiltinCode = min(number, 127)
-        codes.append(code)
+        old = min(number, 127)
+        fields = {"builtinCode": number, "deprecatedBuiltinCode": old}
+        codes.append(table("OperatorCodeT", version=version, **fields))
         return len(codes) - 1
 
     def reshape(self, tensor: int, result: int) -> Any:
@@ -237,11 +215,7 @@ class Graph:
             tensor.shapeSignature = None
 
     def to_bytes(self, *, keep_names: bool = False) -> bytes:
-        """Returns the content of the file, without anything that is not used.
-
-        Args:
-            keep_names: Keep tensor names, the description and the metadata.
-        """
+        """Returns the content of the file, without anything that is not used."""
         return packing.to_bytes(self.model, keep_names=keep_names)
 
 
@@ -252,15 +226,9 @@ def _code(code: Any) -> int:
 @functools.cache
 def _option_table(name: str) -> str:
     """`DEPTH_TO_SPACE` -> `DepthToSpaceOptions`, as the schema spells it."""
-    special = {
-        "MEAN": "ReducerOptions",
-        "SUM": "ReducerOptions",
-        "MAX_POOL_2D": "Pool2DOptions",
-        "AVERAGE_POOL_2D": "Pool2DOptions",
-    }
-    plain = name.replace("_", "").lower() + "options"
+    plain = "reducer" if name == "MEAN" else name.replace("_", "").lower()
     known = {key.lower(): key for key in vars(schema().BuiltinOptions)}
-    return special.get(name) or known[plain]
+    return known[plain + "options"]
 
 
 def _parse(data: bytes) -> Any:
@@ -275,16 +243,7 @@ def _parse(data: bytes) -> Any:
                 table.inputs = [] if table.inputs is None else list(table.inputs)
                 table.outputs = [] if table.outputs is None else list(table.outputs)
         return model
-    except (
-        struct.error,
-        TypeError,
-        ValueError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except Exception as error:
         raise ValueError(
             f"The .tflite file is damaged and cannot be parsed ({error}). "
             "Was it cut off or edited?"
@@ -298,12 +257,9 @@ def _check(graph: Graph) -> None:
         raise ValueError(f"The .tflite file is damaged: {what}. Was it edited?")
 
     model = graph.model
-    if not model.buffers or not model.operatorCodes:
-        fail("it has no buffers or no operators")
-    if not graph.tensors or not graph.operators:
-        fail("its main graph is empty")
-    if not graph.inputs or not graph.outputs:
-        fail("its main graph has no inputs or no outputs")
+    needed = model.buffers, model.operatorCodes, graph.tensors, graph.operators
+    if not all([*needed, graph.inputs, graph.outputs]):
+        fail("it has no operators, tensors, inputs or outputs")
     tensors = range(len(graph.tensors))
     for op in graph.operators:
         if not 0 <= op.opcodeIndex < len(model.operatorCodes):

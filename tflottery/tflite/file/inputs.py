@@ -62,11 +62,7 @@ def plain_name(name: str) -> str:
 
 
 def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
-    """Returns the values of a dict from input names in the order of the inputs.
-
-    Raises:
-        ValueError: If the keys are not the names of the inputs.
-    """
+    """Returns the values of a dict from input names in the order of the inputs."""
     named = {plain_name(str(key)): value for key, value in values.items()}
     wanted = [plain_name(spec.name) for spec in specs]
     if set(named) != set(wanted) or len(named) != len(values):
@@ -80,13 +76,8 @@ def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
 def fixed(specs: Sequence[Spec], input_shape: Any) -> list[Spec]:
     """Returns the inputs with the sizes that `input_shape` fixes.
 
-    Args:
-        specs: Inputs of the model, some sizes of which may be open.
-        input_shape: Shape of a sample, or a list or a dict of one per input; None
-            leaves open what is open.
-
-    Raises:
-        ValueError: If a shape does not fit its input.
+    That is the shape of a sample, or a list or a dict of one per input; None leaves
+    open what is open.
     """
     if input_shape is None:
         return list(specs)
@@ -110,40 +101,47 @@ def fixed(specs: Sequence[Spec], input_shape: Any) -> list[Spec]:
     ]
 
 
-def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
-    """Returns one array per input, cast to the type of the input.
+def as_arrays(
+    values: Any, specs: Sequence[Spec], what: str, least: int = 1
+) -> list[np.ndarray]:
+    """Returns one array per input, of samples that fit it.
 
     Args:
-        samples: An array `[samples, ...]`, or a list or a dict of one per input; drawn
-            from a normal distribution if None, integers from {0, 1}.
+        values: An array `[samples, ...]`, or a list or a dict of one per input.
         specs: Inputs of the model.
+        what: What they are, for errors.
+        least: Number of samples that there must be.
 
     Raises:
-        ValueError: If `samples` do not fit the inputs.
+        ValueError: If `values` do not fit the inputs, or are not all finite numbers.
     """
-    if samples is None:
-        return _draw(specs)
-    if isinstance(samples, Mapping):
-        samples = by_name(samples, specs)
-    arrays = [samples] if len(specs) == 1 and not _is_list(samples) else list(samples)
-    arrays = [np.asarray(array) for array in arrays]
+    if isinstance(values, Mapping):
+        values = by_name(values, specs)
+    arrays = [np.asarray(array) for array in (values if _is_list(values) else [values])]
     if len(arrays) != len(specs):
         raise ValueError(
-            f"`samples` must hold one array for each of the {len(specs)} inputs. "
+            f"{what} must hold one array for each of the {len(specs)} inputs. "
             f"Received: {len(arrays)} arrays"
         )
     for array, spec in zip(arrays, specs, strict=True):
-        if not spec.fits(array.shape[1:]) or not len(array):
+        real = array.dtype.kind in "biufcV"  # NumPy takes bfloat16 to be of kind V
+        finite = not real or np.isfinite(array).all()
+        fits = array.ndim and spec.fits(array.shape[1:]) and len(array) >= least
+        if not (fits and real and finite):
+            shape = ", ".join(map(str, spec.shape[1:]))
             raise ValueError(
-                f"`samples` of input {spec.name!r} must have shape "
-                f"(samples, {', '.join(map(str, spec.shape[1:]))}). "
-                f"Received: an array of shape {array.shape}"
+                f"{what} of input {spec.name!r} must hold {least} or more samples of "
+                f"shape ({shape}), all finite numbers. Received: {array.dtype} of "
+                f"shape {array.shape}{'' if finite else ', NaN or infinity in it'}"
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(
-                f"`samples` of input {spec.name!r} must be finite numbers. "
-                "Received: NaN or infinity"
-            )
+    return arrays
+
+
+def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
+    """Returns `as_arrays` in the types of the inputs; drawn at random if None."""
+    if samples is None:
+        return _draw(specs)
+    arrays = as_arrays(samples, specs, "`samples`")
     return [a.astype(s.dtype) for a, s in zip(arrays, specs, strict=True)]
 
 
@@ -152,10 +150,11 @@ def _draw(specs: Sequence[Spec]) -> list[np.ndarray]:
     result = []
     for spec in specs:
         shape = (_DRAWN_SAMPLES, *(size or _DRAWN_SIZE for size in spec.shape[1:]))
-        if spec.dtype.kind == "f":
-            result.append(generator.normal(size=shape).astype(spec.dtype))
-        else:
-            result.append(generator.integers(0, 2, shape).astype(spec.dtype))
+        real = spec.dtype.kind == "f"
+        drawn = (
+            generator.normal(size=shape) if real else generator.integers(0, 2, shape)
+        )
+        result.append(drawn.astype(spec.dtype))
     return result
 
 
@@ -169,9 +168,6 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
         specs: Inputs of the model.
         most: Number of samples to take at most.
 
-    Raises:
-        TypeError: If `data` is neither an array nor an iterable of batches.
-        ValueError: If `data` holds no samples, or they do not fit the inputs.
     """
     if isinstance(data, str | bytes) or not (
         callable(data) or hasattr(data, "__iter__") or hasattr(data, "__getitem__")
@@ -181,28 +177,7 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
             f"Received: {data!r} of type {type(data).__name__}"
         )
     columns = _columns(data, specs, most)
-    if len(columns) != len(specs):
-        raise ValueError(
-            f"`representative_data` must hold one array for each of the {len(specs)} "
-            f"inputs. Received: {len(columns)} arrays"
-        )
-    for array, spec in zip(columns, specs, strict=True):
-        _check_calibrates(array, spec)
-    return columns
-
-
-def _check_calibrates(array: np.ndarray, spec: Spec) -> None:
-    """Checks that an array can tell the range of an input, with at least one batch."""
-    real = array.dtype.kind in "biufV"  # NumPy takes bfloat16 to be of kind V, void
-    finite = not real or np.isfinite(array).all()
-    fits = spec.fits(array.shape[1:]) and len(array) >= (spec.shape[0] or 1)
-    if not (fits and real and finite):
-        what = "" if finite else ", NaN or infinity in it"
-        raise ValueError(
-            f"`representative_data` of input {spec.name!r} must hold {spec.shape[0]} "
-            f"or more samples of shape {spec.shape[1:]}, all finite numbers. "
-            f"Received: {array.dtype} of shape {array.shape}{what}"
-        )
+    return as_arrays(columns, specs, "`representative_data`", specs[0].shape[0] or 1)
 
 
 def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
@@ -217,13 +192,10 @@ def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
         return [array[:most] for array in arrays]
     batches = data() if isinstance(data, Callable) else data
     parts: list[list[np.ndarray]] = []
-    count = 0
     for batch in batches:
-        arrays = _inputs_of(batch, specs)
-        _check_batched(arrays, specs, batch)
-        parts.append(arrays)
-        count += len(arrays[0])
-        if count >= most:
+        parts.append(_inputs_of(batch, specs))
+        _check_batched(parts[-1], specs, batch)
+        if sum(len(arrays[0]) for arrays in parts) >= most:
             break
     if not parts:
         raise ValueError("`representative_data` holds no samples.")

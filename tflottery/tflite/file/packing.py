@@ -30,6 +30,16 @@ def schema() -> Any:
     return library().schema_fb
 
 
+def table(kind: str, **fields: Any) -> Any:
+    """Returns a new table of the schema, such as a `TensorT`, with these fields."""
+    result = getattr(schema(), kind)()
+    for name, value in fields.items():
+        if not hasattr(result, name):
+            raise AttributeError(f"{kind} has no field {name!r}.")
+        setattr(result, name, value)
+    return result
+
+
 def raw(data: Any) -> bytes:
     """Returns the data of a buffer as bytes, empty if it has none."""
     if data is None:
@@ -38,11 +48,9 @@ def raw(data: Any) -> bytes:
 
 
 def to_bytes(model: Any, *, keep_names: bool) -> bytes:
-    """Returns the content of the file. Drops from `model` what nothing uses.
+    """Returns the content of the file. Drops from a `ModelT` what nothing uses.
 
-    Args:
-        model: A `ModelT` of the schema.
-        keep_names: Keep tensor names, the description and the metadata.
+    Those are tensor names, the description and the metadata too unless `keep_names`.
 
     Raises:
         ValueError: If the file would be larger than 2 GB.

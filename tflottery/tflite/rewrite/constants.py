@@ -17,10 +17,7 @@ BINARY = frozenset({"ADD", "MUL"})
 def unfold_halves(graph: Graph) -> int:
     """Replaces, in place, each float16 constant and its DEQUANTIZE by float32 values.
 
-    Only what operators read directly can be stored sparse.
-
-    Returns:
-        The number of constants replaced.
+    Only what operators read directly can be stored sparse. Returns how many.
     """
     kept = []
     for op in graph.operators:
@@ -52,11 +49,7 @@ def keeps_channels(graph: Graph, op: Any) -> bool:
 
 
 def fold_constants(graph: Graph) -> int:
-    """Moves the contribution of constant channels to the next bias, in place.
-
-    Returns:
-        The number of channels moved.
-    """
+    """Moves what constant channels add to the next bias, in place; returns how many."""
     known: dict[int, np.ndarray] = {}  # tensor -> value per channel, NaN if it varies
     free = weights(graph)
     folded = 0

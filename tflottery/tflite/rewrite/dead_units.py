@@ -32,8 +32,7 @@ _ROUNDS = 20  # a chain of dead units takes several
 def remove_dead_units(graph: Graph) -> int:
     """Removes every unit that changes nothing, in place, but keeps one per layer.
 
-    Args:
-        graph: A dense graph, float32 or int8; one of open sizes is left as it is.
+    A graph of open sizes is left as it is.
 
     Returns:
         The number of units removed; channels that are added together count as one.
@@ -49,25 +48,17 @@ def remove_dead_units(graph: Graph) -> int:
 
 
 class _Group:
-    """Tensors with the same channels: operators between them keep channels apart.
-
-    Attributes:
-        tensors: Per tensor, the places of a channel: several once it is flattened,
-            where place i is channel i modulo `channels`.
-        channels: The number of channels.
-        writers: Operators whose output channels are the group's.
-        readers: Operators whose input channels are the group's.
-        inner: Operators whose input and output channels are both the group's.
-        pinned: Whether the channels must all stay.
-    """
+    """Tensors with the same channels: operators between them keep channels apart."""
 
     def __init__(self, tensor: int, channels: int) -> None:
+        # Per tensor, the places of a channel: several once it is flattened, where place
+        # i is channel i modulo `channels`.
         self.tensors = {tensor: 1}
         self.channels = channels
-        self.writers: list[Any] = []
-        self.readers: list[Any] = []
-        self.inner: list[Any] = []
-        self.pinned = False
+        self.writers: list[Any] = []  # their output channels are the group's
+        self.readers: list[Any] = []  # their input channels are
+        self.inner: list[Any] = []  # both are
+        self.pinned = False  # whether the channels must all stay
 
 
 def _groups(graph: Graph) -> list[_Group]:
@@ -203,7 +194,7 @@ def _take(graph: Graph, op: Any, position: int, axis: int, keep: np.ndarray) -> 
         return
     if array.shape[axis] <= keep.max():
         return
-    new = graph.add_const(np.ascontiguousarray(np.take(array, keep, axis=axis)))
+    new = graph.add_const(np.take(array, keep, axis=axis))
     old = graph.tensors[tensor]
     graph.tensors[new].name = old.name
     quantization = copy.deepcopy(old.quantization)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.packing import schema
+from tflottery.tflite.file.packing import table
 
 # The largest error that a shared scale may cause, as a share of a channel's norm, in
 # the root mean square over channels. A scale per channel causes 0.007.
@@ -28,21 +28,18 @@ class Quantized:
 
     def parameters(self) -> Any:
         """Returns the `QuantizationParameters` of a file for the scales."""
-        result = schema().QuantizationParametersT()
-        result.scale = self.scale
-        result.zeroPoint = np.zeros(self.scale.size, np.int64)
-        result.quantizedDimension = self.axis
-        return result
+        return table(
+            "QuantizationParametersT",
+            scale=self.scale,
+            zeroPoint=np.zeros(self.scale.size, np.int64),
+            quantizedDimension=self.axis,
+        )
 
 
 def quantize(array: np.ndarray, axis: int) -> Quantized:
-    """Quantizes weights symmetrically, with a shared scale if it is precise enough.
+    """Quantizes float32 weights symmetrically; `axis` holds the output channels.
 
-    Channels whose weights are all zero get scale 1.
-
-    Args:
-        array: float32 weights.
-        axis: Dimension of the output channels.
+    A shared scale is taken if it is precise enough. Channels of zeros get scale 1.
     """
     others = tuple(d for d in range(array.ndim) if d != axis)
     top = np.abs(array).max(axis=others, initial=0.0).astype(np.float64)

@@ -6,6 +6,7 @@ every runtime unpacks once: XNNPACK when the file is loaded, others at the first
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Collection
@@ -59,14 +60,11 @@ class Stored:
 
 
 def weights(graph: Graph) -> dict[int, _Readers]:
-    """Returns the weights that may be stored in another form, with their readers.
+    """Returns the dense constants that only operators of `WEIGHTED` read, as weights.
 
-    These are the dense constants that only operators of `WEIGHTED` read, as their
-    weight.
+    They may be stored in another form. With their readers.
     """
-    users: dict[int, int] = {}
-    for tensor in graph.tensors:
-        users[tensor.buffer] = users.get(tensor.buffer, 0) + 1
+    users = collections.Counter(tensor.buffer for tensor in graph.tensors)
     result = {}
     for tensor, readers in graph.consumers().items():
         if tensor < 0 or graph.const(tensor) is None or tensor in graph.outputs:
@@ -133,23 +131,14 @@ def sparsify(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Form:
-    """One way to store a weight.
-
-    Attributes:
-        values: All of its values.
-        coded: Those that are stored, if sparse.
-        type: Their TensorType.
-        scale: Their scales, if they are int8 for float32.
-        narrow: Whether they stand for float32 and need a DEQUANTIZE.
-        extra: Bytes of whatever else changes in the file.
-    """
+    """One way to store a weight."""
 
     values: np.ndarray
-    coded: Encoding | None = None
-    type: int
-    scale: Quantized | None = None
-    narrow: bool = False
-    extra: int = 0
+    coded: Encoding | None = None  # the values that are stored, if sparse
+    type: int  # TensorType
+    scale: Quantized | None = None  # of int8 values for float32
+    narrow: bool = False  # whether they stand for float32 and need a DEQUANTIZE
+    extra: int = 0  # bytes of whatever else changes in the file
 
     @property
     def nbytes(self) -> int:
@@ -275,12 +264,8 @@ def _half_bias(graph: Graph, op: Any) -> list[Any]:
 def entropy_bound(graph: Graph, value_bytes: int) -> int:
     """Returns the bytes that an ideal sparse file of a dense graph would need.
 
-    That is the nonzero values, their places at the entropy of the density, and every
-    other constant whole; without structure, scales and alignment.
-
-    Args:
-        graph: A dense float32 graph.
-        value_bytes: 4 for float32, 2 for float16, 1 for int8.
+    That is the nonzero values of `value_bytes` each, their places at the entropy of the
+    density, and every other constant whole; without structure, scales and alignment.
     """
     kernels = weights(graph)
     total = 0.0

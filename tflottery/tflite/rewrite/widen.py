@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tflottery.tflite.file import encoding as encodings
-from tflottery.tflite.file.graph import Graph, schema
+from tflottery.tflite.file.graph import Graph
+from tflottery.tflite.file.packing import schema, table
 from tflottery.tflite.rewrite.sparsify import weights
 
 _BYTE = 256  # the number of indices that fit in one byte
@@ -20,16 +21,13 @@ _RESHAPE = 160  # bytes of a RESHAPE with its tensors in the file
 
 
 def widen(graph: Graph, *, quantize: bool = False, always: bool = False) -> int:
-    """Rewrites, in place, the layers whose sparse weights become smaller.
+    """Rewrites in place the layers whose sparse weights get smaller; returns how many.
 
     Args:
         graph: A dense graph; one of open sizes is left as it is.
         quantize: Whether the weights will be stored as int8.
         always: Whether every fully-connected layer becomes a convolution. LiteRT cannot
             run FULLY_CONNECTED with a sparse int8 weight.
-
-    Returns:
-        The number of layers rewritten.
     """
     count = 0
     found = {} if graph.is_open else weights(graph)
@@ -117,8 +115,7 @@ def _rewrite(graph: Graph, op: Any, array: np.ndarray, groups: int) -> None:
 
 def _bias_scale(graph: Graph, source: int, weight: int) -> Any:
     """Returns the quantization of an int32 bias: the product of both scales."""
-    scales = [graph.tensors[t].quantization.scale for t in (source, weight)]
-    result = schema().QuantizationParametersT()
-    result.scale = (np.asarray(scales[0]) * np.asarray(scales[1])).astype(np.float32)
-    result.zeroPoint = np.zeros(len(result.scale), np.int64)
-    return result
+    a, b = (np.asarray(graph.tensors[t].quantization.scale) for t in (source, weight))
+    scale = (a * b).astype(np.float32)
+    zeros = np.zeros(len(scale), np.int64)
+    return table("QuantizationParametersT", scale=scale, zeroPoint=zeros)

@@ -24,15 +24,6 @@ Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Returns, per sample, 1 if the prediction is right, or else 0.
 
-    Args:
-        labels: Class numbers `[samples]` or `[samples, 1]`, or one-hot labels
-            `[samples, classes]`.
-        predictions: Scores `[samples, classes]`; or for two classes the probabilities
-            of class 1, `[samples, 1]`, which is predicted above 0.5.
-
-    Raises:
-        ValueError: If the labels do not fit the scores.
-
     >>> accuracy(np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]]))
     array([1., 0.])
     """
@@ -42,15 +33,7 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def top_5(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns, per sample, 1 if its class has one of the five best scores, or else 0.
-
-    Args:
-        labels: As for `accuracy`.
-        predictions: Scores `[samples, classes]` of at least six classes.
-
-    Raises:
-        ValueError: If the labels do not fit the scores, or there are too few classes.
-    """
+    """Returns, per sample, 1 if its class is among the five best scores, or else 0."""
     scores, named = _named(labels, predictions)
     if scores.shape[1] <= 5:
         raise ValueError(
@@ -137,8 +120,9 @@ def evaluate_tflite(
     """
     functions = _functions(metrics)
     threads = checks.whole("threads", threads, 1)
-    runtimes.default()  # raises if no runtime is installed
+    variants = [(runtimes.default(), True)]
     name = worker.file(path)
+    job = {"do": "run", "path": name, "variants": variants, "threads": threads}
     specs = inputs.specs_of(Graph(pathlib.Path(name).read_bytes()))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
@@ -147,10 +131,8 @@ def evaluate_tflite(
     )
     for batches in _gathered(shown, specs):
         columns = zip(*(x for x, _ in batches), strict=True)
-        predictions = worker.call(
-            {"do": "predict", "path": name, "threads": threads},
-            [np.concatenate(column) for column in columns],
-        )["outputs"]["file"][0]
+        called = worker.call(job, [np.concatenate(column) for column in columns])
+        ((predictions, *_),) = called["outputs"].values()
         start = 0
         for _, labels in batches:
             part = predictions[start : start + len(labels)]
@@ -171,19 +153,16 @@ def _gathered(
 ) -> Iterator[list[_Batch]]:
     """Yields lists of batches, so that the file is loaded once for many batches."""
     batches: list[_Batch] = []
-    held = 0
+    sizes, held = None, 0
     for batch in ds:
         x, labels = _checked(batch, specs)
-        sizes = [array.shape[1:] for array in x]
-        if batches and sizes != [array.shape[1:] for array in batches[0][0]]:
+        before, sizes = sizes, [array.shape[1:] for array in x]
+        if batches and (sizes != before or held > _AT_A_TIME):
             yield batches
             batches, held = [], 0
         if len(labels):
             batches.append((x, labels))
             held += sum(array.nbytes for array in x)
-        if held > _AT_A_TIME:
-            yield batches
-            batches, held = [], 0
     if batches:
         yield batches
 
@@ -192,25 +171,9 @@ def _checked(batch: Any, specs: Sequence[inputs.Spec]) -> _Batch:
     """Returns the inputs of a batch in the order of the file, and the labels."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError("`ds` must hold batches of (x, labels).")
-    x, labels = batch[0], np.asarray(batch[1])
-    if isinstance(x, Mapping):
-        x = inputs.by_name(x, specs)
-    arrays = [np.asarray(a) for a in (x if isinstance(x, list | tuple) else [x])]
-    if len(arrays) != len(specs):
-        raise ValueError(
-            f"The file has {len(specs)} inputs. Received: {len(arrays)} arrays"
-        )
-    for array, spec in zip(arrays, specs, strict=True):
-        if not array.ndim or not spec.fits(array.shape[1:]):
-            raise ValueError(
-                f"Input {spec.name!r} of the file has shape {spec.shape}. "
-                f"Received: an array of shape {array.shape}"
-            )
-        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-            raise ValueError(
-                f"The x of `ds` for input {spec.name!r} must hold finite numbers. "
-                f"Received: {array.dtype} of shape {array.shape}, not all finite"
-            )
+    labels = np.asarray(batch[1])
+    arrays = inputs.as_arrays(batch[0], specs, "The x of `ds`", 0)
+    for array in arrays:
         if array.shape[:1] != labels.shape[:1]:
             raise ValueError(
                 "A batch of `ds` must hold a label per sample. Received: "

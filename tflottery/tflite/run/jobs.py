@@ -6,84 +6,59 @@ import contextlib
 import pathlib
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tflottery.tflite.run import runtimes
 
-
-def predict(
-    folder: pathlib.Path,
-    arrays: list[np.ndarray],
-    progress: Any,
-    *,
-    path: str,
-    threads: int,
-) -> dict[str, Any]:
-    """Runs a file on the inputs in the default runtime."""
-    progress(f"while running {path}")
-    results = runtimes.Session(path, threads=threads).predict(arrays)
-    outputs: dict[str, Any] = {f"file/{i}": array for i, array in enumerate(results)}
-    np.savez(folder / "outputs.npz", **outputs)
-    return {"counts": {"file": len(results)}}
+Progress = Callable[[str], Any]  # notes where the job is, for the error if it dies
 
 
 def run(
-    folder: pathlib.Path,
+    progress: Progress,
     arrays: list[np.ndarray],
-    progress: Any,
     *,
     path: str,
     variants: list[tuple[str, bool]],
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Runs a file on the inputs in each variant: (runtime, whether with XNNPACK)."""
-    outputs, counts, failures, before = {}, {}, {}, status("RssAnon")
-    ram: int | None = None
+    outputs: dict[str, list[np.ndarray]] = {}
+    before, ram = status("RssAnon"), None
     for runtime, xnnpack in variants:
         key = f"{runtime}+xnnpack" if xnnpack else runtime
         progress(f"in {key}")
-        try:
-            session = runtimes.Session(path, runtime, xnnpack=xnnpack)
-            results = session.predict(arrays)
-        except (RuntimeError, ValueError) as error:
-            failures[key] = " ".join(str(error).split())[:500]
-            continue
+        session = runtimes.Session(path, runtime, xnnpack=xnnpack, threads=threads)
+        outputs[key] = session.predict(arrays)
         if ram is None and before is not None:
             ram = (status("RssAnon") or before) - before
-        counts[key] = len(results)
-        outputs |= {f"{key}/{i}": result for i, result in enumerate(results)}
-    np.savez(folder / "outputs.npz", **outputs)
-    return {"counts": counts, "failures": failures, "ram": ram}
+    return {"outputs": outputs, "ram": ram}
 
 
 def load(
-    folder: pathlib.Path,
+    progress: Progress,
     arrays: list[np.ndarray],
-    progress: Any,
     *,
     path: str,
     threads: int,
     runtime: str | None,
 ) -> dict[str, Any]:
     """Loads a file and calls it once; returns the milliseconds and bytes it took."""
-    del folder
-    progress(f"while loading {path}")
-    peak_before = status("VmHWM")
+    del arrays
+    before = status("VmHWM")
     start = time.perf_counter()
-    session = runtimes.Session(path, runtime, threads=threads)
-    session.set_inputs(arrays or _drawn(session))
-    session.invoke()
+    _called(path, progress, threads, runtime)
     taken = (time.perf_counter() - start) * 1e3
     peak = status("VmHWM")
-    ram = None if peak is None or peak_before is None else peak - peak_before
+    ram = None if peak is None or before is None else peak - before
     return {"load_ms": taken, "ram": ram}
 
 
 def time_files(
-    folder: pathlib.Path,
+    progress: Progress,
     arrays: list[np.ndarray],
-    progress: Any,
     *,
     paths: list[str],
     threads: int,
@@ -91,45 +66,43 @@ def time_files(
     rounds: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Times calls of the files, which take turns.
-
-    Returns:
-        The milliseconds per call of each file in each round.
-    """
-    del folder
-    sessions, calls = [], []
+    """Returns the milliseconds per call of each file in each round; they take turns."""
+    del arrays
+    calls = []  # function and how often to call it in a round
     for path in paths:
-        progress(f"while timing {path}")
-        session = runtimes.Session(path, runtime, threads=threads)
-        session.set_inputs(arrays or _drawn(session))
-        session.invoke()
-        once = []
-        for _ in range(5):
-            start = time.perf_counter()
-            session.invoke()
-            once.append(time.perf_counter() - start)
-        sessions.append(session)
+        invoke = _called(path, progress, threads, runtime).invoke
+        once = statistics.median(_seconds(invoke, 1) for _ in range(5))
         share = seconds / rounds / len(paths)
-        calls.append(max(1, int(share / max(statistics.median(once), 1e-7))))
-    taken: list[list[float]] = [[] for _ in paths]
-    for _ in range(rounds):
-        for session, count, result in zip(sessions, calls, taken, strict=True):
-            invoke = session.invoke
-            start = time.perf_counter()
-            for _ in range(count):
-                invoke()
-            result.append((time.perf_counter() - start) / count * 1e3)
-    return {"ms": taken}
+        calls.append((invoke, max(1, int(share / max(once, 1e-7)))))
+    turns = [[_seconds(*call) * 1e3 for call in calls] for _ in range(rounds)]
+    return {"ms": np.transpose(turns).tolist()}
 
 
-def _drawn(session: runtimes.Session) -> list[np.ndarray]:
+def _seconds(invoke: Callable[[], None], count: int) -> float:
+    """Returns the seconds that a call takes, of so many."""
+    start = time.perf_counter()
+    for _ in range(count):
+        invoke()
+    return (time.perf_counter() - start) / count
+
+
+def _called(
+    path: str, progress: Progress, threads: int, runtime: str | None
+) -> runtimes.Session:
+    """Returns a loaded file that was called once, on random inputs."""
+    progress(f"while loading {path}")
+    session = runtimes.Session(path, runtime, threads=threads)
     generator = np.random.default_rng(0)
-    return [
-        generator.normal(size=port.shape).astype(np.float32)
-        if port.scale or port.dtype.kind == "f"
-        else generator.integers(0, 2, port.shape).astype(port.dtype)
-        for port in session.inputs
-    ]
+    session.set_inputs(
+        [
+            generator.normal(size=port.shape).astype(np.float32)
+            if port.scale or port.dtype.kind == "f"
+            else generator.integers(0, 2, port.shape).astype(port.dtype)
+            for port in session.inputs
+        ]
+    )
+    session.invoke()
+    return session
 
 
 def status(field: str) -> int | None:

@@ -40,33 +40,19 @@ def default() -> str:
 
 def preload(runtime: str) -> Any:
     """Imports and returns the module with the `Interpreter` of a runtime."""
-    if runtime not in _MODULES:
-        raise ValueError(
-            f"`runtime` must be one of {', '.join(map(repr, _MODULES))}. "
-            f"Received: runtime={runtime!r}"
-        )
     return importlib.import_module(_MODULES[runtime])
 
 
 @dataclasses.dataclass(frozen=True)
 class Port:
-    """One input or output of a file.
-
-    Attributes:
-        index: Index of its tensor.
-        shape: Its shape, `[batch, ...]`.
-        signature: The same, -1 where it can be resized.
-        dtype: Its type in the file.
-        scale: Its quantization scale; 0 if it is not quantized.
-        zero_point: The integer that stands for 0.
-    """
+    """One input or output of a file."""
 
     index: int
-    shape: tuple[int, ...]
-    signature: tuple[int, ...]
+    shape: tuple[int, ...]  # [batch, ...]
+    signature: tuple[int, ...]  # the same, -1 where it can be resized
     dtype: np.dtype[Any]
-    scale: float
-    zero_point: int
+    scale: float  # 0 if it is not quantized
+    zero_point: int  # the integer that stands for 0
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
         """Returns `values` in the type of the file, unless they already have it."""
@@ -95,19 +81,11 @@ class Session:
         xnnpack: bool = True,
         threads: int = 1,
     ) -> None:
-        """Loads the file.
+        """Loads the file, into the default runtime if `runtime` is None.
 
-        Args:
-            path: The `.tflite` file.
-            runtime: "litert" or "tensorflow"; the default one if None.
-            xnnpack: Whether XNNPACK runs what it can, as runtimes do by default.
-            threads: Number of threads to use.
-
-        Raises:
-            ValueError: If the runtime cannot read the file.
+        Without `xnnpack` the runtime's own kernels run what XNNPACK would.
         """
-        runtime = default() if runtime is None else runtime
-        module = preload(runtime)
+        module = preload(runtime or default())
         kind = module.OpResolverType
         resolver = kind.AUTO if xnnpack else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         with warnings.catch_warnings():
@@ -125,16 +103,7 @@ class Session:
         self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
 
     def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Fills the inputs, resized if they are open, and quantized if need be.
-
-        Raises:
-            ValueError: If the arrays do not fit the inputs of the file.
-            RuntimeError: If the runtime cannot run the file.
-        """
-        if len(arrays) != len(self.inputs):
-            raise ValueError(
-                f"The file has {len(self.inputs)} inputs. Received: {len(arrays)}"
-            )
+        """Fills the inputs, resized if they are open, and quantized if need be."""
         for port, array in zip(self.inputs, arrays, strict=True):
             if -1 in port.signature and array.shape != port.shape:
                 self._interpreter.resize_tensor_input(
@@ -146,11 +115,6 @@ class Session:
             self._allocated = True
             self._read_ports()
         for port, array in zip(self.inputs, arrays, strict=True):
-            if array.shape != port.shape:
-                raise ValueError(
-                    f"An input of the file has shape {port.shape}. "
-                    f"Received: an array of shape {array.shape}"
-                )
             self._interpreter.set_tensor(port.index, port.quantize(array))
 
     def invoke(self) -> None:
@@ -169,20 +133,14 @@ class Session:
         """
         count = len(arrays[0])
         size = self.inputs[0].shape[0] if self.inputs[0].shape else 1
-        results: list[list[np.ndarray]] = [[] for _ in self.outputs]
+        parts = []
         for start in range(0, count, size):
-            chunk = [array[start : start + size] for array in arrays]
-            length = len(chunk[0])
             # The last sample fills up the last batch.
-            filled = [
-                np.concatenate([c, np.repeat(c[-1:], size - length, axis=0)])
-                for c in chunk
-            ]
-            self.set_inputs(filled)
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            self.set_inputs([array[rows] for array in arrays])
             self.invoke()
-            for result, output in zip(results, self.get_outputs(), strict=True):
-                result.append(output[:length].copy())
-        return [np.concatenate(result) for result in results]
+            parts.append([output[: count - start] for output in self.get_outputs()])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _port(detail: dict[str, Any]) -> Port:

@@ -14,20 +14,14 @@ from tflottery.tflite.run import runtimes, worker
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How a file answered.
+    """How a file answered; see `ExportReport`.
 
-    Attributes:
-        differences: Largest difference of any output per runtime ("litert+xnnpack",
-            "tensorflow", ...), as a share of the largest value of that output. A share
-            of each value would be too strict: if large terms cancel, rounding alone
-            can exceed the value that is left.
-        agreement: Share of samples with the expected largest output, in the runtime
-            with the lowest share.
-        ram: Growth of memory by loading and the first calls, in bytes; None if unknown.
+    A difference is a share of the largest value of an output. A share of each value
+    would be too strict: if large terms cancel, rounding alone can exceed what is left.
     """
 
     differences: dict[str, float]
-    agreement: float
+    agreement: float  # in the runtime with the lowest
     ram: int | None
 
     @property
@@ -58,20 +52,19 @@ def difference(expected: np.ndarray, got: np.ndarray) -> float:
 
 def run_everywhere(
     path: str | pathlib.Path, samples: Sequence[np.ndarray]
-) -> tuple[dict[str, list[np.ndarray]], dict[str, str], int | None]:
+) -> tuple[dict[str, list[np.ndarray]], int | None]:
     """Runs the file in every installed runtime, with and without XNNPACK.
 
     Returns:
-        The outputs per runtime, the error per runtime that cannot run the file, and the
-        bytes of memory that it took, if known.
+        The outputs per runtime, and the bytes of memory that it took, if known.
 
     Raises:
-        JobError: If a runtime crashed.
+        JobError: If the file does not run in one of them.
     """
     variants = [(name, on) for name in runtimes.installed() for on in (True, False)]
     job = {"do": "run", "path": os.path.abspath(path), "variants": variants}
     result = worker.call(job, samples)
-    return result.get("outputs", {}), result["failures"], result["ram"]
+    return result["outputs"], result["ram"]
 
 
 def verify(
@@ -80,25 +73,16 @@ def verify(
     expected: Sequence[np.ndarray],
     tolerance: float,
 ) -> Verification:
-    """Checks that a file gives the expected outputs.
-
-    Args:
-        path: The `.tflite` file.
-        samples: One array per input, each `[samples, ...]`.
-        expected: One array per output, each `[samples, ...]`.
-        tolerance: Largest difference allowed, as a share of the largest output.
+    """Checks that a file gives the expected outputs, one array per input and output.
 
     Raises:
         WrongFileError: If the file does not run in one of the runtimes, or an output
             differs by more than `tolerance`.
     """
     try:
-        outputs, failures, ram = run_everywhere(path, samples)
+        outputs, ram = run_everywhere(path, samples)
     except worker.JobError as error:
         raise WrongFileError(f"The file does not run: {error}") from error
-    if failures:
-        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
-        raise WrongFileError(f"The file does not run: {listed}")
     differences, agreement = {}, 1.0
     for name, got in outputs.items():
         if len(got) != len(expected):

@@ -38,10 +38,6 @@ class JobError(RuntimeError):
 def file(path: str | os.PathLike[str], argument: str = "path") -> str:
     """Returns the absolute path of a file, which jobs need.
 
-    Args:
-        path: Path of the file.
-        argument: Name of the argument, for errors.
-
     Raises:
         TypeError: If `path` is not a path.
         FileNotFoundError: If there is no such file.
@@ -57,17 +53,13 @@ def file(path: str | os.PathLike[str], argument: str = "path") -> str:
 
 
 def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, Any]:
-    """Runs one job in the worker and returns its result.
+    """Runs one job in the worker and returns what its function in `jobs` returns.
 
     Args:
-        job: `{"do": "run" | "predict" | "load" | "time", ...}` with the arguments of
-            the function in `jobs`. Paths must be absolute, as the worker does not
-            follow changes of the working directory.
+        job: `{"do": "run" | "load" | "time", ...}` with the arguments of the function.
+            Paths must be absolute, as the worker does not follow changes of the
+            working directory.
         arrays: One array per input of the file, each `[samples, ...]`.
-
-    Returns:
-        What the function returns; for "run" and "predict" also "outputs", a list of
-        arrays per runtime.
 
     Raises:
         JobError: If the runtime raised or crashed; the message says where.
@@ -77,7 +69,7 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
         np.savez(folder / "inputs.npz", *arrays)
         (folder / "job.json").write_text(json.dumps(job))
         code = _run(folder)
-        progress = _progress(folder)
+        progress = folder / "progress"
         where = progress.read_text() if progress.exists() else "at the start"
         if code < 0:
             kind = signal.Signals(-code).name
@@ -90,17 +82,12 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
         result = json.loads((folder / "result.json").read_text())
         if "error" in result:
             raise JobError(f"{result['error']} ({where})")
-        if (folder / "outputs.npz").exists():
-            with np.load(folder / "outputs.npz") as stored:
-                result["outputs"] = {
-                    key: [stored[f"{key}/{i}"] for i in range(count)]
-                    for key, count in result["counts"].items()
-                }
+        with np.load(folder / "outputs.npz") as stored:
+            result["outputs"] = {
+                key: [stored[f"{key}/{i}"] for i in range(count)]
+                for key, count in result["outputs"].items()
+            }
         return result
-
-
-def _progress(folder: pathlib.Path) -> pathlib.Path:
-    return folder / "progress"
 
 
 def _run(folder: pathlib.Path) -> int:
@@ -116,7 +103,7 @@ def _run(folder: pathlib.Path) -> int:
             if answer:
                 return int(answer)
             _stop()
-            if _progress(folder).exists():
+            if (folder / "progress").exists():
                 break  # the job may have ended the worker, so it is not run again
         raise JobError("The process that runs .tflite files ended unexpectedly.")
 
@@ -195,23 +182,21 @@ def main() -> None:
 
 
 def _do(folder: pathlib.Path) -> None:
-    functions = {
-        "run": jobs.run,
-        "predict": jobs.predict,
-        "load": jobs.load,
-        "time": jobs.time_files,
-    }
-
-    def progress(text: str) -> None:
-        _progress(folder).write_text(text)
-
+    functions = {"run": jobs.run, "load": jobs.load, "time": jobs.time_files}
+    progress = (folder / "progress").write_text
     progress("at the start")
     try:
         job = json.loads((folder / "job.json").read_text())
         with np.load(folder / "inputs.npz") as stored:
             arrays = [stored[f"arr_{i}"] for i in range(len(stored.files))]
         _limit_memory(job, arrays)
-        result = functions[job.pop("do")](folder, arrays, progress, **job)
+        result = functions[job.pop("do")](progress, arrays, **job)
+        outputs = result.pop("outputs", {})
+        result["outputs"] = {key: len(found) for key, found in outputs.items()}
+        named = {
+            f"{k}/{i}": a for k, found in outputs.items() for i, a in enumerate(found)
+        }
+        np.savez(folder / "outputs.npz", **named)
     except Exception as error:
         message = " ".join(str(error).split())
         result = {"error": f"{type(error).__name__}: {message[:500]}"}

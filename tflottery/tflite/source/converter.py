@@ -8,14 +8,15 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging as absl_logging
 
-from tflottery.tflite.file.graph import Graph, schema
+from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.file.inputs import Spec
+from tflottery.tflite.file.packing import table
 from tflottery.tflite.source import refusals
 from tflottery.tflite.source.generations import caller, without_updates
 
@@ -138,21 +139,13 @@ def _quiet() -> Iterator[None]:
 def _signed(data: bytes, specs: Sequence[Spec]) -> bytes:
     """Adds the signature, which the converter does not always write."""
     graph = Graph(data)
-    generated = schema()
-
-    def entries(named: Iterable[tuple[str, int]]) -> list[Any]:
-        result = []
-        for name, tensor in named:
-            entry = generated.TensorMapT()
-            entry.name, entry.tensorIndex = name, tensor
-            result.append(entry)
-        return result
-
-    signature = generated.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
-    names = [spec.name for spec in specs]
-    signature.inputs = entries(zip(names, graph.inputs, strict=True))
+    named = [*zip((spec.name for spec in specs), graph.inputs, strict=True)]
     numbered = [(f"output_{i}", tensor) for i, tensor in enumerate(graph.outputs)]
-    signature.outputs = entries(numbered)
+    inputs, outputs = (
+        [table("TensorMapT", name=name, tensorIndex=tensor) for name, tensor in both]
+        for both in (named, numbered)
+    )
+    ends = {"inputs": inputs, "outputs": outputs}
+    signature = table("SignatureDefT", signatureKey="serving_default", **ends)
     graph.model.signatureDefs = [signature]
     return graph.to_bytes(keep_names=True)

@@ -37,23 +37,15 @@ _CALIBRATION_SAMPLES = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What is exported: the dense file, and what it must answer.
+    """What is exported: the dense file, and what it must answer."""
 
-    Attributes:
-        dense: Dense file; quantized if that was asked for.
-        float32: Dense float32 file; equal to `dense` unless that is quantized.
-        samples: One array per input, each `[samples, ...]`.
-        expected: Outputs of the model on the samples.
-        smaller: Samples of another size and the outputs on them, if sizes are open.
-        notes: What the user should know.
-    """
-
-    dense: bytes
+    dense: bytes  # quantized if that was asked for
     float32: bytes
-    samples: tuple[np.ndarray, ...]
-    expected: tuple[np.ndarray, ...]
+    samples: Sequence[np.ndarray]  # one array per input, each [samples, ...]
+    expected: Sequence[np.ndarray]  # outputs of the model on the samples
+    # Samples of another size and the outputs on them, if sizes are open.
     smaller: tuple[list[np.ndarray], list[np.ndarray]] | None = None
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
 
 def from_model(
@@ -66,14 +58,8 @@ def from_model(
 ) -> Source:
     """Converts a built Keras 3 or tf_keras model, and runs it on the samples.
 
-    Args:
-        model: The model. If its Keras backend is not TensorFlow, another process
-            rebuilds it from its configuration and weights.
-        batch_size: Number of samples that the file takes per call.
-        samples: Inputs to compare outputs on; see `inputs.as_samples`.
-        representative_data: Data to quantize the file to int8 with, or None to keep
-            float32; see `inputs.take`.
-        input_shape: Shapes of the inputs without the batch; see `inputs.fixed`.
+    The arguments are those of `export_tflite`. Another process rebuilds a model on a
+    backend other than TensorFlow, from its configuration and weights.
 
     Raises:
         TypeError: If `model` is not a model.
@@ -106,10 +92,10 @@ def from_model(
     return Source(
         dense=dense,
         float32=float32,
-        samples=tuple(arrays),
-        expected=tuple(expected),
+        samples=arrays,
+        expected=expected,
         smaller=smaller,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -133,25 +119,19 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
         raise ValueError(f"{path} is sparse already. Give the dense file or the model.")
     samples = as_samples(samples, specs_of(graph))
     try:
-        outputs, failures, _ = verify.run_everywhere(path, samples)
+        outputs, _ = verify.run_everywhere(path, samples)
     except worker.JobError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if failures:
-        raise ValueError(f"{path} does not run: {failures}")
-    expected = outputs[runtimes.default()]  # computed without XNNPACK
-    notes = ()
+        raise ValueError(f"{path} does not run, it may be damaged: {error}") from error
+    notes = []
     if unfold_halves(graph):
         data = graph.to_bytes(keep_names=True)
-        notes = (
+        notes.append(
             "the float16 values of the given file are written as float32, which takes "
-            'twice the bytes; `target="float16"` writes them as float16.',
+            'twice the bytes; `target="float16"` writes them as float16.'
         )
+    expected = outputs[runtimes.default()]  # computed without XNNPACK
     return Source(
-        dense=data,
-        float32=data,
-        samples=tuple(samples),
-        expected=tuple(expected),
-        notes=notes,
+        dense=data, float32=data, samples=samples, expected=expected, notes=notes
     )
 
 
@@ -190,17 +170,10 @@ def _described(batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
             "build the model with keras.Input."
         )
     if samples is None:
-        sizes = [None] * np.size(input_shape)
-        return fixed(
-            [Spec((batch_size, *sizes), np.dtype(np.float32), "input_0")], input_shape
-        )
+        shape = (batch_size, *[None] * np.size(input_shape))
+        return fixed([Spec(shape, np.dtype(np.float32), "input_0")], input_shape)
     arrays = samples if isinstance(samples, list | tuple) else [samples]
     arrays = [np.asarray(array) for array in arrays]
-    if any(array.dtype.kind not in "biuf" for array in arrays):
-        raise ValueError(
-            "`samples` are not numbers, and TFLite has no operators for text. Export "
-            "the part of the model behind the layers that read it."
-        )
     specs = [
         Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
         for index, array in enumerate(arrays)
@@ -210,16 +183,15 @@ def _described(batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
 
 def _own_batch(model: Any) -> int | None:
     """Returns the batch size that a model is built for, None if it takes any."""
-    inputs = getattr(model, "inputs", None)
-    return inputs[0].shape[0] if inputs else None
+    return model.inputs[0].shape[0] if getattr(model, "inputs", None) else None
 
 
 def _try_sizes(
     model: Any, arrays: list[np.ndarray], specs: Sequence[Spec], *, drawn: bool
 ) -> tuple[str, tuple[list[np.ndarray], list[np.ndarray]] | None]:
-    """Returns a note on the sizes that a model with open ones is run at.
+    """Returns a note on the sizes of the run, and samples of half the size and outputs.
 
-    Also samples of half the size and the outputs on them, if the model takes these.
+    None in place of the samples if the model does not take them.
     """
     sizes = [array.shape[1:] for array in arrays]
     rows = _own_batch(model) or 1
@@ -256,11 +228,7 @@ def _cropped(array: np.ndarray, spec: Spec) -> np.ndarray:
 def _answers(
     model: Any, samples: Sequence[np.ndarray], specs: Sequence[Spec]
 ) -> list[np.ndarray]:
-    """Returns the model's flat outputs on the samples, in batches.
-
-    Raises:
-        ValueError: If they are not finite, or differ when the model is called again.
-    """
+    """Returns the model's flat outputs on the samples, checked to be the same again."""
     call = caller(model, len(specs))
     count = len(samples[0])
     size = _own_batch(model) or min(32, count)
@@ -273,7 +241,7 @@ def _answers(
         refusals.check_answers(model, outputs)
         parts.append([output[: count - start] for output in outputs])
         again = [] if start else [np.asarray(output) for output in call(batch)]
-        if any(map(_differs, outputs, again)):
+        if any(verify.difference(*p) > 1e-3 for p in zip(outputs, again, strict=False)):
             layers = refusals.named(_changing_layers(model, specs))
             raise ValueError(
                 f"`model` gives other outputs when it is called again: what {layers} "
@@ -282,10 +250,6 @@ def _answers(
                 "behind it or the encoder up to the mean."
             )
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def _differs(first: np.ndarray, again: np.ndarray) -> bool:
-    return verify.difference(first, again) > 1e-3
 
 
 def _changing_layers(model: Any, specs: Sequence[Spec]) -> list[str]:

@@ -56,11 +56,7 @@ def to_tflite(
 
 
 def _modules(model: Any) -> list[str]:
-    """Returns the modules that define the custom classes in the model.
-
-    Raises:
-        ValueError: If another process could not import one of them.
-    """
+    """Returns the modules of the model's custom classes, which must be importable."""
     kinds = {type(layer) for layer in all_layers(model)}
     own = {k for k in kinds if k.__module__.partition(".")[0] != "keras"}
     for kind in own:

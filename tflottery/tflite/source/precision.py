@@ -17,10 +17,7 @@ _POLICIES = (*_OTHER, "mixed_float16", "mixed_bfloat16")
 
 
 def in_float32(model: Any) -> Any:
-    """Returns `model` if it computes in float32, or else a copy that does.
-
-    Args:
-        model: A built Keras 3 or tf_keras model.
+    """Returns a built model if it computes in float32, or else a copy that does.
 
     Raises:
         ValueError: If the model cannot be rebuilt from its configuration.

@@ -103,13 +103,9 @@ def text_input(model: Any, tensor: Any, name: str) -> ValueError:
 def missing(
     model: Any, operators: Collection[str], layers: Iterable[str], said: str
 ) -> ValueError:
-    """Returns the error for a model that the converter rejects.
+    """Returns the error for a model that the converter rejects, saying `said`.
 
-    Args:
-        model: The model.
-        operators: The operators that TFLite lacks.
-        layers: The layers that need them.
-        said: What the converter said.
+    TFLite lacks the operators, which the layers need.
     """
     if not operators:
         reason = re.search(r"error: (.*)", said)
@@ -136,10 +132,7 @@ def _cut(layers: Iterable[str]) -> str:
 def layers_with(model: Any, graph: Any, pattern: str) -> list[str]:
     """Returns the layers whose operators match, by the scopes in a traced graph.
 
-    Args:
-        model: The model that was traced.
-        graph: A graph of TensorFlow.
-        pattern: A regular expression that whole operator types match.
+    The pattern is a regular expression of whole operator types.
     """
     traced = graph.as_graph_def()
     inner = (node for f in traced.library.function for node in f.node_def)

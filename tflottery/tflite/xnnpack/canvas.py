@@ -20,14 +20,7 @@ class Refusal(Exception):
 def pad(
     graph: Graph, source: int, amounts: Sequence[Sequence[int]], padded: int = -1
 ) -> Any:
-    """Returns a new PAD operator.
-
-    Args:
-        graph: Its graph.
-        source: The tensor to pad.
-        amounts: Padding (before, after) of each dimension.
-        padded: The result; a new tensor if -1.
-    """
+    """Returns a new PAD by (before, after) of each dimension, to a new tensor if -1."""
     array = np.array(amounts, np.int32)
     if padded < 0:
         shape = np.array(graph.shape(source)) + array.sum(axis=1)
@@ -36,20 +29,13 @@ def pad(
 
 
 class Canvas:
-    """The new operators of a graph.
-
-    Attributes:
-        graph: The graph that they are written for; it holds their tensors.
-        flip: Whether images are mirrored.
-        new: The operators, in order.
-        planar: The tensors that they keep in planar layout.
-    """
+    """The new operators of a graph."""
 
     def __init__(self, graph: Graph, flip: bool) -> None:
-        self.graph = graph
-        self.flip = flip
-        self.new: list[Any] = []
-        self.planar: set[int] = set()
+        self.graph = graph  # holds their tensors
+        self.flip = flip  # whether images are mirrored
+        self.new: list[Any] = []  # the operators, in order
+        self.planar: set[int] = set()  # the tensors in planar layout
         self._entered: dict[int, int] = {}  # image -> the same image in planar layout
 
     def identity_entry(self, source: int) -> int:
@@ -66,11 +52,8 @@ class Canvas:
             wide = self.new[-1].outputs[0]
         double = graph.add_tensor((batch, 2 * height, 2 * width, 3), like=source)
         size = graph.add_const(np.array([2 * height, 2 * width], np.int32))
-        self.new.append(
-            graph.op(
-                "RESIZE_NEAREST_NEIGHBOR", [wide, size], [double], alignCorners=False
-            )
-        )
+        resize = "RESIZE_NEAREST_NEIGHBOR"
+        self.new.append(graph.op(resize, [wide, size], [double], alignCorners=False))
         kernel = np.zeros((channels, 3, 3, 3), np.float32)
         kernel[range(channels), 1, 1, range(channels)] = 1
         inside = self.like(source, channels)
@@ -96,17 +79,7 @@ class Canvas:
         act: int = NONE,
         stride: int = 1,
     ) -> None:
-        """Writes a convolution with symmetric padding and a PAD of its own.
-
-        Args:
-            name: "CONV_2D" or "DEPTHWISE_CONV_2D".
-            source: Its input.
-            kernel: Its weight.
-            target: Its output.
-            bias: Its bias, or nothing for zeros.
-            act: Its fused activation.
-            stride: 1 or 2.
-        """
+        """Writes a convolution, symmetrically padded, of stride 1 or 2."""
         graph, reach = self.graph, kernel.shape[1] // 2
         padding = schema().Padding.SAME
         if stride == 2:
@@ -122,7 +95,7 @@ class Canvas:
         self.new.append(
             graph.op(
                 name,
-                [source, graph.add_const(np.ascontiguousarray(kernel)), *bias],
+                [source, graph.add_const(kernel), *bias],
                 [target],
                 padding=padding,
                 strideH=stride,
@@ -141,17 +114,9 @@ class Canvas:
         act: int = NONE,
         stride: int = 1,
     ) -> int:
-        """Writes a depthwise convolution with the same taps in each channel.
+        """Writes a depthwise convolution with these taps in each channel to `target`.
 
-        Args:
-            source: Its input.
-            taps: (row, column) offset from the centre -> weight.
-            target: Its output.
-            act: Its fused activation.
-            stride: 1 or 2.
-
-        Returns:
-            `target`.
+        A tap is a (row, column) offset from the centre -> weight.
         """
         kernel = np.zeros((1, 3, 3, self.graph.shape(source)[3]), np.float32)
         for (row, column), weight in taps.items():
@@ -205,9 +170,8 @@ class Canvas:
     def add(self, a: int, b: int, act: int = NONE, target: int | None = None) -> int:
         if target is None:
             target = self.graph.add_tensor(self.graph.shape(a), like=a)
-        self.new.append(
-            self.graph.op("ADD", [a, b], [target], fusedActivationFunction=act)
-        )
+        operator = self.graph.op("ADD", [a, b], [target], fusedActivationFunction=act)
+        self.new.append(operator)
         self.planar.add(target)
         return target
 

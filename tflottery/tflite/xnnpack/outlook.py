@@ -58,13 +58,7 @@ class _Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What XNNPACK does with a graph.
-
-    Attributes:
-        sparse: The operators that it computes sparse.
-        wrong: The operators that read or return values in the wrong layout, each with
-            the reason.
-    """
+    """The operators that XNNPACK computes sparse, and those it does wrong, with why."""
 
     sparse: tuple[Any, ...] = ()
     wrong: tuple[tuple[Any, str], ...] = ()
@@ -72,7 +66,7 @@ class Outlook:
 
 def outlook(graph: Graph) -> Outlook:
     """Predicts which operators run sparse, and which wrongly, with planar layout."""
-    origin, sparse_weights = _weight_origins(graph)
+    origin, sparse_weights = weight_origins(graph)
     sparse: list[Any] = []
     wrong: list[tuple[Any, str]] = []
     for part in _partitions(graph, origin):
@@ -83,7 +77,7 @@ def outlook(graph: Graph) -> Outlook:
     return Outlook(sparse=tuple(sparse), wrong=tuple(wrong))
 
 
-def _weight_origins(graph: Graph) -> tuple[dict[int, int], set[int]]:
+def weight_origins(graph: Graph) -> tuple[dict[int, int], set[int]]:
     """Returns unpacked constant -> stored constant, and which of them are sparse."""
     origin: dict[int, int] = {}
     sparse: set[int] = set()

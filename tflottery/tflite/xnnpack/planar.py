@@ -119,7 +119,10 @@ class _Rewriter(Canvas):
                 self.new.append(pad(self.graph, source, amounts, tensor))
 
     def _geometry(self, op: Any, taps: tuple[int, int]) -> tuple[int, Any, int]:
-        """Returns the unpadded input, the offsets of the taps, and the stride."""
+        """Returns the unpadded input, the offsets of the taps, and the stride.
+
+        A tap reads at its offset from `stride` times the output position.
+        """
         options = op.builtinOptions
         read = op.inputs[0]
         source, pads = self.pads.get(read, (read, ((0, 0), (0, 0))))
@@ -142,17 +145,10 @@ class _Rewriter(Canvas):
             own = self.graph.shape(source)[1 + d]
             if out != -(-own // stride):
                 raise Refusal(f"{self.graph.name(op)} shrinks the image by its padding")
-            places.append(
-                split_conv.offsets(
-                    size=own,
-                    out=out,
-                    taps=taps[d],
-                    stride=stride,
-                    before=before,
-                    flip=self.flip,
-                    dilation=dilations[d],
-                )
-            )
+            offsets = [tap * dilations[d] - before for tap in range(taps[d])]
+            if self.flip:
+                offsets = [own - 1 - stride * (out - 1) - place for place in offsets]
+            places.append(offsets)
         return source, places, stride
 
     def _weight(self, op: Any) -> tuple[np.ndarray, list[int]]:
@@ -300,8 +296,7 @@ class _Rewriter(Canvas):
         if not plain or weight is None:
             raise Refusal(f"{self.graph.name(op)} reads the flattened image")
         wide = np.pad(weight, [(0, 0), (0, 1)])  # place -1: a channel that was added
-        columns = np.ascontiguousarray(wide[:, order])
-        op.inputs[1] = self.graph.add_const(columns)
+        op.inputs[1] = self.graph.add_const(wide[:, order])
 
     def _elementwise(self, op: Any) -> None:
         for position, tensor in enumerate(op.inputs):

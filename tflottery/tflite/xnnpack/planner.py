@@ -87,12 +87,8 @@ def store_right(
     enters planar layout at a 3x3 convolution of stride 2 over 3 channels, padded by 1,
     and a 4x4 kernel with zeros in the last row and column is not an entry.
 
-    Args:
-        graph: A graph before its weights are stored; it is left as it is.
-        store: Function that stores the weights of a graph in place.
-
     Returns:
-        The stored graph, what `store` returned, and notes on what was done.
+        A stored copy of the graph, what `store` returned, and notes on what was done.
 
     Raises:
         ValueError: If the graph would still be wrong.

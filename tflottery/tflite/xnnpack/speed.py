@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.encoding import read
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.rewrite import sparsify
 from tflottery.tflite.xnnpack import costs, planar
@@ -65,16 +64,10 @@ def make_fast(graph: Graph) -> tuple[set[int], list[str]]:
 def predicted_ms(graph: Graph, sparse: Collection[Any]) -> float:
     """Returns the predicted milliseconds of a call in LiteRT.js, with one thread.
 
-    Args:
-        graph: A dense or stored graph.
-        sparse: The operators that run sparse.
+    The graph may be dense or stored; `sparse` are the operators that run sparse.
     """
     planar_ops = {id(op) for op in sparse}
-    origin = {
-        op.outputs[0]: op.inputs[0]
-        for op in graph.operators
-        if graph.name(op) == "DENSIFY"
-    }
+    origin, _ = outlook_lib.weight_origins(graph)
     total = 0.0
     for op in graph.operators:
         name = graph.name(op)
@@ -85,15 +78,17 @@ def predicted_ms(graph: Graph, sparse: Collection[Any]) -> float:
             total += values * costs.ELEMENT
         if name not in sparsify.WEIGHTED:
             continue
-        weight = op.inputs[1]
+        weight: int = op.inputs[1]
         size = int(np.prod(graph.shape(weight)))
         if name == "DEPTHWISE_CONV_2D":
             total += values * size / graph.shape(weight)[3] * costs.DEPTHWISE_MAC
         elif id(op) in planar_ops:
             pixels = values / graph.shape(weight)[0]
-            held = read(graph, origin.get(weight, weight))
-            nonzeros = np.count_nonzero(held.values) if held else size
-            total += nonzeros * pixels * costs.SPARSE_MAC
+            stored = origin.get(weight, weight)
+            if graph.tensors[stored].sparsity is not None:
+                held = np.frombuffer(graph.raw(stored), graph.dtype(stored))
+                size = int(np.count_nonzero(held))
+            total += size * pixels * costs.SPARSE_MAC
         else:
             total += values * size / graph.shape(weight)[0] * costs.DENSE_MAC
     return total / 1e6

@@ -70,52 +70,12 @@ class Cross:
         )
 
 
-def offsets(
-    *,
-    size: int,
-    out: int,
-    taps: int,
-    stride: int,
-    before: int,
-    flip: bool,
-    dilation: int,
-) -> list[int]:
-    """Returns where each tap reads, relative to `stride` times the output position.
-
-    Args:
-        size: Length of the input in this dimension.
-        out: Length of the output.
-        taps: Length of the kernel.
-        stride: Step of the kernel.
-        before: Padding before the input.
-        flip: Whether input and output are mirrored.
-        dilation: Distance between taps.
-
-    >>> offsets(
-    ...     size=8, out=4, taps=3, stride=2, before=0, flip=False, dilation=1
-    ... )
-    [0, 1, 2]
-    >>> offsets(size=8, out=4, taps=3, stride=2, before=0, flip=True, dilation=1)
-    [1, 0, -1]
-    """
-    plain = [tap * dilation - before for tap in range(taps)]
-    if not flip:
-        return plain
-    return [size - 1 - stride * (out - 1) - offset for offset in plain]
-
-
 def embed(
     kernel: np.ndarray, rows: Sequence[int], columns: Sequence[int]
 ) -> np.ndarray | None:
     """Returns a kernel `[n, 3, 3, m]` or `[n, 5, 5, m]` with each tap at its offset.
 
-    Args:
-        kernel: `[n, taps, taps, m]`.
-        rows: Offset of each row of taps.
-        columns: Offset of each column of taps.
-
-    Returns:
-        The centred kernel; None if a nonzero tap reads more than 2 places away.
+    `kernel` is `[n, rows, columns, m]`. None if a nonzero tap reads over 2 places away.
     """
     used = {
         (row, column): kernel[:, r, c]
@@ -136,31 +96,22 @@ def embed(
 def triple(kernel: np.ndarray, pixels_in: int, pixels_out: int) -> Triple:
     """Returns the cheaper of the two ways to split a centred kernel.
 
-    Args:
-        kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred.
-        pixels_in: Pixels of the input, which the first convolution runs on.
-        pixels_out: Pixels of the output, which the others run on.
+    `kernel` is `[outputs, k, k, inputs]`, k = 3 or 5. The first convolution runs on
+    `pixels_in`, the others on `pixels_out`.
     """
     weights_last = _assemble(kernel)
     reverse = _assemble(kernel.transpose(3, 1, 2, 0))
     weights_first = Triple(
-        first=np.ascontiguousarray(reverse.last.transpose(3, 1, 2, 0)),
+        first=reverse.last.transpose(3, 1, 2, 0),
         shift=reverse.shift,
-        last=np.ascontiguousarray(reverse.first.transpose(3, 1, 2, 0)),
+        last=reverse.first.transpose(3, 1, 2, 0),
     )
-    return min(
-        weights_last,
-        weights_first,
-        key=lambda split: split.nanoseconds(pixels_in, pixels_out),
-    )
+    both = weights_last, weights_first
+    return min(both, key=lambda split: split.nanoseconds(pixels_in, pixels_out))
 
 
 def cross(kernel: np.ndarray) -> Cross:
-    """Splits a centred kernel into shifts along columns and shifts along rows.
-
-    Args:
-        kernel: `[outputs, k, k, inputs]`, k = 3 or 5, centred, of stride 1.
-    """
+    """Splits a centred kernel of stride 1, `[outputs, k, k, inputs]`, k = 3 or 5."""
     outs, width, _, channels = kernel.shape
     reach = width // 2
     used = [tuple(pair) for pair in np.argwhere(kernel.any(axis=(0, 1))).tolist()]
@@ -176,7 +127,7 @@ def cross(kernel: np.ndarray) -> Cross:
         weights = kernel[:, offset + reach, columns, places]  # [outputs, rows]
         if offset and not weights.any():
             continue
-        last[offset] = np.ascontiguousarray(weights[:, None, None])
+        last[offset] = weights[:, None, None]
         if offset:
             moves[offset] = np.zeros((1, width, width, outs), np.float32)
             moves[offset][0, offset + reach, reach] = 1
@@ -223,14 +174,8 @@ def _assemble(kernel: np.ndarray) -> Triple:
 def flatten_order(height: int, width: int, channels: int, *, flip: bool) -> np.ndarray:
     """Returns the order of an image's values after DEPTH_TO_SPACE(2) and flattening.
 
-    Args:
-        height: Rows of the image.
-        width: Columns of the image.
-        channels: Channels of the image. Zeros fill them up to a multiple of 4.
-        flip: Whether the image is mirrored.
-
-    Returns:
-        Per place in the result, the place in the flattened image; -1 for a zero.
+    Per place in the result, that is the place in the flattened image; -1 for a zero, as
+    zeros fill the channels up to a multiple of 4. `flip` means a mirrored image.
     """
     places = np.arange(height * width * channels).reshape(height, width, channels)
     if flip:
