@@ -287,7 +287,9 @@ def test_int8_weights_are_not_given_up_for_the_sparse_kernel(tmp_path):
 
 
 def test_a_recurrent_network_is_refused_as_int8(tmp_path):
-    with pytest.raises(ValueError, match="cannot quantize a network with loops"):
+    with pytest.raises(
+        ValueError, match="The converter cannot quantize a network with loops"
+    ):
         export_tflite(
             prune(recurrent()),
             tmp_path / "model.tflite",
@@ -316,7 +318,7 @@ def test_int8_files_with_dense_layers_run_everywhere_and_predict_alike(lenet, tm
         ({"target": "fast"}, "`target` must be one of"),
         ({"quantize": "int4"}, "`quantize` must be None or"),
         ({"quantize": "weights", "target": "float16"}, "`quantize` goes with target"),
-        ({"representative_data": [1]}, "only for `target="),
+        ({"representative_data": [1]}, "only for `target=`"),
         ({"target": "int8"}, "needs `representative_data`"),
         ({"tolerance": -1.0}, "`tolerance` must be a number of at least 0"),
         ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),

@@ -10,6 +10,7 @@ import math
 import rich.console
 import rich.table
 
+from tflottery.tflite.devices.report import DeviceReport
 from tflottery.tflite.rewrite.sparsify import Stored
 from tflottery.tflite.xnnpack.planner import Plan
 
@@ -38,6 +39,8 @@ class ExportReport:
         differences: The same per runtime.
         agreement: Share of samples with the same largest output.
         load_ram: Bytes of memory that loading and a first call take; None if unknown.
+        devices: What the tools of the target's devices say of the file, beside the same
+            network with nothing pruned; empty if none is installed.
         warnings: What to know before using the file.
     """
 
@@ -58,6 +61,7 @@ class ExportReport:
     differences: dict[str, float]
     agreement: float
     load_ram: int | None
+    devices: dict[str, DeviceReport]
     warnings: tuple[str, ...]
 
     @property
@@ -76,6 +80,8 @@ class ExportReport:
         console = rich.console.Console(file=stream, width=88, color_system=None)
         for table in self._tables():
             console.print(table)
+        for device in self.devices.values():
+            console.print(str(device), highlight=False)
         for warning in self.warnings:
             console.print(f"Note: {warning}")
         return stream.getvalue().rstrip()

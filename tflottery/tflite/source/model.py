@@ -24,6 +24,7 @@ from tflottery.tflite.source.generations import (
 from tflottery.tflite.source.precision import in_float32
 
 _CALIBRATION_SAMPLES = 256
+_CHECKED_SAMPLES = 64  # of those
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,11 @@ def from_model(
         )
     model = in_float32(model)
     specs = _specs(model, batch_size, samples)
+    calibration = None
+    if representative_data is not None:
+        calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
+        if samples is None:  # what is drawn may lie outside of the calibrated range
+            samples = [rows[:_CHECKED_SAMPLES] for rows in calibration]
     samples = as_samples(samples, specs)
     expected = _answers(model, samples, specs)
     if not all(np.isfinite(output).all() for output in expected):
@@ -83,9 +89,6 @@ def from_model(
             "verified. Check that its weights are finite, and that `samples` are in "
             "the range that it was trained on."
         )
-    calibration = None
-    if representative_data is not None:
-        calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
     here = generation(model) == "tf_keras" or _backend() == "tensorflow"
     to_tflite = converter.to_tflite if here else other_backend.to_tflite
     float32, dense = to_tflite(model, specs, calibration)

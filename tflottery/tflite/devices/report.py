@@ -1,0 +1,110 @@
+"""Report: what a device's own tool says of a file, beside another file."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+
+from tflottery.tflite.devices import npu, vela
+from tflottery.tflite.file.graph import Graph
+
+DEVICES = vela.DEVICES
+_TRIED = ("ethos-u55-128", "ethos-u85-256")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceReport:
+    """What a device's own tool says of a file; prints as a few lines.
+
+    Attributes:
+        device: Name of the device.
+        tool: The tool, and what its figures are.
+        file: Its figures of the file.
+        against: Its figures of the other file, or None.
+        speedup: How many times faster the file is than the other one, by the tool; None
+            without another file.
+    """
+
+    device: str
+    tool: str
+    file: vela.Estimate
+    against: vela.Estimate | None
+
+    @property
+    def speedup(self) -> float | None:
+        return self.against.us / self.file.us if self.against else None
+
+    def to_json(self) -> str:
+        """Returns every field as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    def __str__(self) -> str:
+        lines = [f"on {self.device}, by {self.tool}:"]
+        lines += [f"{f.name}: {f}" for f in (self.file, self.against) if f]
+        if self.speedup is not None:
+            lines.append(f"{self.speedup:.2f}x as fast")
+        return "\n".join(lines)
+
+
+def measure(device: str, files: Mapping[str, bytes]) -> DeviceReport:
+    """Returns the report of a file, and of another one to compare it with.
+
+    Args:
+        device: One of `DEVICES`.
+        files: Name -> content of one or two files.
+
+    Raises:
+        ModuleNotFoundError: If the tool of the device is not installed.
+        ValueError: If the tool does not take a file.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        several = itertools.repeat(device)
+        found = list(pool.map(vela.estimate, files, files.values(), several))
+    return DeviceReport(
+        device=device,
+        tool=vela.tool(),
+        file=found[0],
+        against=found[1] if len(found) > 1 else None,
+    )
+
+
+def tried(
+    target: str, name: str, data: bytes, dense: bytes
+) -> tuple[dict[str, DeviceReport], list[str]]:
+    """Asks the tools of the devices that a target is for, where they are installed.
+
+    Args:
+        target: What the file was exported for.
+        name: Name of the file.
+        data: Its content.
+        dense: The dense file that it was made from.
+
+    Returns:
+        The report per device, and what the user should know.
+    """
+    if target != "npu":
+        return {}, []
+    if not vela.installed():
+        notes = [
+            "Vela is not installed, so no compiler has tried the file. Try: "
+            "pip install 'tflottery[npu]'"
+        ]
+        if floats := npu.in_float(Graph(data)):
+            notes.append(f"not in integers, so not on the NPU: {', '.join(floats)}.")
+        return {}, notes
+    unpruned = npu.filled(Graph(dense)).to_bytes()
+    files = {name: data, f"{name}, as if unpruned": unpruned}
+    found: dict[str, DeviceReport] = {}
+    notes = []
+    for device in _TRIED:
+        try:
+            found[device] = measure(device, files)
+        except ValueError as error:
+            notes.append(str(error))
+            continue
+        if on_cpu := found[device].file.cpu_operators:
+            notes.append(f"{device} leaves to the CPU: {', '.join(on_cpu)}.")
+    return found, notes
