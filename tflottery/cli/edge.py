@@ -20,7 +20,7 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     text = "folder of a `find`, .keras file or dense .tflite file"
     flag("source", metavar="SOURCE", help=text)
     flag("file", metavar="FILE", help="file to write")
-    targets = ("size", "int8", "sparse_speed", "float16", "npu")
+    targets = ("size", "int8", "sparse_speed", "float16", "npu", "micro")
     text = "what to optimize for; default: size"
     flag("--target", choices=targets, default="size", help=text)
     text = "store int8 weights, compute in float32"
@@ -31,7 +31,7 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     flag("--tolerance", type=float, metavar="SHARE", help=text)
     text = "also write the report as JSON"
     flag("--json", type=_report_file, metavar="FILE", help=text)
-    _define_data(parser, "images to calibrate int8 and npu, by default digits")
+    _define_data(parser, "images to calibrate integers, by default digits")
 
 
 def define_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def define_benchmark(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
     flag("file", metavar="FILE", help="file to run")
     flag("--against", metavar="FILE", help="file to compare with, such as a dense one")
-    text = "ask the tool of a device, such as ethos-u55-128"
+    text = "ask the tool of a device, ethos-u55-128, ..., or tflite-micro"
     flag("--on", metavar="DEVICE", help=text)
     count, text = flags.at_least(1), "number of threads; default: 1"
     flag("--threads", type=count, default=1, metavar="N", help=text)
@@ -90,7 +90,7 @@ def export(arguments: argparse.Namespace) -> None:
     from tflottery import export_tflite
 
     images = samples = None
-    if arguments.target in ("int8", "npu"):
+    if arguments.target in ("int8", "npu", "micro"):
         images = _arrays(arguments).train[0][:256]
         samples = images[:64]
     report = export_tflite(

@@ -9,7 +9,7 @@ import os
 from typing import Any, Literal, get_args
 
 from tflottery.core import checks, files
-from tflottery.tflite.devices import npu
+from tflottery.tflite.devices import micro, npu
 from tflottery.tflite.devices import report as devices
 from tflottery.tflite.file.destination import destination
 from tflottery.tflite.file.graph import INT8, Graph
@@ -21,9 +21,9 @@ from tflottery.tflite.source import model as model_lib
 from tflottery.tflite.xnnpack import planner
 from tflottery.tflite.xnnpack.speed import make_fast
 
-Target = Literal["size", "int8", "sparse_speed", "float16", "npu"]
+Target = Literal["size", "int8", "sparse_speed", "float16", "npu", "micro"]
 
-_INTEGERS = ("int8", "npu")  # targets that compute in integers
+_INTEGERS = ("int8", "npu", "micro")  # targets that compute in integers
 # Largest output difference allowed by default, as a share of the largest output.
 _TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01}
 _TOLERANCES |= dict.fromkeys(_INTEGERS, 0.3)
@@ -69,10 +69,13 @@ def export_tflite(
             "npu": Integers throughout, stored dense, for the compilers of microNPUs
             such as Arm's Ethos-U, which compress zeros themselves; needs
             `representative_data`.
+            "micro": Integers throughout, for TFLite Micro, which unpacks pruned weights
+            from a bitmap and their values; needs `representative_data`.
         quantize: "weights" stores weights as int8 and computes in float32, for "size"
             and "sparse_speed". None keeps float32 values exactly.
-        representative_data: Inputs to calibrate "int8" or "npu" with: an array, or an
-            iterable of batches with or without labels. 256 samples are used.
+        representative_data: Inputs to calibrate "int8", "npu" or "micro" with: an
+            array, or an iterable of batches with or without labels. 256 samples are
+            used.
         clusters: For "npu", the number of values that the kept weights of a layer are
             snapped to, as few values compress better. None keeps them as they are.
         samples: Inputs to compare the file and the model on: an array `[samples, ...]`,
@@ -188,6 +191,8 @@ def _rewrite(
     Returns:
         The stored graph, how each weight is stored, and what the user should know.
     """
+    if target == "micro":
+        return graph, micro.store(graph), []
     if target == "npu":
         if clusters:
             npu.cluster(graph, clusters)

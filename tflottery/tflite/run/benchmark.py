@@ -94,7 +94,8 @@ def benchmark_tflite(
         runtime: "litert" or "tensorflow"; by default LiteRT if it is installed.
         on: A device: "ethos-u55-128", or another size of Arm's Ethos-U55, U65 and U85,
             for which Vela compiles the file and estimates its speed
-            (`pip install 'tflottery[npu]'`).
+            (`pip install 'tflottery[npu]'`); or "tflite-micro", which runs it and tells
+            its memory (`pip install 'tflottery[micro]'`).
 
     Returns:
         The report; print it. With `on`, a `DeviceReport`.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
+import re
 import statistics
 import time
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from tflottery.tflite.run import runtimes
+
+_ARENA = 1 << 28  # bytes that TFLite Micro may use
 
 
 def predict(
@@ -55,6 +59,45 @@ def run(
         outputs |= {f"{key}/{i}": result for i, result in enumerate(results)}
     np.savez(folder / "outputs.npz", **outputs)
     return {"counts": counts, "failures": failures, "ram": ram}
+
+
+def micro(
+    folder: pathlib.Path,
+    arrays: list[np.ndarray],
+    progress: Any,
+    *,
+    paths: list[str],
+    outputs: int,
+) -> dict[str, Any]:
+    """Runs files in TFLite Micro on inputs `[calls, batch, ...]` of the files' types.
+
+    Returns:
+        Also the bytes of the arena that each file takes.
+    """
+    from tflite_micro import runtime
+
+    said = folder / "said"  # TFLite Micro prints its errors and its sizes
+    os.dup2(os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
+    stored, arenas = {}, []
+    for number, path in enumerate(paths):
+        progress(f"in TFLite Micro, while running {path}")
+        try:
+            interpreter = runtime.Interpreter.from_file(path, arena_size=_ARENA)
+            calls = []
+            for call in zip(*arrays, strict=True):
+                for index, array in enumerate(call):
+                    interpreter.set_input(array, index)
+                interpreter.invoke()
+                calls.append([interpreter.get_output(i).copy() for i in range(outputs)])
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {said.read_text()}") from error
+        interpreter.print_allocations()
+        found = re.findall(r"Arena allocation total (\d+)", said.read_text())
+        arenas.append(int(found[-1]))
+        for index, column in enumerate(zip(*calls, strict=True)):
+            stored[f"{number}/{index}"] = np.stack(column)
+    np.savez(folder / "outputs.npz", **stored)
+    return {"counts": {str(n): outputs for n in range(len(paths))}, "arenas": arenas}
 
 
 def load(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.tflite.devices import micro
+
 # Runtime -> the module of its `Interpreter`. LiteRT first, as devices use it.
 _MODULES = {
     "litert": "ai_edge_litert.interpreter",
@@ -93,7 +95,7 @@ class Session:
         xnnpack: bool = True,
         threads: int = 1,
     ) -> None:
-        """Loads the file.
+        """Loads the file, with its weights dense if it is for TFLite Micro.
 
         Args:
             path: The `.tflite` file.
@@ -109,10 +111,14 @@ class Session:
         module = preload(runtime)
         kind = module.OpResolverType
         resolver = kind.AUTO if xnnpack else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        data = pathlib.Path(path).read_bytes()
+        held = {"model_path": str(path)}
+        if micro.NAME in data:
+            held = {"model_content": micro.unpack(data)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tf.lite announces its own removal
             self._interpreter = module.Interpreter(
-                model_path=str(path),
+                **held,
                 num_threads=threads,
                 experimental_op_resolver_type=resolver,
             )

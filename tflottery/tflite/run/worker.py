@@ -60,14 +60,14 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
     """Runs one job in the worker and returns its result.
 
     Args:
-        job: `{"do": "run" | "predict" | "load" | "time", ...}` with the arguments of
-            the function in `jobs`. Paths must be absolute, as the worker does not
-            follow changes of the working directory.
+        job: `{"do": "run" | "predict" | "load" | "time" | "micro", ...}` with the
+            arguments of the function in `jobs`. Paths must be absolute, as the worker
+            does not follow changes of the working directory.
         arrays: One array per input of the file, each `[samples, ...]`.
 
     Returns:
-        What the function returns; for "run" and "predict" also "outputs", a list of
-        arrays per runtime.
+        What the function returns; for functions that run files also "outputs", a
+        list of arrays per runtime or file.
 
     Raises:
         JobError: If the runtime raised or crashed; the message says where.
@@ -200,6 +200,7 @@ def _do(folder: pathlib.Path) -> None:
         "predict": jobs.predict,
         "load": jobs.load,
         "time": jobs.time_files,
+        "micro": jobs.micro,
     }
 
     def progress(text: str) -> None:
