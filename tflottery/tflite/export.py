@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from tflottery.core import checks, files
 from tflottery.tflite.devices import micro, npu
 from tflottery.tflite.devices import report as devices
+from tflottery.tflite.devices.fate import fates
 from tflottery.tflite.file.destination import destination
 from tflottery.tflite.file.graph import INT8, Graph
 from tflottery.tflite.report import ExportReport
@@ -147,7 +148,7 @@ def export_tflite(
             "the others."
         )
     data = graph.to_bytes(keep_names=keep_names)
-    plans = planner.plan(Graph(data))
+    plans = planner.plan(Graph(data)) | fates(Graph(data))
     if not loops:
         notes += planner.warn(plans, target)
     bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])

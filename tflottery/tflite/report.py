@@ -33,7 +33,8 @@ class ExportReport:
         removed_units: Number of units removed because they change nothing.
         weights: How each weight is stored.
         operators: Number of operators of each kind.
-        plans: Prediction of how "x86", "arm" and "wasm" runtimes compute the file.
+        plans: Prediction of how XNNPACK on "x86", "arm" and "wasm" computes the file,
+            and of what becomes of its weights in other runtimes.
         difference: Largest difference from the outputs of the model, as a share of its
             largest output, in any runtime.
         differences: The same per runtime.

@@ -19,7 +19,7 @@ from tflottery.tflite.rewrite import sparsify
 NAME = b"TFLM_DECODE"  # of the operator, which is a custom one
 _HEADER = bytes([2, 1, 0, 0, 1, *[0] * 11])  # pruned, version 1; its own version 1
 _TYPES = (INT8, FLOAT32, 7)  # what the operator unpacks: int8, float32 and int16
-_OVERHEAD = 232  # measured bytes of the operator and its two tensors
+_OVERHEAD = 150  # measured bytes of the operator and its two tensors
 
 
 def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
@@ -63,7 +63,7 @@ def unpack(data: bytes) -> bytes:
     graph = Graph(data)
     kept = []
     for op in graph.operators:
-        if not _is_decode(graph, op):
+        if not is_decode(graph, op):
             kept.append(op)
             continue
         bitmap, held = (graph.raw(tensor) for tensor in op.inputs)
@@ -89,7 +89,7 @@ def largest(data: bytes) -> int:
         (
             graph.dtype(op.outputs[0]).itemsize * math.prod(graph.shape(op.outputs[0]))
             for op in graph.operators
-            if _is_decode(graph, op)
+            if is_decode(graph, op)
         ),
         default=0,
     )
@@ -141,5 +141,6 @@ def _decode(graph: Graph, inputs: list[int], output: int) -> Any:
     return op
 
 
-def _is_decode(graph: Graph, op: Any) -> bool:
+def is_decode(graph: Graph, op: Any) -> bool:
+    """Returns whether an operator unpacks a weight that `store` packed."""
     return graph.model.operatorCodes[op.opcodeIndex].customCode == NAME
