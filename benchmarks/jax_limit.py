@@ -52,7 +52,8 @@ def main(_):
     tflottery.find_ticket(
         model,
         pipelines.train_pipeline(x, y, batch_size=BATCH, seed=0),
-        validation_data=pipelines.eval_pipeline(x[:500], y[:500], batch_size=500),
+        validation_data=(x[:500], y[:500]),
+        validation_batch_size=500,
         epochs=PAIRS.value,
         rounds=1,
         select="last",

@@ -51,17 +51,14 @@ def run_seed(seed: int, images: datasets.Images, recipe: training.Recipe) -> lis
     train = pipelines.train_pipeline(
         *data.train, batch_size=recipe.batch_size, seed=seed
     )
-    validation, test = (
-        pipelines.eval_pipeline(*part, batch_size=1000)
-        for part in (data.validation, data.test)
-    )
     keras.utils.set_random_seed(seed)
     model = training.compile_model(recipe.build(images, seed=seed), recipe)
     settings = recipe.search_settings(len(data.train[0])) | {"epochs": EPOCHS.value}
     tflottery.find_ticket(
         model,
         train,
-        validation_data=validation,
+        validation_data=data.validation,
+        validation_batch_size=1000,
         **settings,
         select="last",
         seed=seed,
@@ -73,7 +70,9 @@ def run_seed(seed: int, images: datasets.Images, recipe: training.Recipe) -> lis
     for path in done:
         ticket = tflottery.load_ticket(path)
         ticket.apply(tester)
-        rows.append(row(seed, "ticket", ticket, tester.evaluate(test, verbose=0)[1]))
+        rows.append(
+            row(seed, "ticket", ticket, tester.evaluate(*data.test, 1000, verbose=0)[1])
+        )
     for number in CONTROLLED_ROUNDS:
         if number >= len(done):
             continue
@@ -88,7 +87,7 @@ def run_seed(seed: int, images: datasets.Images, recipe: training.Recipe) -> lis
                 training.compile_model(other, recipe, steps_per_execution=20)
                 train.epoch = 0
                 other.fit(train, epochs=EPOCHS.value, shuffle=False, verbose=0)
-                accuracy = other.evaluate(test, verbose=0)[1]
+                accuracy = other.evaluate(*data.test, 1000, verbose=0)[1]
                 result.write_text(json.dumps(row(seed, name, control, accuracy)))
                 print(
                     f"seed {seed}, round {number}, {name}: {accuracy:.4f}", flush=True

@@ -111,9 +111,7 @@ def make(name: str) -> dict:
     x, y = (part[:count] for part in data.train)
     size = recipe.batch_size
     train = pipelines.train_pipeline(x, y, batch_size=size, seed=0, keras=keras)
-    validation = pipelines.eval_pipeline(
-        *(part[: count // 10] for part in data.validation), batch_size=500, keras=keras
-    )
+    validation = tuple(part[: count // 10] for part in data.validation)
 
     def new():
         keras.backend.clear_session()
@@ -127,18 +125,20 @@ def make(name: str) -> dict:
             model.fit(
                 train,
                 validation_data=validation,
+                validation_batch_size=500,
                 epochs=EPOCHS.value,
                 verbose=0,
                 callbacks=list(callbacks),
                 **extra,
             )
-            model.evaluate(validation, verbose=0)
+            model.evaluate(*validation, 500, verbose=0)
 
     def find():
         tflottery.find_ticket(
             new(),
             train,
             validation_data=validation,
+            validation_batch_size=500,
             epochs=EPOCHS.value,
             rounds=ROUNDS.value,
             select="last",

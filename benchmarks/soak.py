@@ -64,17 +64,16 @@ def main() -> int:
             keras.layers.Dense(2, activation="softmax"),
         ]
     )
-    ds = validation_data = (X, Y)
+    ds = (X, Y)
     if options.data == "batches":
         ds = pipelines.train_pipeline(X, Y, batch_size=64, seed=0)
-        validation_data = pipelines.eval_pipeline(X, Y, batch_size=64)
     notes = Notes()
     with tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         tflottery.find_ticket(
             model,
             ds,
-            validation_data=validation_data,
+            validation_data=(X, Y),
             epochs=1,
             rounds=options.rounds,
             target_sparsity=0.95,

@@ -104,11 +104,11 @@ def test_two_workers_find_one_ticket_and_go_on_after_one_has_died(tmp_path):
             out = tmp_path / f"{name}-out"
             assert (out / f"{index}.ticket").read_bytes() == saved
             epochs = int((out / f"{index}.epochs").read_text())
-            # Of six, those that had ended were not trained again.
-            assert (epochs == 6) == (name == "whole")
-            assert epochs <= 6
+            # Of four, those that had ended were not trained again.
+            assert (epochs == 4) == (name == "whole")
+            assert epochs <= 4
         assert (tmp_path / name / "lock").read_text().startswith("process ")
-    tickets = (tmp_path / name / "rounds/002.ticket" for name in ("whole", "broken"))
+    tickets = (tmp_path / name / "rounds/001.ticket" for name in ("whole", "broken"))
     assert next(tickets).read_bytes() == next(tickets).read_bytes()
 
 
@@ -124,5 +124,5 @@ def test_replicas_with_statistics_go_on_to_the_same_ticket(tmp_path):
             ]
             for run in ("whole", "broken")
         )
-        assert len(whole) == 3
+        assert len(whole) == 2
         assert whole == broken

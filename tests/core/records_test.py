@@ -16,7 +16,7 @@ GOOD = {
 WORDS = {
     "round": "a whole number of at least 0",
     "sparsity": "a number in [0, 1]",
-    "density_per_layer": "a dict in which each value is a number",
+    "density_per_layer": "a dict in which each value is a number in [0, 1]",
     "metrics": "a dict in which each value is a number",
     "history": "a dict in which each value is a list in which each item is a number",
     "steps": "a whole number of at least 0",

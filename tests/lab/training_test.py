@@ -135,7 +135,12 @@ def test_images_that_are_not_standardized_are_in_0_to_1():
 
 def test_images_are_adapted_to_the_recipes_shape():
     own = recipe(input_shape=(8, 8, 3))
-    assert own.arrays(images(), seed=0).validation[0].shape == (4, 8, 8, 3)
+    arrays = own.arrays(images(), seed=0)
+    assert (arrays.train[0].shape, arrays.test[0].shape) == (
+        (12, 8, 8, 3),
+        (4, 8, 8, 3),
+    )
+    np.testing.assert_array_equal(arrays.test[1], images().y_test)
     assert own.build(images()).input_shape == (None, 8, 8, 3)
 
 

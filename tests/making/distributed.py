@@ -55,7 +55,7 @@ def search(library, strategy, folder, dies):
     class Dies(library.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             trained.append(epoch)
-            if dies and len(trained) == 4:
+            if dies and len(trained) == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     model = tflottery.find_ticket(
@@ -63,7 +63,7 @@ def search(library, strategy, folder, dies):
         ds,
         validation_data=ds,
         epochs=2,
-        rounds=2,
+        rounds=1,
         target_sparsity=0.6,
         seed=3,
         select="last",

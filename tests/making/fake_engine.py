@@ -264,13 +264,26 @@ def _inputs(data):
 
 
 def searching(monkeypatch):
-    """Makes `find_ticket` search fake models; returns it with defaults for tests."""
-    monkeypatch.setattr(trainer, "engine_for", Engine)
-    monkeypatch.setattr(engines, "hold", lambda model, masks: model.hold(masks))
-    return _find
+    """Makes `find_ticket` take fake models too; returns it with defaults for tests."""
+    engine_for, hold = trainer.engine_for, engines.hold
+    monkeypatch.setattr(
+        trainer,
+        "engine_for",
+        lambda model, *include: (Engine if isinstance(model, Model) else engine_for)(
+            model, *include
+        ),
+    )
+    monkeypatch.setattr(
+        engines,
+        "hold",
+        lambda model, masks: (Model.hold if isinstance(model, Model) else hold)(
+            model, masks
+        ),
+    )
+    return find
 
 
-def _find(model=None, ds=None, **options):
+def find(model=None, ds=None, **options):
     options = {
         "validation_data": VALIDATION,
         "epochs": 2,

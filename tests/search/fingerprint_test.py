@@ -2,8 +2,6 @@
 
 import functools
 import linecache
-import subprocess
-import sys
 import types
 
 import keras
@@ -175,38 +173,6 @@ def test_mixed_precision_is_another_network():
         for dtype in ("float32", "mixed_bfloat16", "mixed_bfloat16")
     ]
     assert made[0] != made[1] == made[2]
-
-
-PROGRAM = """
-import keras
-from tflottery.search import fingerprint
-{blank}
-def twice(x):
-    return {factor} * x
-keras.utils.set_random_seed({seed})
-model = keras.Sequential([
-    keras.layers.Input((6,)),
-    keras.layers.RandomFlip() if False else keras.layers.Lambda(lambda x: x + 1.0),
-    keras.layers.Dense(3, activation=twice, kernel_initializer="he_normal"),
-])
-model.compile("adam", lambda y, p: {{"a", "b"}} and (p - y) ** 2, ["mse"])
-print(fingerprint.of_network(model), fingerprint.of_training(model))
-"""
-
-
-def test_a_program_with_a_line_more_makes_the_same_network_in_another_process(tmp_path):
-    told = []
-    # The second program makes a changed network after the same one.
-    for number, factors in enumerate(([2.0], [2.0, 3.0])):
-        program = tmp_path / f"{number}.py"  # As a notebook's cell has its process in.
-        blank = "\n" * number
-        texts = [PROGRAM.format(blank=blank, seed=number, factor=f) for f in factors]
-        program.write_text("".join(texts))
-        command = [sys.executable, "-W", "ignore", program]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert answer.returncode == 0, answer.stderr
-        told += answer.stdout.splitlines()
-    assert told[0] == told[1] != told[2]
 
 
 SOURCE = """

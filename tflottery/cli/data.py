@@ -6,7 +6,6 @@ from tflottery.lab.data import datasets
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `data`."""
     parser.add_argument("name", metavar="NAME", help=", ".join(datasets.SOURCES))
     text = "folder to write to; other commands read it with --data_dir"
     parser.add_argument("--to", metavar="FOLDER", required=True, help=text)

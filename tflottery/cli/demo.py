@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from tflottery.cli.report import print_report
+from tflottery.cli import report
 from tflottery.core import files
 
 # Arguments of `export_tflite` for each file.
@@ -19,7 +19,6 @@ _FILES: dict[str, dict[str, Any]] = {
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `demo`."""
     text = "folder for the results; default: runs/demo"
     parser.add_argument("--run_dir", default="runs/demo", metavar="DIR", help=text)
 
@@ -45,9 +44,9 @@ def demo(arguments: argparse.Namespace) -> None:
     files.make_folder(folder)
     recipe = dataclasses.replace(recipes.recipe("digits"), steps=300)
     digits = datasets.load("digits")
-    low_images = _only(digits, range(5))
+    low_images = digits.of_classes(range(5))
     low = recipe.arrays(low_images, seed=0)
-    high = recipe.arrays(_only(digits, range(5, 10)), seed=0)
+    high = recipe.arrays(digits.of_classes(range(5, 10)), seed=0)
     size = recipe.batch_size
 
     print("1. Find a ticket for the digits 0 to 4.")
@@ -55,7 +54,7 @@ def demo(arguments: argparse.Namespace) -> None:
     teacher = find_ticket(
         training.compile_model(recipe.build(low_images, seed=0), recipe),
         pipelines.train_pipeline(*low.train, batch_size=size, seed=0),
-        validation_data=pipelines.eval_pipeline(*low.validation, batch_size=size),
+        validation_data=low.validation,
         seed=0,
         run_dir=folder / "find",
         **recipe.search_settings(len(low.train[0])),
@@ -77,38 +76,27 @@ def demo(arguments: argparse.Namespace) -> None:
     print("\n3. Export it for every target, and run each file.")
     found = []
     for name, options in _FILES.items():
-        report = export_tflite(
+        written = export_tflite(
             student,
             folder / f"student_{name}.tflite",
             representative_data=high.train[0] if name == "int8" else None,
             samples=high.validation[0],
             **options,
         )
-        metrics = evaluate_tflite(report.path, [high.test], progress=False)
-        found.append((report, metrics))
+        metrics = evaluate_tflite(written.path, [high.test], progress=False)
+        found.append((written, metrics))
         print(
-            f"  {name:<12} {report.bytes:>7,} bytes of {report.dense_float32_bytes:,} "
-            f"dense; test accuracy {100 * metrics['accuracy']:.2f} %; {report.path}",
+            f"  {name:<12} {written.bytes:>7,} bytes of "
+            f"{written.dense_float32_bytes:,} dense; test accuracy "
+            f"{100 * metrics['accuracy']:.2f} %; {written.path}",
             flush=True,
         )
 
-    def write() -> pathlib.Path:
+    if report.is_possible("tflottery demo"):
         from tflottery.lab.report import export_report, search_report
 
         parts = export_report.student(accuracy), export_report.exported(found)
         html = search_report.search_page(folder / "find", *parts)
         files.write(folder / "report.html", html)
-        return folder / "report.html"
-
-    print_report("demo", write)
+        print(f"Report: {folder / 'report.html'}")
     print(f"Everything is in {folder}.")
-
-
-def _only(images: Any, classes: range) -> Any:
-    """Returns the images of some classes, with labels from 0."""
-    parts = {}
-    for part in ("train", "test"):
-        x, y = getattr(images, f"x_{part}"), getattr(images, f"y_{part}")
-        chosen = (y >= classes.start) & (y < classes.stop)
-        parts[f"x_{part}"], parts[f"y_{part}"] = x[chosen], y[chosen] - classes.start
-    return dataclasses.replace(images, num_classes=len(classes), **parts)

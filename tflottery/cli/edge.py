@@ -13,7 +13,6 @@ from tflottery.core import files
 
 
 def define_export(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `export`."""
     parser.usage = "%(prog)s SOURCE FILE [--flag=value ...]"
     parser.set_defaults(error=parser.error)
     flag = parser.add_argument
@@ -28,21 +27,21 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     count, text = flags.at_least(2), "snap kept weights to N values, for --target=npu"
     flag("--clusters", type=count, metavar="N", help=text)
     text = "allowed difference, as a share of the largest output"
-    flag("--tolerance", type=float, metavar="SHARE", help=text)
+    flag("--tolerance", type=float, metavar="N", help=text)
+    text = "sizes of a sample, if some are open; once per input"
+    flag("--input_shape", type=_sizes, action="append", metavar="SIZES", help=text)
     text = "also write the report as JSON"
     flag("--json", type=_report_file, metavar="FILE", help=text)
     _define_data(parser, "images to calibrate integers, by default digits")
 
 
 def define_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `evaluate`."""
     parser.usage = "%(prog)s FILE [--flag=value ...]"
     parser.add_argument("file", metavar="FILE", help="file to run")
     _define_data(parser, "images, by default digits")
 
 
 def define_benchmark(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `benchmark`."""
     flag = parser.add_argument
     flag("file", metavar="FILE", help="file to run")
     flag("--against", metavar="FILE", help="file to compare with, such as a dense one")
@@ -102,6 +101,7 @@ def export(arguments: argparse.Namespace) -> None:
         tolerance=arguments.tolerance,
         representative_data=images,
         samples=samples,
+        input_shape=arguments.input_shape,
     )
     print(report)
     if arguments.json is not None:
@@ -126,6 +126,16 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
     options = {"threads": arguments.threads, "against": arguments.against}
     print(benchmark_tflite(arguments.file, on=arguments.on, **options))
+
+
+def _sizes(sizes: str) -> tuple[int, ...]:
+    """Returns the sizes in a text such as "224,224,3"."""
+    try:
+        return tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers, such as 224,224,3. Received: --input_shape={sizes}"
+        ) from error
 
 
 def _report_file(json: str) -> str:

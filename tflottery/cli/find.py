@@ -33,7 +33,6 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `find`."""
     parser.usage = "%(prog)s [--flag=value ...]"
     flags.define_recipe(parser, list_names=True)
     text = "keep the run here, or resume it; default: runs/find_001, ..."
@@ -79,13 +78,12 @@ def find(arguments: argparse.Namespace) -> None:
     train = pipelines.train_pipeline(
         *data.train, batch_size=size, seed=seed, augment=recipe.augment
     )
-    validation = pipelines.eval_pipeline(*data.validation, batch_size=512)
-    settings["validation_data"] = validation
+    settings |= {"validation_data": data.validation, "validation_batch_size": 512}
     if arguments.dry_run:
         print(f"A search would take {estimate_cost(model, train, **settings)}.")
         return
 
-    run_dir = arguments.run_dir or _free("runs/find_{:03d}")
+    run_dir = arguments.run_dir or free_folder()
     epochs = settings["epochs"]
     print(
         f"{recipe.model} on {recipe.dataset} ({recipe.source}): "
@@ -97,12 +95,11 @@ def find(arguments: argparse.Namespace) -> None:
     model = find_ticket(model, train, run_dir=run_dir, **settings)
     model.ticket.summary()
 
-    test = pipelines.eval_pipeline(*data.test, batch_size=512)
     dense = training.compile_model(recipe.build(images, seed=0), recipe)
     folder = files.path_of(run_dir)
     load_ticket(folder / "rounds" / "000.ticket").apply(dense)
     dense_accuracy, sparse_accuracy = (
-        100 * network.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+        100 * network.evaluate(*data.test, 512, verbose=0, return_dict=True)["accuracy"]
         for network in (dense, model)
     )
     print(
@@ -116,10 +113,7 @@ def find(arguments: argparse.Namespace) -> None:
     print_report_of(run_dir)
 
 
-def _free(pattern: str) -> str:
-    """Returns the first path of a numbered pattern that does not exist."""
-    return next(
-        path
-        for path in map(pattern.format, itertools.count(1))
-        if not files.path_of(path).exists()
-    )
+def free_folder() -> str:
+    """Returns the first of runs/find_001, runs/find_002, ... that does not exist."""
+    folders = map("runs/find_{:03d}".format, itertools.count(1))
+    return next(folder for folder in folders if not files.path_of(folder).exists())

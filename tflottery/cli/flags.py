@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from tflottery.lab import models, recipes
@@ -10,21 +10,18 @@ from tflottery.lab.data import datasets
 
 
 def define_recipe(parser: Any, *, list_names: bool = False) -> None:
-    """Defines the flags that choose a recipe and its data.
+    """Defines the flags that choose a recipe and its data, in a parser or a group.
 
-    Args:
-        parser: A parser or an argument group.
-        list_names: Whether the help lists all names; otherwise it refers to `find`.
+    The help lists all names, or else refers to that of `find`.
     """
-
-    def flag(name: str, what: str, known: Iterable[str]) -> None:
+    for name, what, known in (
+        ("--recipe", "experiment", recipes.RECIPES),
+        ("--model", "network", models.MODELS),
+        ("--dataset", "images", datasets.SOURCES),
+    ):
         hint = f"{what}; `tflottery find --help` lists them"
         text = ", ".join(known) if list_names else hint
         parser.add_argument(name, metavar="NAME", help=text)
-
-    flag("--recipe", "experiment", recipes.RECIPES)
-    flag("--model", "network", models.MODELS)
-    flag("--dataset", "images", datasets.SOURCES)
     text = "folder of NAME.npz, or of TensorFlow Datasets"
     parser.add_argument("--data_dir", metavar="DIR", help=text)
 

@@ -26,18 +26,10 @@ _formatter = functools.partial(argparse.HelpFormatter, max_help_position=18)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line.
+    """Runs one command line: the words after `tflottery`, by default this process's.
 
-    Args:
-        argv: Words after `tflottery`, by default those of this process.
-
-    Returns:
-        The exit status: 0 for success, 1 for an error that the message explains, 130
-        for an interrupt.
-
-    Raises:
-        SystemExit: With status 0 after `--help` and `--version`, or with status 2 if
-            the command line is invalid.
+    Returns the exit status: 0 for success, 1 for an error that the message explains,
+    130 for an interrupt. `--help`, `--version` and an invalid line raise SystemExit.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = _parse(list(sys.argv[1:] if argv is None else argv))

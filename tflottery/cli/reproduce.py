@@ -7,7 +7,6 @@ from tflottery.cli.report import print_report_of
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Defines the arguments of `reproduce`."""
     flag = parser.add_argument
     flag(
         "name",

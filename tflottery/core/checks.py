@@ -11,12 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """What a value must be.
-
-    Attributes:
-        fits: Returns whether a value is of this kind.
-        words: Completes the sentence "`x` must be ..."
-    """
+    """What a value must be: a test, and the end of the sentence "`x` must be ..."."""
 
     fits: Callable[[Any], Any]
     words: str
@@ -36,13 +31,6 @@ def is_number(value: Any) -> bool:
 def is_whole(value: Any) -> bool:
     """Returns whether `value` is a whole number of at least 0."""
     return is_number(value) and isinstance(value, numbers.Integral) and int(value) >= 0
-
-
-def is_dict(value: Any, fits: Callable[[Any], Any]) -> bool:
-    """Returns whether `value` is a dict from strings to values that pass `fits`."""
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and fits(item) for name, item in value.items()
-    )
 
 
 NUMBER = Kind(is_number, "a number")
@@ -69,16 +57,19 @@ def list_of(kind: Kind) -> Kind:
 
 def dict_of(kind: Kind) -> Kind:
     """Returns the kind of a dict from strings to values of `kind`."""
-    return Kind(
-        lambda v: is_dict(v, kind.fits), f"a dict in which each value is {kind.words}"
-    )
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(
+            isinstance(name, str) and kind.fits(item) for name, item in value.items()
+        )
+
+    return Kind(fits, f"a dict in which each value is {kind.words}")
 
 
 def whole_from(low: int, high: float = math.inf) -> Kind:
     """Returns the kind of a whole number from `low` to `high`."""
-    words = f"a whole number from {low} to {high}"
-    if high == math.inf:
-        words = f"a whole number of at least {low}"
+    limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+    words = f"a whole number {limits}"
     return Kind(lambda v: is_whole(v) and low <= v <= high, words)
 
 
@@ -102,17 +93,8 @@ def one_of(choices: Sequence[str]) -> Kind:
     )
 
 
-def check(name: str, value: Any, kind: Kind, meaning: str = "") -> None:
-    """Checks an argument.
-
-    Args:
-        name: The name of the argument.
-        value: Its value.
-        kind: What it must be.
-        meaning: What it stands for, to be added to the error.
-
-    Raises:
-        ValueError: If `value` is of another kind.
+def check(name: str, value: Any, kind: Kind) -> None:
+    """Raises ValueError if an argument is of another kind.
 
     >>> check("steps", -1, WHOLE)
     Traceback (most recent call last):
@@ -120,16 +102,11 @@ def check(name: str, value: Any, kind: Kind, meaning: str = "") -> None:
     ValueError: `steps` must be a whole number of at least 0. Received: steps=-1
     """
     if not kind.fits(value):
-        words = f"{kind.words}: {meaning}" if meaning else kind.words
-        raise ValueError(f"`{name}` must be {words}. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be {kind.words}. Received: {name}={value!r}")
 
 
 def fields(record: Any, kinds: Mapping[str, Kind]) -> None:
-    """Checks the attributes of `record` by name.
-
-    Raises:
-        ValueError: If one is of the wrong kind. Names the first such.
-    """
+    """Raises ValueError if an attribute of `record` is of another kind."""
     for name, kind in kinds.items():
         value = getattr(record, name)
         if not kind.fits(value):
@@ -140,29 +117,17 @@ def fields(record: Any, kinds: Mapping[str, Kind]) -> None:
 
 
 def whole(name: str, value: Any, at_least: int = 0, at_most: float = math.inf) -> int:
-    """Returns an argument as an int.
-
-    Raises:
-        ValueError: If it is not a whole number from `at_least` to `at_most`.
-    """
+    """Returns a whole number as an int; ValueError if it is out of range."""
     check(name, value, whole_from(at_least, at_most))
     return int(value)
 
 
 def fraction(name: str, value: Any, meaning: str = _TO_PRUNE) -> float:
-    """Returns an argument as a float.
-
-    Raises:
-        ValueError: If it is not strictly between 0 and 1.
-    """
+    """Returns a number as a float; ValueError if it is not inside (0, 1)."""
     check(name, value, inside_0_1(meaning))
     return float(value)
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Checks an argument that must be one of a few strings.
-
-    Raises:
-        ValueError: If it is not one of `choices`.
-    """
+    """Raises ValueError if an argument is not one of a few strings."""
     check(name, value, one_of(choices))

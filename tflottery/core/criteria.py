@@ -80,10 +80,8 @@ CRITERIA: Mapping[str, Criterion] = {
 def find(criterion: str | Criterion, seed: int | None = None) -> Criterion:
     """Returns the function that scores weights.
 
-    Args:
-        criterion: A name in `CRITERIA`, or the user's own function. Its arguments and
-            scores are then checked.
-        seed: Random seed of the criterion `"random"`.
+    It is one of `CRITERIA` by name, `"random"` with the seed, or the user's own, whose
+    arguments and scores are checked.
 
     Raises:
         TypeError: If a function does not take `(trained, rewind)`.

@@ -24,6 +24,8 @@ _PLAIN = {"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"}
 _PLAIN |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
 _PLAIN |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _AGAIN = "Copy the file again from its source."
+# What reading a damaged header may raise.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 # The package that each kind of object store needs.
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
@@ -35,9 +37,7 @@ class FileError(ValueError):
 def path_of(path: Any, name: str = "path") -> Any:
     """Returns a `pathlib.Path`, or for a URL such as `s3://...` a `upath.UPath`.
 
-    Args:
-        path: A path, in which `~` is the home folder, or a URL.
-        name: The name of the argument, for errors.
+    In a path, `~` is the home folder. Errors call the argument `name`.
 
     Raises:
         TypeError: If `path` is not a path.
@@ -75,11 +75,7 @@ def path_of(path: Any, name: str = "path") -> Any:
 
 
 def make_folder(path: Any) -> None:
-    """Makes the folder `path` and its parents if they do not exist.
-
-    Raises:
-        OSError: If it cannot be made. Names the folder and the remedy.
-    """
+    """Makes the folder `path` and its parents if they do not exist."""
     path = path_of(path)
     if isinstance(path, pathlib.Path):  # Object stores have no folders.
         try:
@@ -109,11 +105,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write(path: Any, data: bytes) -> None:
-    """Writes `data` to `path`: the file holds all of it, or its old content.
-
-    Raises:
-        OSError: If it cannot be written. Names the file and the remedy.
-    """
+    """Writes `data` to `path`: the file holds all of it, or its old content."""
     path = path_of(path)
     if not isinstance(path, pathlib.Path):
         path.write_bytes(data)  # An object store swaps in the whole object.
@@ -129,11 +121,8 @@ def write(path: Any, data: bytes) -> None:
 def remove_scratch(folder: Any, names: str) -> None:
     """Removes scratch files that a killed process left in a folder.
 
-    Nothing else may be writing there at the same time.
-
-    Args:
-        folder: A folder that exists.
-        names: The names of the files that were being written, a regular expression.
+    They are of files whose names match the regular expression `names`. Nothing else
+    may be writing there at the same time.
     """
     if isinstance(folder, pathlib.Path):
         for path in folder.glob(".*.tmp"):
@@ -157,11 +146,7 @@ def write_json(path: Any, value: Any) -> None:
 
 
 def read_json(path: Any) -> Any:
-    """Returns the data of a JSON file.
-
-    Raises:
-        FileError: If it is not JSON.
-    """
+    """Returns the data of a JSON file; FileError if it is not one."""
     try:
         return json.loads(path_of(path).read_bytes())
     except (ValueError, RecursionError) as error:
@@ -176,7 +161,6 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], header: Any) -> No
     Raises:
         TypeError: If an array's dtype is neither NumPy's (bool, integer, float16/32/64)
             nor one of `ml_dtypes`, or if the header is not plain data.
-        OSError: If it cannot be written.
     """
     plain = {name: _to_plain(name, array) for name, array in arrays.items()}
     body = {
@@ -205,10 +189,7 @@ def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
         entries = dict(safetensors.deserialize(data))
         length = int.from_bytes(data[:8], "little")
         signed = json.loads(data[8 : 8 + length])["__metadata__"][_KEY]
-    except (
-        *(safetensors.SafetensorError, ValueError, KeyError, TypeError),
-        RecursionError,
-    ) as error:
+    except (safetensors.SafetensorError, *_DAMAGE) as error:
         raise FileError(
             f"{path} is not a tflottery file, or it is truncated or damaged "
             f"({error}). {_AGAIN}"
@@ -216,15 +197,13 @@ def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
     del data
     body = _check_header(path, signed)
     if not entries.keys() == body["dtypes"].keys() == body["sha256"].keys():
-        raise FileError(f"{path} is damaged: its header lists other arrays. {_AGAIN}")
+        raise _damaged(path, "its header lists other arrays")
     arrays = {}
     for name in list(entries):
         array = _from_entry(path, name, entries.pop(name), body["dtypes"][name])
         if _digest(_to_plain(name, array)) != body["sha256"][name]:
-            raise FileError(
-                f"{path} is damaged: the values of {name!r} have changed since they "
-                f"were written. {_AGAIN}"
-            )
+            changed = f"the values of {name!r} have changed since they were written"
+            raise _damaged(path, changed)
         arrays[name] = array
     return arrays, body["header"]
 
@@ -239,26 +218,24 @@ def _check_header(path: Any, signed: Any) -> dict[str, Any]:
                 isinstance(body[key], dict) for key in ("dtypes", "sha256")
             ):
                 return body
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except _DAMAGE:
         pass
-    raise FileError(
-        f"{path} is damaged: its header has changed since it was written. {_AGAIN}"
-    )
+    raise _damaged(path, "its header has changed since it was written")
 
 
 def _from_entry(path: Any, name: str, entry: Any, dtype: Any) -> np.ndarray:
     kind = _dtype(dtype)
     if kind is None or _plain(kind).name != _PLAIN.get(entry["dtype"]):
-        raise FileError(
-            f"{path} is damaged: its header says that {name!r} is {dtype!r}, but it "
-            f"is stored as {entry['dtype']!r}. {_AGAIN}"
-        )
+        stored = f"but it is stored as {entry['dtype']!r}"
+        raise _damaged(path, f"its header says that {name!r} is {dtype!r}, {stored}")
     try:
         return np.frombuffer(entry["data"], kind).reshape(entry["shape"])
     except ValueError as error:  # More or larger dimensions than NumPy allows.
-        raise FileError(
-            f"{path} is damaged: {name!r} has the shape {entry['shape']}. {_AGAIN}"
-        ) from error
+        raise _damaged(path, f"{name!r} has the shape {entry['shape']}") from error
+
+
+def _damaged(path: Any, why: str) -> FileError:
+    return FileError(f"{path} is damaged: {why}. {_AGAIN}")
 
 
 def _to_plain(name: str, array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Masks: one boolean array per prunable weight; True keeps, False prunes."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,11 +13,7 @@ Masks = Mapping[str, np.ndarray]
 
 
 def ones(weights: Weights) -> dict[str, np.ndarray]:
-    """Returns the masks of a dense network, which keep every weight.
-
-    >>> ones({"dense/kernel": np.zeros((1, 2))})
-    {'dense/kernel': array([[ True,  True]])}
-    """
+    """Returns the masks of a dense network, which keep every weight."""
     return {path: np.ones(w.shape, bool) for path, w in weights.items()}
 
 
@@ -49,9 +46,6 @@ def density(masks: Masks) -> float:
     """Returns the share of masked weights that are kept, in [0, 1].
 
     If the masks cover no weights, the density is 1.
-
-    >>> density({"dense/kernel": np.array([[True, False], [False, False]])})
-    0.25
     """
     return kept(masks) / size(masks) if size(masks) else 1.0
 
@@ -66,11 +60,7 @@ def sparsity(masks: Masks) -> float:
 
 
 def density_per_layer(masks: Masks) -> dict[str, float]:
-    """Returns the density of each mask by its path.
-
-    >>> density_per_layer({"a": np.array([True, False]), "b": np.array([True])})
-    {'a': 0.5, 'b': 1.0}
-    """
+    """Returns the density of each mask by its path."""
     return {path: density({path: mask}) for path, mask in masks.items()}
 
 
@@ -80,9 +70,7 @@ def is_nested(inner: Masks, outer: Masks) -> bool:
     >>> is_nested({"a": np.array([True, False])}, {"a": np.array([True, True])})
     True
     """
-    if inner.keys() != outer.keys():
-        return False
-    return all(
+    return inner.keys() == outer.keys() and all(
         inner[path].shape == outer[path].shape
         and not np.any(inner[path] & ~outer[path])
         for path in inner
@@ -120,9 +108,7 @@ def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     >>> unpack(np.array([176], np.uint8), (2, 2)).tolist()
     [[True, False], [True, True]]
     """
-    count = 1
-    for dimension in shape:
-        count *= int(dimension)
+    count = math.prod(map(int, shape))
     if bits.dtype != np.uint8 or bits.shape != ((count + 7) // 8,):
         raise ValueError(
             f"A mask of shape {shape} needs {(count + 7) // 8} bytes of bits. "
@@ -132,11 +118,7 @@ def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_fit(masks: Masks, weights: Weights) -> None:
-    """Checks that every mask has a weight of the same shape.
-
-    Raises:
-        ValueError: If one does not. Names the first such path.
-    """
+    """Raises ValueError if a mask has no weight, or one of another shape."""
     for path, mask in masks.items():
         if path not in weights:
             raise ValueError(

@@ -49,11 +49,7 @@ def canonical(paths: Iterable[str]) -> list[str]:
 
 
 def align(theirs: Weights, ours: Weights) -> dict[str, str]:
-    """Returns a dict from the ticket's paths to the model's.
-
-    Args:
-        theirs: The ticket's weights by path.
-        ours: The model's weights by path.
+    """Returns a dict from the paths of a ticket's weights to those of the model's.
 
     Raises:
         ValueError: If they do not fit. Names the first path or shape that differs.
@@ -64,9 +60,10 @@ def align(theirs: Weights, ours: Weights) -> dict[str, str]:
         mapping = dict(zip(theirs, ours, strict=False))
         for a, b in itertools.zip_longest(canonical(theirs), canonical(ours)):
             if a != b:
+                a, b = a or "no further weight", b or "no further weight"
                 raise ValueError(
-                    f"The ticket does not fit the model: {_first(a, b)}. Was the "
-                    "ticket found on another network?"
+                    f"The ticket does not fit the model: where the ticket has {a!r}, "
+                    f"the model has {b!r}. Was the ticket found on another network?"
                 )
     for name, other in mapping.items():
         if theirs[name].shape != ours[other].shape:
@@ -83,10 +80,6 @@ def of_backbone(theirs: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
 
     The ticket's remaining paths must come last, as they belong to its head. The
     ticket's network may also contain the backbone as its first layer.
-
-    Args:
-        theirs: The ticket's paths, in order.
-        ours: The backbone's paths, in order.
 
     Raises:
         ValueError: If they do not fit. Names the first paths that differ.
@@ -129,21 +122,11 @@ def _difference(ours: list[str], theirs: list[str]) -> str:
     return f"`backbone` does not fit the ticket: {listed}. Use one with the same paths."
 
 
-def _first(ticket: str | None, model: str | None) -> str:
-    return (
-        f"where the ticket has {ticket or 'no further weight'!r}, the model has "
-        f"{model or 'no further weight'!r}"
-    )
-
-
 def check(names: Iterable[str]) -> None:
-    """Checks that each name is a valid path of a weight.
+    """Raises ValueError if a name is not a valid path of a weight.
 
     Names end up in terminals, reports and file names, so they must not contain control
     characters or lead out of a folder.
-
-    Raises:
-        ValueError: If one is not valid. Names the first such.
 
     >>> check(["../kernel"])
     Traceback (most recent call last):

@@ -14,11 +14,7 @@ _MOST_ROUNDS = 10_000
 
 
 def plan(masks: Masks, config: LotteryConfig) -> list[float]:
-    """Returns the density of each round of a search, starting with round 0.
-
-    Args:
-        masks: The masks of round 0.
-        config: The search's configuration.
+    """Returns the density of each round of a search, from the `masks` of round 0 on.
 
     Raises:
         ValueError: If the target prunes no weight, leaves none in some layer, or cannot
@@ -74,12 +70,8 @@ def densities(
 ) -> list[float]:
     """Returns the density of each round, starting with round 0.
 
-    Args:
-        masks: The masks of the dense network.
-        fraction: Share of the remaining weights to prune after each round, in (0, 1).
-        layer_fractions: Separate fractions for the layers that match a pattern.
-        target_density: The density at which to stop, in (0, 1).
-        rounds: Number of prunings. `None` prunes until the target is reached.
+    Each prunes `fraction` of the remaining weights, or the fraction of the first
+    pattern that matches their layer, until `target_density` is reached.
 
     Raises:
         ValueError: If it takes more than 10,000 rounds, or if `rounds` is larger than
@@ -211,12 +203,8 @@ def of_groups(
 
     Group i keeps `sum(left[i]) * (1 - fractions[i]) ** t`, where t is 1, or the value
     in [0, 1] that keeps `at_least` weights in total. That total includes the last
-    weight of each layer, which is kept regardless of its group's number.
-
-    Args:
-        left: For each group, the number of remaining weights of each of its layers.
-        fractions: For each group, the share of its remaining weights to prune.
-        at_least: The least number of weights to keep in total.
+    weight of each layer, which is kept regardless of its group's number. `left` holds
+    the remaining weights of each layer of each group.
 
     >>> of_groups([[10, 10], [4]], [0.5, 0.25], at_least=0)
     [10, 3]
@@ -258,11 +246,6 @@ def of_layers(masks: Masks, left: Mapping[str, int], keep: int) -> dict[str, int
     (k + k + in + out) / (k * k * in * out), but at least one weight and at most those
     it has left. The other layers share the rest (Evci et al. 2020, "Rigging the
     Lottery", section 3).
-
-    Args:
-        masks: The layers' masks, by path.
-        left: The number of remaining weights of each layer, by path.
-        keep: The number of weights to keep in total.
 
     >>> import numpy as np
     >>> masks = {"a": np.ones((2, 2), bool), "b": np.ones((6, 6), bool)}

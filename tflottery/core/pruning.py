@@ -37,8 +37,7 @@ def prune(
     the layer.
 
     Args:
-        scores: An array for each path in `masks`, of the same shape. Higher scores are
-            kept.
+        scores: An array for each path in `masks`, of the same shape.
         masks: The masks to shrink. What they prune stays pruned.
         fraction: Share of the remaining weights to prune, in (0, 1).
         scope: `"global"`, `"layer"` or `"erk"`.
@@ -46,9 +45,6 @@ def prune(
             pattern. These are pruned layer by layer. The first match counts.
         target_density: Least share of all weights to keep, in [0, 1). If the fractions
             would keep less, they are all reduced to keep exactly this share.
-
-    Returns:
-        Boolean arrays by path, nested in `masks`.
 
     Raises:
         ValueError: If a fraction or `scope` is out of range, the scores do not fit the
@@ -155,14 +151,11 @@ def _keep_best(scores: Scores, masks: Masks, keep: int) -> dict[str, np.ndarray]
             equal = np.flatnonzero(masks[path] & (scores[path] == threshold))[:ties]
             kept[path].reshape(-1)[equal] = True
             ties -= len(equal)
-    if all(kept[path].any() or not masks[path].any() for path in masks):
-        return kept
-    return _guard(scores, masks, kept)
+    _guard(scores, masks, kept)
+    return kept
 
 
-def _guard(
-    scores: Scores, masks: Masks, kept: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _guard(scores: Scores, masks: Masks, kept: dict[str, np.ndarray]) -> None:
     """Restores the best weight of each emptied layer, in exchange for the worst."""
     for path in masks:
         if kept[path].any() or not masks[path].any():
@@ -180,7 +173,6 @@ def _guard(
             "the layer to `skip`.",
             stacklevel=4,
         )
-    return kept
 
 
 def _worst(scores: Scores, kept: Masks) -> tuple[str, int] | None:

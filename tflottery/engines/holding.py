@@ -7,11 +7,13 @@ differs is in `engines.keras3` and `engines.tfmot.held`.
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from tflottery.core import paths
 from tflottery.core.masks import Masks
 from tflottery.engines import network
 
@@ -55,7 +57,7 @@ def cut_now(
                 each.assign(np.where(mask, value, np.zeros((), value.dtype)))
 
 
-_WATCHED = ("compile", "load_weights", "set_weights")
+_WATCHED = ("compile", "evaluate", "load_weights", "set_weights")
 
 
 def keep_held(model: Any, hold_averages: Callable[[Any], None]) -> None:
@@ -69,12 +71,14 @@ def keep_held(model: Any, hold_averages: Callable[[Any], None]) -> None:
         method = getattr(type(model), name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "evaluate":
+                warn_if_broken(model)
             result = method(model, *args, **kwargs)
-            if name != "compile":
+            if name.endswith("_weights"):
                 for variable in model.weights:
                     if isinstance(getattr(variable, "constraint", None), Held):
                         variable.assign(variable.constraint(variable))
-            elif getattr(optimizer_of(model), "use_ema", False):
+            elif name == "compile" and getattr(optimizer_of(model), "use_ema", False):
                 hold_averages(optimizer_of(model))
             return result
 
@@ -107,6 +111,32 @@ def masks_held(model: Any) -> dict[str, np.ndarray]:
         for path, variable in network.variables(model).items()
         if isinstance(getattr(variable, "constraint", None), Held)
     }
+
+
+def warn_if_broken(model: Any) -> None:
+    """Warns if weights that a model's masks or its ticket prune are not zero."""
+    held = [
+        (variable, network.value_of(variable.constraint.mask) != 0)
+        for variable in model.weights
+        if isinstance(getattr(variable, "constraint", None), Held)
+    ]
+    ticket = getattr(model, "ticket", None)
+    if ticket is not None and not held:
+        own = network.variables(model)
+        mapping = paths.align(ticket.trained, network.read(own))
+        held = [(own[mapping[path]], mask) for path, mask in ticket.masks.items()]
+    broken = [
+        getattr(variable, "path", variable.name)
+        for variable, mask in held
+        if np.any(network.value_of(variable)[~mask])
+    ]
+    if broken:
+        warnings.warn(
+            f"`model` {model.name!r} does not keep its masks: pruned weights are not "
+            f"zero in {', '.join(broken)}, as after a checkpoint of other weights. "
+            "Apply the ticket again by `model.ticket.apply(model)`.",
+            stacklevel=3,
+        )
 
 
 def forget_traces(model: Any) -> None:

@@ -190,7 +190,9 @@ def prunable_of(layer: Any, keras: Any) -> list[Any]:
     # Only on the class: tfmot adds a function of that name to layers it has wrapped.
     if hasattr(type(layer), "get_prunable_weights"):
         return list(layer.get_prunable_weights())
-    for base in type(layer).__mro__:
+    # In tfmot's quantization-aware training a wrapper owns the kernel of its layer.
+    aware = type(layer).__name__ == "QuantizeWrapperV2"
+    for base in type(layer.layer if aware else layer).__mro__:
         ours = base.__module__.split(".")[0] == keras.__name__
         names = _PRUNABLE.get(base.__name__, ()) if ours else ()
         if names:

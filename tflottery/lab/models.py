@@ -37,56 +37,42 @@ def _model(layers: Callable[[Network], None]) -> Builder:
 
 @_model
 def lenet_small(net: Network) -> None:
-    """LeNet-300-100 at a third of its width, for the 8x8 digits.
-
-    10,400 weights in its kernels on 8x8x1 images with 10 classes.
-    """
-    net.flatten()
+    """LeNet-300-100 at a third of its width: 10,400 kernel weights on 8x8 digits."""
+    net.add("Flatten", name="flatten")
     net.dense(100, "fc1")
     net.dense(30, "fc2")
 
 
 @_model
 def lenet_300_100(net: Network) -> None:
-    """LeNet-300-100: two hidden layers of 300 and 100 units.
-
-    266,200 weights in its kernels on 28x28x1 images with 10 classes ("266K").
+    """LeNet-300-100: 266,200 kernel weights on MNIST ("266K").
 
     Source: Frankle & Carbin 2019, figure 2.
     """
-    net.flatten()
+    net.add("Flatten", name="flatten")
     net.dense(300, "fc1")
     net.dense(100, "fc2")
 
 
 @_model
 def conv2(net: Network) -> None:
-    """Conv-2: 4,300,992 kernel weights on CIFAR-10 ("4.3M").
-
-    Source: Frankle & Carbin 2019, figure 2.
-    """
+    """Conv-2 of the same table: 4,300,992 kernel weights on CIFAR-10 ("4.3M")."""
     _conv(net, (64,))
 
 
 @_model
 def conv4(net: Network) -> None:
-    """Conv-4: 2,425,024 kernel weights on CIFAR-10 ("2.4M").
-
-    Source: Frankle & Carbin 2019, figure 2.
-    """
+    """Conv-4 of the same table: 2,425,024 kernel weights on CIFAR-10 ("2.4M")."""
     _conv(net, (64, 128))
 
 
 @_model
 def conv6(net: Network) -> None:
-    """Conv-6: 2,261,184 kernel weights on CIFAR-10, 1,144,512 in convolutions.
+    """Conv-6 of the same table: 2,261,184 kernel weights on CIFAR-10.
 
-    The paper's table gives 1.7M and 1.1M. Its layers do have 1.1M weights in the
+    The table gives 1.7M. Its layers do have the 1.1M weights that it gives for the
     convolutions, but three poolings of a 32x32 image leave 4x4x256 = 4,096 inputs to
-    the first fully-connected layer, which alone has 1,048,576 weights. This network
-    has the paper's layers, not its sum.
-
-    Source: Frankle & Carbin 2019, figure 2.
+    the first fully-connected layer, which alone has 1,048,576 weights.
     """
     _conv(net, (64, 128, 256))
 
@@ -106,13 +92,11 @@ def resnet18(net: Network) -> None:
 
 @_model
 def resnet20(net: Network) -> None:
-    """The 20-layer CIFAR ResNet: 274,042 weights in all ("274K").
+    """The 20-layer CIFAR ResNet: 274,042 weights, 270,896 of them in kernels ("274K").
 
     Frankle & Carbin call this network "Resnet-18": three stages of three blocks with
     16, 32 and 64 channels, and 1x1 convolutions (2,560 weights, named
-    `stage*_block1_shortcut`) where a stage halves the image. 270,896 weights are in
-    kernels, 1,568 are the moving statistics of batch normalization. `resnet18` is
-    the network of 11 million weights.
+    `stage*_block1_shortcut`) where a stage halves the image.
 
     Source: He et al. 2016, section 4.2; Frankle & Carbin 2019, figure 2.
     """
@@ -121,10 +105,7 @@ def resnet20(net: Network) -> None:
 
 @_model
 def resnet20_narrow(net: Network) -> None:
-    """`resnet20` at half its width, 8, 16 and 32 channels, for small computers.
-
-    67,912 weights in its kernels on CIFAR-10.
-    """
+    """`resnet20` at half its width: 67,912 kernel weights on CIFAR-10."""
     _resnet(net, (8, 16, 32), blocks=3)
 
 
@@ -144,21 +125,12 @@ def vgg19(net: Network) -> None:
             net.max_pool(f"pool{group - 1}")
         for index in range(1, convolutions + 1):
             net.conv_bn(filters, f"block{group}_conv{index}")
-            net.relu(f"block{group}_relu{index}")
-    net.average_pool()
+            net.add("ReLU", name=f"block{group}_relu{index}")
+    net.add("GlobalAveragePooling2D", name="average_pool")
 
 
 def builder(name: str) -> Builder:
-    """Returns the builder of that name in `MODELS`.
-
-    >>> builder("lenet_300_10")
-    Traceback (most recent call last):
-    ...
-    ValueError: `model` must be one of lenet_small, lenet_300_100, conv2, conv4, \
-conv6, resnet18, resnet20, resnet20_narrow, vgg19. Received: model='lenet_300_10'. \
-Did you mean \
-'lenet_300_100'?
-    """
+    """Returns the builder of that name in `MODELS`; ValueError if there is none."""
     if name not in MODELS:
         raise ValueError(unknown("model", name, MODELS))
     return MODELS[name]
@@ -182,27 +154,26 @@ def _conv(net: Network, widths: Sequence[int]) -> None:
         net.conv(filters, f"conv{2 * pair - 1}")
         net.conv(filters, f"conv{2 * pair}")
         net.max_pool(f"pool{pair}")
-    net.flatten()
+    net.add("Flatten", name="flatten")
     net.dense(256, "fc1")
     net.dense(256, "fc2")
 
 
 def _resnet(net: Network, widths: Sequence[int], blocks: int) -> None:
     net.conv_bn(widths[0], "stem_conv")
-    net.relu("stem_relu")
+    net.add("ReLU", name="stem_relu")
     for stage, filters in enumerate(widths, start=1):
         for block in range(1, blocks + 1):
             prefix = f"stage{stage}_block{block}"
             strides = 2 if stage > 1 and block == 1 else 1
             start = net.x
             net.conv_bn(filters, f"{prefix}_conv1", strides=strides)
-            net.relu(f"{prefix}_relu1")
+            net.add("ReLU", name=f"{prefix}_relu1")
             net.conv_bn(filters, f"{prefix}_conv2")
             residual = net.x
+            net.x = start
             if strides == 2:
-                net.x = start
                 net.conv_bn(filters, f"{prefix}_shortcut", size=1, strides=strides)
-                start = net.x
-            net.x = net.layers.Add(name=f"{prefix}_add")([start, residual])
-            net.relu(f"{prefix}_relu2")
-    net.average_pool()
+            net.x = net.keras.layers.Add(name=f"{prefix}_add")([net.x, residual])
+            net.add("ReLU", name=f"{prefix}_relu2")
+    net.add("GlobalAveragePooling2D", name="average_pool")

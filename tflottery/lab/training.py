@@ -33,19 +33,15 @@ class Adam:
 class SGD:
     """Makes a Keras SGD whose learning rate drops during a round.
 
-    Attributes:
-        learning_rate: The initial rate.
-        momentum: Momentum, in [0, 1).
-        weight_decay: Factor of the weights in the gradient, as in the papers. There,
-            momentum accumulates it to weight_decay / (1 - momentum). Keras' own decay
-            bypasses the momentum, so it gets that sum.
-        drops: Pairs of a share of the round's steps, in (0, 1), and the learning rate
-            from there on.
+    `weight_decay` is the factor of the weights in the gradient, as in the papers, where
+    momentum accumulates it to weight_decay / (1 - momentum). Keras' own decay bypasses
+    the momentum, so it gets that sum.
     """
 
-    learning_rate: float
-    momentum: float = 0.9
+    learning_rate: float  # The initial rate.
+    momentum: float = 0.9  # In [0, 1).
     weight_decay: float = 0.0
+    # Pairs of a share of the round's steps, in (0, 1), and the rate from there on.
     drops: tuple[tuple[float, float], ...] = ()
 
     def __call__(self, keras: Any, steps: int) -> Any:
@@ -69,35 +65,22 @@ class Recipe:
     """How a network is trained and pruned, checked when it is made.
 
     To change one, use `dataclasses.replace(recipe, steps=...)`.
-
-    Attributes:
-        name: Its name, as in `tflottery find --recipe NAME`.
-        source: Where the settings come from: paper, section or table.
-        model: A name in `models.MODELS`.
-        dataset: A name that `datasets.load` accepts.
-        batch_size: Images in a batch.
-        steps: Optimizer steps of a round.
-        optimizer: Makes an optimizer from the Keras module and `steps`.
-        validation: Share of the training images for validation, in (0, 1).
-        standardized: Whether each channel gets mean 0 and deviation 1, instead of
-            values in [0, 1].
-        input_shape: Shape to adapt images to; `None` is the dataset's own.
-        augment: Augments a batch of training images, or `None`.
-        prune_fraction, target_sparsity, scope, layer_fractions, skip, rewind_step,
-            retrain, tolerance: As in `LotteryConfig`.
     """
 
-    name: str
-    source: str
-    model: str
-    dataset: str
-    batch_size: int
-    steps: int
+    name: str  # As in `tflottery find --recipe NAME`.
+    source: str  # Where the settings come from: paper, section or table.
+    model: str  # A name in `models.MODELS`.
+    dataset: str  # A name that `datasets.load` accepts.
+    batch_size: int  # Images in a batch.
+    steps: int  # Optimizer steps of a round.
     optimizer: Optimizer
-    validation: float = 0.1
-    standardized: bool = False
-    input_shape: tuple[int, int, int] | None = None
-    augment: Augment | None = None
+    validation: float = 0.1  # Share of the training images, in (0, 1).
+    standardized: bool = (
+        False  # Channels get mean 0, deviation 1; else values in [0, 1].
+    )
+    input_shape: tuple[int, int, int] | None = None  # To adapt images to.
+    augment: Augment | None = None  # Augments a batch of training images.
+    # As in `LotteryConfig`.
     prune_fraction: float = 0.2
     target_sparsity: float = 0.9
     scope: str = "global"
@@ -120,53 +103,38 @@ class Recipe:
         return max(1, round(self.steps / -(-num_images // self.batch_size)))
 
     def search_settings(self, num_images: int) -> dict[str, Any]:
-        """Returns the keyword arguments of `find_ticket` that this recipe sets.
-
-        >>> recipe = Recipe(
-        ...     name="short", source="mine", model="lenet_small", dataset="digits",
-        ...     batch_size=60, steps=100, optimizer=Adam(learning_rate=1e-3)
-        ... )
-        >>> settings = recipe.search_settings(num_images=1_150)
-        >>> settings["epochs"], settings["prune_fraction"]
-        (5, 0.2)
-        """
+        """Returns the keyword arguments of `find_ticket` that this recipe sets."""
         keys = ("prune_fraction", "target_sparsity", "scope", "layer_fractions")
         keys += ("skip", "rewind_step", "retrain", "tolerance")
         return {"epochs": self.epochs(num_images)} | {k: getattr(self, k) for k in keys}
 
-    def build(
-        self, images: Images, *, keras: Any = None, seed: int | None = None
-    ) -> Any:
-        """Returns the model for a dataset, not compiled; see `models`."""
+    def build(self, images: Images, **options: Any) -> Any:
+        """Returns the model for a dataset, not compiled; `options` as in `models`."""
         shape = self.input_shape or images.input_shape
-        return builder(self.model)(shape, images.num_classes, keras=keras, seed=seed)
+        return builder(self.model)(shape, images.num_classes, **options)
 
     def arrays(self, images: Images, *, seed: int) -> "Arrays":
         """Returns a dataset prepared for this recipe.
 
         Images are adapted to `input_shape`, then scaled, or standardized by the
         statistics of the training images. Validation images are taken from the
-        training images.
-
-        Args:
-            images: A dataset from `datasets.load`.
-            seed: Seed of the choice of validation images.
+        training images; `seed` chooses them.
         """
-        if self.input_shape is not None:
-            images = images.adapted(self.input_shape)
+        shape = self.input_shape or images.input_shape
+        adapted = {
+            k: pixels.adapt(getattr(images, k), shape) for k in ("x_train", "x_test")
+        }
+        images = dataclasses.replace(images, **adapted)
         (x, y), (x_val, y_val) = images.split_validation(self.validation, seed)
         channels = images.input_shape[2]
         statistics = np.zeros(channels), np.full(channels, 255.0)
         if self.standardized:
             statistics = pixels.channel_statistics(x)
-        return Arrays(
-            train=(pixels.standardize(x, statistics), y),
-            validation=(pixels.standardize(x_val, statistics), y_val),
-            test=(pixels.standardize(images.x_test, statistics), images.y_test),
-        )
+        parts = (x, y), (x_val, y_val), (images.x_test, images.y_test)
+        return Arrays(*((pixels.standardize(x, statistics), y) for x, y in parts))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Arrays:
     """Images [N, H, W, C], float32, with labels [N]: to train, choose and report."""
 
@@ -184,18 +152,27 @@ def compile_model(
 ) -> Any:
     """Compiles a Keras 3 or tf_keras model for a recipe, and returns it.
 
-    The loss is the cross-entropy of whole-number labels, the metric is the accuracy.
+    The model ends in a softmax, as those of `models` do. The loss is the cross-entropy
+    of whole-number labels, the metric is the accuracy. `jit_compile=None` turns XLA off
+    for TensorFlow on a CPU, where it doubles the time of ResNet-20, and otherwise lets
+    Keras choose.
 
-    Args:
-        model: A model that ends in a softmax, as those of `models` do.
-        recipe: The recipe with the optimizer.
-        steps_per_execution: As in `compile`.
-        jit_compile: As in `compile`. `None` turns XLA off for TensorFlow on a CPU,
-            where it doubles the time of ResNet-20, and otherwise lets Keras choose.
+    Raises:
+        ValueError: If `model` is not a Keras model.
     """
-    keras = _keras_of(model)
+    roots = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
+    if not roots & {"tf_keras", "keras"}:
+        raise ValueError(
+            "`model` must be a Keras 3 or a tf_keras model. "
+            f"Received: {type(model).__module__}.{type(model).__name__}"
+        )
+    keras = sys.modules["tf_keras" if "tf_keras" in roots else "keras"]
     if jit_compile is None:
-        jit_compile = _jit_compile(keras)
+        jit_compile = None if keras.__name__ == "tf_keras" else "auto"
+        if keras.backend.backend() == "tensorflow":
+            tf = importlib.import_module("tensorflow")
+            if not tf.config.list_physical_devices("GPU"):
+                jit_compile = False
     model.compile(
         optimizer=recipe.optimizer(keras, recipe.steps),
         loss="sparse_categorical_crossentropy",
@@ -204,25 +181,3 @@ def compile_model(
         jit_compile=jit_compile,
     )
     return model
-
-
-def _keras_of(model: Any) -> Any:
-    """Returns the Keras module that a model belongs to."""
-    roots = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
-    for name in ("tf_keras", "keras"):
-        if name in roots:
-            return sys.modules[name]
-    raise ValueError(
-        "`model` must be a Keras 3 or a tf_keras model. "
-        f"Received: {type(model).__module__}.{type(model).__name__}"
-    )
-
-
-def _jit_compile(keras: Any) -> bool | str | None:
-    legacy = keras.__name__ == "tf_keras"
-    if not legacy and keras.backend.backend() != "tensorflow":
-        return "auto"
-    tf = importlib.import_module("tensorflow")
-    if not tf.config.list_physical_devices("GPU"):
-        return False
-    return None if legacy else "auto"

@@ -48,6 +48,7 @@ def export_tflite(
     samples: Any = None,
     tolerance: float | None = None,
     batch_size: int = 1,
+    input_shape: Any = None,
     keep_names: bool = False,
 ) -> ExportReport:
     """Writes `model` as a small `.tflite` file, and verifies its outputs.
@@ -86,6 +87,9 @@ def export_tflite(
             `quantize="weights"`, 0.3 for "int8" and files that compute in int8.
         batch_size: Number of samples per call of the file. A `.tflite` file keeps its
             own.
+        input_shape: Shape of a sample, without the batch, or a list or a dict of one
+            per input, for a model that leaves sizes open. Without it they stay open,
+            and a runtime sets them by `resize_tensor_input`.
         keep_names: Whether to keep tensor names and metadata, for tools that need them.
 
     Returns:
@@ -120,6 +124,11 @@ def export_tflite(
                 "`path` is the file that `model` names, which would be overwritten. "
                 f"Give another `path`. Received: path={os.fspath(path)!r}"
             )
+        if input_shape is not None:
+            raise ValueError(
+                "`input_shape` is for a Keras model; a .tflite file keeps its sizes. "
+                f"Received: input_shape={input_shape!r}"
+            )
         source = model_lib.from_file(model, samples)
     else:
         source = model_lib.from_model(
@@ -127,6 +136,7 @@ def export_tflite(
             batch_size=batch_size,
             samples=samples,
             representative_data=representative_data,
+            input_shape=input_shape,
         )
     graph = Graph(source.dense)
     results = [tensor for op in graph.operators for tensor in op.outputs]
@@ -139,6 +149,15 @@ def export_tflite(
         if integers:  # the kernels of the runtimes may differ by a step
             tolerance = max(tolerance, _TOLERANCES["int8"])
     graph.make_static()
+    if graph.is_open:
+        if target == "sparse_speed":
+            raise ValueError(
+                '`target="sparse_speed"` needs fixed sizes. Give `input_shape`.'
+            )
+        for tensor, array in zip(graph.inputs, source.samples, strict=True):
+            # The size that a runtime starts with, which must be one that works.
+            sizes = [graph.shape(tensor)[0], *array.shape[1:]]
+            graph.tensors[tensor].shape = sizes
     removed = dead_units.remove_dead_units(graph)
     graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
     if loops := len(graph.model.subgraphs) > 1:
@@ -156,6 +175,8 @@ def export_tflite(
     with files.replacing(final) as temporary:
         temporary.write_bytes(data)
         checked = verify.verify(temporary, source.samples, source.expected, tolerance)
+        if source.smaller is not None:
+            verify.verify(temporary, *source.smaller, tolerance)
         tried, more = devices.tried(target, os.fspath(path), data, source.dense)
         return ExportReport(
             path=os.fspath(path),

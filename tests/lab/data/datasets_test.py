@@ -171,13 +171,6 @@ def test_an_unknown_name_lists_the_names_and_says_how_to_bring_ones_own(tmp_path
         datasets.load("fruit", data_dir=tmp_path)
 
 
-def test_adapted_images_have_the_new_shape_and_the_old_labels():
-    got = images().adapted((8, 8, 3))
-    assert got.input_shape == (8, 8, 3)
-    assert got.x_test.shape == (6, 8, 8, 3)
-    np.testing.assert_array_equal(got.y_train, images().y_train)
-
-
 def binary(array):
     """Returns an array in SmallNORB's file format."""
     array = np.asarray(array)
@@ -230,7 +223,6 @@ def test_smallnorb_files_become_the_left_cameras_images(tmp_path, monkeypatch):
         assert sorted(number) == list(range(len(dat)))
         np.testing.assert_array_equal(x[..., 0], dat[number, 0])
         np.testing.assert_array_equal(y, cat[number])
-    assert norb.adapted((32, 32, 3)).x_train.shape == (10, 32, 32, 3)
 
     # Prepared now: no download, and from here on no TFDS either.
     monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", None)

@@ -368,7 +368,10 @@ def test_a_metric_that_no_axis_can_show_is_left_out_of_the_figures(tmp_path, val
 
 def test_a_density_that_is_none_is_an_error(tmp_path):
     change_round(search(tmp_path), density_per_layer={"dense/kernel": math.nan})
-    message = r"`density_per_layer` outside \[0, 1\] in round 1\."
+    message = (
+        "001.json is not the record of a round. `density_per_layer` of a Round must "
+        r"be a dict in which each value is a number in \[0, 1\]"
+    )
     with pytest.raises(files.FileError, match=message):
         report_lib.report(tmp_path)
 

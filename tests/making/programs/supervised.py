@@ -8,7 +8,6 @@ import numpy as np
 from making.programs.catalogue import (
     BOTH,
     NO_STRINGS,
-    OPEN_SHAPE,
     PLAIN,
     classifier,
     dataset,
@@ -49,7 +48,11 @@ def text_before(keras: Any):
     return text_model(keras, tokens, tokens), {"ds": ds, "validation_data": ds}
 
 
-@program(classifier, slow=True, transfer="Table not initialized", export=NO_STRINGS)
+@program(
+    classifier,
+    transfer="Table not initialized",
+    export=NO_STRINGS % "text_vectorization",
+)
 def text_in_front(keras: Any):
     given = keras.Input((), dtype="string")
     ds = dataset(texts(), whole(2))
@@ -59,7 +62,7 @@ def text_in_front(keras: Any):
     }
 
 
-@program(classifier, slow=True)
+@program(classifier)
 def series_transformer(keras: Any):
     given = keras.Input((10, 3))
     x = keras.layers.Conv1D(8, 3, padding="same")(given)
@@ -73,7 +76,7 @@ def series_transformer(keras: Any):
     }
 
 
-@program(classifier, slow=True)
+@program(classifier)
 def vision_transformer(keras: Any):
     layers = keras.layers
 
@@ -92,7 +95,7 @@ def vision_transformer(keras: Any):
     return keras.Model(image, out), {"ds": dataset(*data), "validation_data": data}
 
 
-@program(classifier, export=NO_STRINGS)
+@program(classifier, export=NO_STRINGS % "string_lookup")
 def wide_and_deep(keras: Any):
     layers = keras.layers
     age = keras.Input((1,), name="age")
@@ -139,7 +142,7 @@ def forecast(keras: Any):
     return model, {"ds": numbers(7, 2), "y": numbers(1), "validation_split": 0.25}
 
 
-@program(classifier, slow=True)
+@program(classifier)
 def sequence_to_sequence(keras: Any):
     layers = keras.layers
     source, target = keras.Input((5,)), keras.Input((6,))
@@ -155,7 +158,7 @@ def sequence_to_sequence(keras: Any):
     }
 
 
-@program(classifier, slow=True, export=OPEN_SHAPE)
+@program(classifier)
 def bidirectional(keras: Any):
     layers = keras.layers
     given = keras.Input((None, 3))
@@ -287,7 +290,7 @@ def sample_weights(keras: Any):
     }
 
 
-@program(classifier, slow=True, export=OPEN_SHAPE)
+@program(classifier)
 def padded(keras: Any):
     import tensorflow as tf
 
@@ -313,27 +316,27 @@ def application(keras: Any, name: str, *, frozen: bool):
     return keras.Model(image, out), {"ds": dataset(*data), "validation_data": data}
 
 
-@program(classifier, slow=True)
+@program(classifier, untested=("export",))
 def mobilenet_frozen(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=True)
 
 
-@program(classifier, slow=True)
+@program(classifier, untested=("hold", "ticket", "reload", "transfer"))
 def mobilenet_tuned(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=False)
 
 
-@program(classifier, slow=True)
+@program(classifier, untested=("hold", "ticket", "reload", "transfer", "export"))
 def efficientnet_tuned(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=False)
 
 
-@program(classifier, slow=True)
+@program(classifier, untested=("hold", "ticket", "reload", "export"))
 def efficientnet_frozen(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=True)
 
 
-@program(classifier, slow=True, export=OPEN_SHAPE)
+@program(classifier, export="Give `samples` of sizes that it takes")
 def keras_hub_backbone(keras: Any):
     keras_hub = importlib.import_module("keras_hub")
     backbone = keras_hub.models.BertBackbone(

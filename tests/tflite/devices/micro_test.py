@@ -25,13 +25,11 @@ needs_micro = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
-    """A dense int8 file with a weight of each kind; one layer is used twice."""
+    """A dense int8 file in which one layer is used twice and one is not pruned."""
     twice, x = layers.Conv2D(32, 3, padding="same"), layers.Input((8, 8, 32))
     y = layers.DepthwiseConv2D(3)(twice(twice(x)))
     model = keras.Model(x, layers.Dense(9)(layers.Flatten()(y)))
     prune(model)
-    kernel, bias = model.layers[2].get_weights()
-    model.layers[2].set_weights([sparse_array(kernel.shape), bias])
     data = np.random.default_rng(5).normal(size=(16, 8, 8, 32)).astype(np.float32)
     path = tmp_path_factory.mktemp("micro") / "dense.tflite"
     path.write_bytes(model_lib.from_model(model, representative_data=data).dense)

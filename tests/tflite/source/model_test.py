@@ -114,12 +114,6 @@ def test_an_operator_that_tflite_lacks_is_an_error_that_names_it():
         model_lib.from_model(model)
 
 
-def test_an_open_input_shape_is_an_error():
-    model = keras.Sequential([layers.Input((None, 4)), layers.Dense(2)])
-    with pytest.raises(ValueError, match="has the open shape"):
-        model_lib.from_model(model)
-
-
 def test_a_model_that_does_not_know_its_inputs_needs_samples():
     class Plain(keras.Model):
         def __init__(self):

@@ -4,13 +4,12 @@ import dataclasses
 import importlib
 import io
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from tflottery.core import checks, files
-from tflottery.lab.data.pixels import adapt
 from tflottery.lab.models import unknown
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -27,34 +26,22 @@ Labelled = tuple[np.ndarray, np.ndarray]
 class Images:
     """A dataset of images in memory, checked when it is made.
 
-    Attributes:
-        name: Its name, as in `tflottery find --dataset NAME`.
-        x_train: Training images [N, H, W, C], uint8, C 1 or 3.
-        y_train: Their labels [N], whole numbers in [0, num_classes).
-        x_test: Test images [M, H, W, C], uint8. Choose nothing by them.
-        y_test: Their labels [M].
-        num_classes: Number of classes, at least 2.
-
     Raises:
         ValueError: If an array has another dtype or shape, or a label is out of range.
     """
 
-    name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    num_classes: int
+    name: str  # As in `tflottery find --dataset NAME`.
+    x_train: np.ndarray  # Images [N, H, W, C], uint8, C 1 or 3.
+    y_train: np.ndarray  # Their labels [N], whole numbers in [0, num_classes).
+    x_test: np.ndarray  # Images [M, H, W, C], uint8. Choose nothing by them.
+    y_test: np.ndarray  # Their labels [M].
+    num_classes: int  # At least 2.
 
     def __post_init__(self):
         for part in ("train", "test"):
-            _check_images(f"x_{part}", getattr(self, f"x_{part}"))
-            _check_labels(
-                f"y_{part}",
-                getattr(self, f"y_{part}"),
-                len(getattr(self, f"x_{part}")),
-                self.num_classes,
-            )
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            _check_images(f"x_{part}", x)
+            _check_labels(f"y_{part}", y, len(x), self.num_classes)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ValueError(
                 "`x_train` and `x_test` must hold images of one shape. Received: "
@@ -68,17 +55,10 @@ class Images:
         return height, width, channels
 
     def split_validation(self, fraction: float, seed: int) -> tuple[Labelled, Labelled]:
-        """Splits the training images in two, stratified by class.
+        """Returns images to train on and a `fraction` to validate on, in order.
 
-        The test images are left alone, so that nothing is chosen by them.
-
-        Args:
-            fraction: Share of the images for validation, in (0, 1).
-            seed: Random seed, at least 0.
-
-        Returns:
-            `(x, y)` to train on and `(x, y)` to validate on, each in the order of the
-            data.
+        They are the training images, stratified by class. The test images are left
+        alone, so that nothing is chosen by them.
 
         Raises:
             ValueError: If `fraction` is not in (0, 1), or too small or too large for
@@ -92,10 +72,7 @@ class Images:
         )
 
     def limited(self, count: int | None) -> "Images":
-        """Returns the dataset with at most `count` training images.
-
-        They are stratified by class, and always the same.
-        """
+        """Returns the dataset with `count` training images at most, stratified."""
         if count is None or count >= len(self.x_train):
             return self
         _, (x, y) = self.split_validation(count / len(self.x_train), seed=0)
@@ -107,37 +84,25 @@ class Images:
             return self
         labels = np.full(self.num_classes, -1)
         labels[list(classes)] = range(len(classes))
-        parts = {}
-        for part in ("train", "test"):
-            y = labels[getattr(self, f"y_{part}")]
-            parts[f"x_{part}"] = getattr(self, f"x_{part}")[y >= 0]
-            parts[f"y_{part}"] = y[y >= 0]
-        return dataclasses.replace(self, **parts, num_classes=len(classes))
-
-    def adapted(self, input_shape: Sequence[int]) -> "Images":
-        """Returns the images resized and converted by `pixels.adapt`."""
+        train, test = labels[self.y_train], labels[self.y_test]
         return dataclasses.replace(
             self,
-            x_train=adapt(self.x_train, input_shape),
-            x_test=adapt(self.x_test, input_shape),
+            x_train=self.x_train[train >= 0],
+            y_train=train[train >= 0],
+            x_test=self.x_test[test >= 0],
+            y_test=test[test >= 0],
+            num_classes=len(classes),
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Source:
-    num_classes: int
-    image: str = "image"
-    label: str = "label"
-
-
-SOURCES: Mapping[str, _Source] = {
-    "digits": _Source(num_classes=10),
-    "mnist": _Source(num_classes=10),
-    "fashion_mnist": _Source(num_classes=10),
-    "cifar10": _Source(num_classes=10),
-    # The left camera; `image2` is the right one.
-    "smallnorb": _Source(num_classes=5, label="label_category"),
+SOURCES: Mapping[str, int] = {
+    "digits": 10,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "cifar10": 10,
+    "smallnorb": 5,
 }
+"""The number of classes of each dataset."""
 
 
 def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
@@ -154,58 +119,36 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
         data_dir: A local or remote folder; `None` is the environment variable
             TFDS_DATA_DIR, or else TensorFlow Datasets' own folder.
 
-    Returns:
-        Images with whole-number labels.
-
     Raises:
         ValueError: If `name` is unknown, or the data is not images with labels.
         DatasetError: If the data is missing and cannot be downloaded, or cannot be
             read (an OSError).
-
-    >>> digits = load("digits")
-    >>> digits.x_train.shape, digits.x_test.shape
-    ((1438, 8, 8, 1), (359, 8, 8, 1))
     """
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
-    source = SOURCES.get(name)
     if data_dir and name:
         path = files.path_of(data_dir, "data_dir") / f"{name}.npz"
         if path.exists():
-            return _load_npz(name, path, source)
-    if source is None:
+            return _load_npz(name, path)
+    if name not in SOURCES:
         message = unknown("dataset", name, SOURCES)
-        where = (
-            f"{data_dir}/{name}.npz"
-            if data_dir
-            else f"DIR/{name}.npz, with --data_dir DIR"
-        )
+        where = f"{data_dir or 'DIR'}/{name}.npz"
+        where += "" if data_dir else ", with --data_dir DIR"
         end = "" if message.endswith("?") else "."
         raise ValueError(f"{message}{end} To use your own data, put it in {where}.")
     if name == "digits":
         return _load_digits()
-    return _load_tfds(name, source, data_dir)
+    return _load_tfds(name, data_dir)
 
 
 def save_npz(
-    name: str,
-    folder: str | os.PathLike,
-    *,
-    data_dir: str | os.PathLike | None = None,
+    name: str, folder: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
 ) -> Any:
-    """Writes a dataset to `folder/NAME.npz`, which `load` reads without TensorFlow.
+    """Writes `folder/NAME.npz`, which `load` reads without TensorFlow.
 
-    The file appears only when it is complete.
-
-    Args:
-        name: A name in `SOURCES`.
-        folder: Where to write; it is made if it does not exist.
-        data_dir: Where `load` looks.
+    The file appears only when it is complete. Arguments and errors are as in `load`.
 
     Returns:
         The path of the file.
-
-    Raises:
-        ValueError, DatasetError: As `load` raises them.
     """
     images = load(name, data_dir=data_dir)
     path = files.path_of(folder, "folder") / f"{name}.npz"
@@ -255,7 +198,7 @@ def _check_labels(key: str, y: Any, count: int, num_classes: int) -> None:
         )
 
 
-def _load_npz(name: str, path: Any, source: _Source | None) -> Images:
+def _load_npz(name: str, path: Any) -> Images:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":  # NumPy would report a pickle instead.
@@ -275,11 +218,9 @@ def _load_npz(name: str, path: Any, source: _Source | None) -> Images:
                 arrays[key] = array[..., None]
             elif key.startswith("y") and array.ndim == 2 and array.shape[1] == 1:
                 arrays[key] = array[:, 0]
-        if source is None:
-            y = arrays["y_train"]
-            num_classes = int(y.max()) + 1 if y.size and y.dtype.kind in "iu" else 2
-        else:
-            num_classes = source.num_classes
+        y = arrays["y_train"]
+        labels = int(y.max()) + 1 if y.size and y.dtype.kind in "iu" else 2
+        num_classes = SOURCES.get(name, labels)
         return Images(name=name, num_classes=num_classes, **arrays)
     except Exception as error:  # A broken zip file raises many kinds of errors.
         raise ValueError(f"Cannot use {os.fspath(path)}: {error}") from error
@@ -292,19 +233,12 @@ def _load_digits() -> Images:
     x = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     y = y.astype(np.int64)
     test = _stratified(y, 0.2, seed=0)
-    return Images(
-        name="digits",
-        x_train=x[~test],
-        y_train=y[~test],
-        x_test=x[test],
-        y_test=y[test],
-        num_classes=10,
-    )
+    parts = {"x_train": x[~test], "y_train": y[~test]}
+    parts |= {"x_test": x[test], "y_test": y[test]}
+    return Images(name="digits", num_classes=10, **parts)
 
 
-def _load_tfds(
-    name: str, source: _Source, data_dir: str | os.PathLike | None
-) -> Images:
+def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Images:
     remedy = (
         f"On a machine with a network and TensorFlow, `tflottery data {name} --to DIR` "
         f"writes DIR/{name}.npz; copy it here and pass --data_dir DIR."
@@ -329,40 +263,33 @@ def _load_tfds(
             f"downloaded: {_in_one_line(error)}. {remedy}"
         ) from error
     try:
-        arrays = _read_tfds(tfds, builder, source)
+        arrays = _read_tfds(tfds, builder)
     except Exception as error:  # TensorFlow raises many kinds of errors.
         raise DatasetError(
             f"The dataset {name!r} in {builder.data_dir} cannot be read: "
             f"{_in_one_line(error)}. Delete that folder, and it is made again."
         ) from error
-    return Images(name=name, num_classes=source.num_classes, **arrays)
+    return Images(name=name, num_classes=SOURCES[name], **arrays)
 
 
-def _read_tfds(tfds: Any, builder: Any, source: _Source) -> dict[str, np.ndarray]:
-    """Returns the arrays of a prepared dataset."""
+def _read_tfds(tfds: Any, builder: Any) -> dict[str, np.ndarray]:
+    # SmallNORB's left camera; `image2` is the right one.
+    label = "label_category" if builder.name == "smallnorb" else "label"
+    decoders = tfds.decode.PartialDecoding({"image": True, label: True})
     arrays = {}
     for part in ("train", "test"):
         # All examples in one batch, with only these two features decoded.
         batch = builder.as_dataset(
-            split=part,
-            batch_size=-1,
-            shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(
-                {source.image: True, source.label: True}
-            ),
+            split=part, batch_size=-1, shuffle_files=False, decoders=decoders
         )
         batch = tfds.as_numpy(batch)
-        arrays[f"x_{part}"] = batch[source.image]
-        arrays[f"y_{part}"] = batch[source.label].astype(np.int64)
+        arrays[f"x_{part}"] = batch["image"]
+        arrays[f"y_{part}"] = batch[label].astype(np.int64)
     return arrays
 
 
 def _check_holds_datasets(data_dir: str | os.PathLike) -> None:
-    """Checks that `data_dir` is not one dataset's folder, where TFDS would write.
-
-    Raises:
-        DatasetError: If it is; the message names the folder to pass.
-    """
+    """Checks that `data_dir` is not one dataset's folder, where TFDS would write."""
     path = files.path_of(data_dir, "data_dir")
     for pattern, above in (("*/dataset_info.json", 1), ("dataset_info.json", 2)):
         if any(path.glob(pattern)):

@@ -1,8 +1,7 @@
 """Pipelines: images in memory as batches, in an order that can be reproduced."""
 
 import importlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,35 +11,14 @@ from tflottery.engines import shuffling
 Augment = shuffling.Augment
 
 
-class Pipeline(Protocol):
-    """The batches of `train_pipeline`, for `fit` on any backend.
-
-    Attributes:
-        epoch: Epoch whose order the next pass has. A pass adds 1 with its last batch;
-            one that stops earlier does not. Set it to start the next `fit` with the
-            order of that epoch.
-    """
-
-    epoch: int
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
-
-
 def flip_and_crop(
     images: np.ndarray, rng: np.random.Generator, pad: int = 4
 ) -> np.ndarray:
     """Mirrors half of the images, and crops each at random after zero padding.
 
+    Images are [N, H, W, C] of any dtype; `pad` pixels of zeros are added on each side.
+
     Source: He et al. 2016, section 4.2; Mehta 2019, section 3.
-
-    Args:
-        images: Images [N, H, W, C] of any dtype.
-        rng: Random generator.
-        pad: Number of pixels of zeros to add on each side, at least 0.
-
-    Returns:
-        New images of the same shape and dtype.
     """
     num_images, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -62,7 +40,7 @@ def train_pipeline(
     seed: int,
     augment: Augment | None = None,
     keras: Any = None,
-) -> Pipeline:
+) -> Any:
     """Returns shuffled batches, for `fit`.
 
     The data stays in memory, and a batch is one gather. The order of an epoch depends
@@ -76,63 +54,16 @@ def train_pipeline(
         seed: Seed of the orders and the augmentation, at least 0.
         augment: `(images, rng) -> images`, NumPy in and out, called on every batch
             with a generator that depends only on the seed, the epoch and the batch.
-        keras: The Keras module of the model to train, `keras` (the default) or
-            `tf_keras`.
+        keras: The Keras module of the model; `None` is Keras 3.
 
     Returns:
         A `tf.data.Dataset` for Keras on TensorFlow and for tf_keras, else a
-        `keras.utils.PyDataset`. Both have the attribute `epoch`, initially 0.
+        `keras.utils.PyDataset`. Its attribute `epoch`, initially 0, is the epoch whose
+        order the next pass has; a pass adds 1 with its last batch.
 
     Raises:
-        ValueError: If `x` and `y` differ in length or are empty, or `batch_size` is
-            below 1.
+        ValueError: If `x` and `y` differ in length or are empty.
     """
-    return shuffling.batches(
-        _checked(x, y, batch_size),
-        seed=seed,
-        keras=importlib.import_module("keras") if keras is None else keras,
-        batch_size=batch_size,
-        augment=augment,
-    )
-
-
-def eval_pipeline(
-    x: np.ndarray, y: np.ndarray, *, batch_size: int, keras: Any = None
-) -> Any:
-    """Returns batches in the order of the data, for `evaluate`.
-
-    Arguments, result and errors are as in `train_pipeline`, without `epoch`.
-    """
-    x, y = _checked(x, y, batch_size)
-    keras = importlib.import_module("keras") if keras is None else keras
-    if keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow":
-        tf = importlib.import_module("tensorflow")
-        with tf.device("/cpu:0"):
-            images, labels = tf.constant(x), tf.constant(y)
-        starts = tf.data.Dataset.range(0, len(x), batch_size)
-
-        def batch(start):
-            end = start + batch_size
-            return images[start:end], labels[start:end]
-
-        return starts.map(batch).prefetch(tf.data.AUTOTUNE)
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self) -> int:
-            return -(-len(x) // batch_size)
-
-        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            if not 0 <= index < len(self):
-                raise IndexError(f"There are {len(self)} batches. Received: {index=}")
-            chosen = slice(index * batch_size, (index + 1) * batch_size)
-            return x[chosen], y[chosen]
-
-    return Batches()
-
-
-def _checked(
-    x: np.ndarray, y: np.ndarray, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, np.float32), np.asarray(y)
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(
@@ -140,4 +71,11 @@ def _checked(
             f"Received: {len(x)} images and {len(y)} labels"
         )
     checks.whole("batch_size", batch_size, at_least=1)
-    return x, y.astype("int32" if np.issubdtype(y.dtype, np.integer) else "float32")
+    kind = "int32" if np.issubdtype(y.dtype, np.integer) else "float32"
+    return shuffling.batches(
+        (x, y.astype(kind)),
+        seed=seed,
+        keras=importlib.import_module("keras") if keras is None else keras,
+        batch_size=batch_size,
+        augment=augment,
+    )

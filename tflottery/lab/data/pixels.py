@@ -1,6 +1,7 @@
 """Pixels: resizes, converts (colour to grey and back) and standardizes images."""
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,12 +20,8 @@ def adapt(x: np.ndarray, input_shape: Sequence[int]) -> np.ndarray:
     the larger one. Grey becomes three equal channels; colour becomes its luma (ITU-R
     BT.601).
 
-    Args:
-        x: Images [N, H, W, C], C 1 or 3.
-        input_shape: The new height, width and channels, 1 or 3.
-
-    Returns:
-        Images [N, *input_shape]; uint8 for uint8, rounded, else float32.
+    Images [N, H, W, C] become [N, *input_shape]; uint8 stays uint8, rounded; others are
+    float32.
 
     Raises:
         ValueError: If a shape is not one of images with 1 or 3 channels.
@@ -45,17 +42,18 @@ def adapt(x: np.ndarray, input_shape: Sequence[int]) -> np.ndarray:
         )
     if x.shape[1:] == shape:
         return x
-    rows = _interpolation(x.shape[1], shape[0])
-    columns = _interpolation(x.shape[2], shape[1])
+    image = importlib.import_module("keras").ops.image
     dtype = np.uint8 if x.dtype == np.uint8 else np.float32
     out = np.empty((len(x), *shape), dtype)
-    for chunk in _chunks(len(x)):
+    for start in range(0, len(x), CHUNK):
+        chunk = slice(start, start + CHUNK)
         part = x[chunk].astype(np.float32)
         if part.shape[3] > shape[2]:
             part = (part @ LUMA)[..., None]
-        # [n, H, W, c] -> [n, W, c, h] -> [n, c, h, w] -> [n, h, w, c]
-        part = np.tensordot(part, rows, axes=(1, 1))
-        part = np.tensordot(part, columns, axes=(1, 1)).transpose(0, 2, 3, 1)
+        part = image.resize(
+            part, shape[:2], antialias=True, data_format="channels_last"
+        )
+        part = np.asarray(part)
         if dtype == np.uint8:
             part = np.clip(np.rint(part), 0, 255)
         out[chunk] = part  # One channel spreads over three.
@@ -70,25 +68,18 @@ def channel_statistics(x: np.ndarray) -> Statistics:
     >>> channel_statistics(np.array([[[[0, 3], [2, 3]]]], np.uint8))
     (array([1., 3.], dtype=float32), array([1., 0.], dtype=float32))
     """
-    total = np.zeros(x.shape[-1])
-    squares = np.zeros(x.shape[-1])
-    for chunk in _chunks(len(x)):
-        part = x[chunk].reshape(-1, x.shape[-1]).astype(np.float64)
-        total += part.sum(axis=0)
-        squares += np.einsum("nc,nc->c", part, part)
-    count = x.size // x.shape[-1]
-    mean = total / count
-    variance = np.maximum(squares / count - mean**2, 0)
+    mean = x.mean(axis=(0, 1, 2), dtype=np.float64)
+    # Unlike `std`, without a copy of all images.
+    squares = np.einsum("nhwc,nhwc->c", x, x, dtype=np.float64)
+    variance = np.maximum(squares * x.shape[-1] / x.size - mean**2, 0)
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def standardize(x: np.ndarray, statistics: Statistics) -> np.ndarray:
     """Returns float32 images: each channel minus its mean, divided by its deviation.
 
-    Args:
-        x: Images [N, H, W, C].
-        statistics: `channel_statistics` of the training images, also for test images.
-            A channel without deviation is only shifted.
+    `statistics` are those of the training images, also for test images. A channel
+    without deviation is only shifted.
 
     >>> statistics = np.float32([2.0]), np.float32([4.0])
     >>> standardize(np.array([[[[0], [6]]]], np.uint8), statistics).tolist()
@@ -98,18 +89,3 @@ def standardize(x: np.ndarray, statistics: Statistics) -> np.ndarray:
     out = np.subtract(x, mean, dtype=np.float32)
     out /= np.where(deviation > 0, deviation, 1)
     return out
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, length, CHUNK))
-
-
-def _interpolation(size: int, new_size: int) -> np.ndarray:
-    """Returns the weights [new_size, size] of the old pixels in each new one."""
-    if size == new_size:
-        return np.eye(size, dtype=np.float32)
-    scale = size / new_size
-    centres = (np.arange(new_size) + 0.5) * scale
-    distance = np.abs(np.arange(size) + 0.5 - centres[:, None])
-    weights = np.maximum(0, 1 - distance / max(scale, 1))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -19,7 +19,7 @@ from tflottery.core import masks as masks_lib
 from tflottery.lab import models, training
 from tflottery.lab.data import pipelines
 from tflottery.lab.data.datasets import Images
-from tflottery.lab.experiment.designs import CONTROLS, TICKETS, Design, Trial
+from tflottery.lab.experiment.designs import CONTROLS, TICKETS, Design, Search, Trial
 from tflottery.lab.training import Arrays, Recipe
 
 _EVALUATION_BATCH = 1_000
@@ -31,38 +31,20 @@ _OTHER_SEEDS = 1_000
 
 
 def search(
-    design: Design,
-    images: Images,
-    seed: int,
-    *,
-    prunings: int,
-    sparsity: float,
-    run_dir: Any,
-    on_round: Callable[[], Any],
+    recipe: Recipe, images: Images, part: Search, run_dir: Any, on_round: Callable
 ) -> None:
-    """Searches for the tickets of one seed, or resumes the search in `run_dir`.
-
-    Args:
-        design: The experiment.
-        images: The source task.
-        seed: Random seed.
-        prunings: How often to prune.
-        sparsity: Sparsity of the last round.
-        run_dir: Run directory of the search.
-        on_round: Called after each round.
-    """
-    recipe = design.source
-    arrays = recipe.arrays(images, seed=seed)
-    train, validation, _ = _pipelines(recipe, arrays, seed)
+    """Runs one search, or resumes it, and calls `on_round` after each round."""
+    arrays = recipe.arrays(images, seed=part.seed)
     settings = recipe.search_settings(len(arrays.train[0]))
-    settings |= {"rounds": prunings, "target_sparsity": sparsity}
+    settings |= {"rounds": part.prunings, "target_sparsity": part.sparsity}
     tflottery.find_ticket(
-        training.compile_model(recipe.build(images, seed=seed), recipe),
-        train,
-        validation_data=validation,
+        training.compile_model(recipe.build(images, seed=part.seed), recipe),
+        _train_pipeline(recipe, arrays, part.seed),
+        validation_data=arrays.validation,
+        validation_batch_size=_EVALUATION_BATCH,
         **settings,
         select="last",
-        seed=seed,
+        seed=part.seed,
         run_dir=run_dir,
         callbacks=[
             keras.callbacks.LambdaCallback(on_train_end=lambda logs=None: on_round())
@@ -74,16 +56,9 @@ def search(
 class Bench:
     """Trains the cells of one regime and one head.
 
-    Args:
-        design: The experiment.
-        num_classes: Number of classes of the source task.
-        images: The target task; without a target, the source task.
-        regime: One of `designs.REGIMES`.
-        head: One of `designs.HEADS`.
-        ticket: Any ticket of the design.
-
-    Attributes:
-        model: The network; after `train`, with the weights of the best epoch.
+    The source task has `num_classes`; `images` are the target task's or, without one,
+    the source task's. The `ticket` may be any of the design. After `train`, `model` has
+    the weights of the best epoch.
     """
 
     def __init__(
@@ -112,47 +87,48 @@ class Bench:
         self._optimizer = self.model.optimizer
         self._optimizer.build(self.model.trainable_variables)
         self._first = [keras.ops.convert_to_numpy(v) for v in self._optimizer.variables]
-        self._data: tuple[int, Any] | None = None
+        self._seed: int | None = None
 
     def train(self, trial: Trial, ticket: tflottery.Ticket) -> dict[str, Any]:
-        """Trains one cell from its round's ticket, and returns its row."""
+        """Trains one cell from its round's ticket, and returns its results."""
         began = time.monotonic()
-        train, validation, test = self._data_of(trial.seed)
+        if trial.seed != self._seed:
+            self._seed = trial.seed
+            self._arrays = self._recipe.arrays(self._images, seed=trial.seed)
+            self._train = _train_pipeline(self._recipe, self._arrays, trial.seed)
+        arrays, train = self._arrays, self._train
         found = self._ticket_of(trial, ticket)
         for variable, value in zip(self._optimizer.variables, self._first, strict=True):
             variable.assign(value)
         weights: Any = trial.weights if trial.weights in TICKETS else "trained"
         found.apply(self.model, weights=weights)
-        epochs = self._recipe.epochs(len(self._arrays.train[0]))
+        epochs = self._recipe.epochs(len(arrays.train[0]))
         best: Any = keras.callbacks.EarlyStopping(
             "val_accuracy", mode="max", patience=epochs, restore_best_weights=True
         )
         train.epoch = 0
         history = self.model.fit(
             train,
-            validation_data=validation,
+            validation_data=arrays.validation,
+            validation_batch_size=_EVALUATION_BATCH,
             epochs=epochs,
             callbacks=[best, keras.callbacks.LambdaCallback(on_epoch_end=self._check)],
             shuffle=False,
             verbose=0,
         )
-        metrics = self.model.evaluate(test, return_dict=True, verbose=0)
+        metrics = self.model.evaluate(
+            *arrays.test, _EVALUATION_BATCH, return_dict=True, verbose=0
+        )
         diverged = not math.isfinite(history.history["loss"][-1])
         return {
-            "arm": trial.arm,
-            "weights": trial.weights,
-            "density": masks_lib.density(found.masks),
-            "sparsity": masks_lib.sparsity(found.masks),
-            "seed": trial.seed,
-            "regime": trial.regime,
-            "head": trial.head,
+            "density": found.density,
+            "sparsity": found.sparsity,
             "dataset": self._images.name,
             "metric": float(metrics["accuracy"]),
             "val_metric": float(best.best),
             "steps": len(history.epoch) * len(train),
             "steps_to_best": (best.best_epoch + 1) * len(train),
             "seconds": time.monotonic() - began,
-            "source_round": trial.round,
             "density_per_layer": masks_lib.density_per_layer(found.masks),
             "failure": "diverged" if diverged else None,
         }
@@ -170,14 +146,12 @@ class Bench:
 
     def _student(self, ticket: tflottery.Ticket, seed: int) -> Any:
         """Returns the network with a new head, for the target task."""
-        classes, layers = self._images.num_classes, keras.layers
+        classes, dense = self._images.num_classes, keras.layers.Dense
         head: dict[str, Any] = {"num_classes": classes}
         if self._head == "two_layer":
+            hidden = dense(_HIDDEN, activation="relu", name="head_1")
             head = {
-                "head": [
-                    layers.Dense(_HIDDEN, activation="relu", name="head_1"),
-                    layers.Dense(classes, activation="softmax", name="head_2"),
-                ]
+                "head": [hidden, dense(classes, activation="softmax", name="head_2")]
             }
         with warnings.catch_warnings():
             # The loss from freezing sparse features is what this experiment measures.
@@ -190,20 +164,8 @@ class Bench:
                 seed=seed,
             )
 
-    def _data_of(self, seed: int) -> Any:
-        if self._data is None or self._data[0] != seed:
-            self._arrays = self._recipe.arrays(self._images, seed=seed)
-            self._data = seed, _pipelines(self._recipe, self._arrays, seed)
-        return self._data[1]
 
-
-def _pipelines(recipe: Recipe, arrays: Arrays, seed: int) -> tuple[Any, Any, Any]:
-    """Returns the batches to train on, to choose by, and to report on."""
-    train = pipelines.train_pipeline(
+def _train_pipeline(recipe: Recipe, arrays: Arrays, seed: int) -> Any:
+    return pipelines.train_pipeline(
         *arrays.train, batch_size=recipe.batch_size, seed=seed, augment=recipe.augment
     )
-    validation, test = (
-        pipelines.eval_pipeline(*part, batch_size=_EVALUATION_BATCH)
-        for part in (arrays.validation, arrays.test)
-    )
-    return train, validation, test

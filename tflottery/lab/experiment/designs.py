@@ -1,6 +1,7 @@
 """Designs: the published comparisons as data: networks, tasks and arms."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -32,22 +33,16 @@ class Search:
 class Trial:
     """One cell of a design: a network to train.
 
-    Attributes:
-        arm: `"ticket"`, `"dense"` or a name in `CONTROLS`.
-        weights: Where training starts: `"trained"`, `"rewind"` or `"initial"`; for a
-            control `"fresh"`, or `"trained"` if it has the ticket's own weights.
-        round: Round of the search that its masks come from; 0 is dense.
-        seed: Seed of its search, its order of the data and its head.
-        regime: `"fine_tuned"`, or `"frozen"` if only the head trains.
-        head: `"linear"` or `"two_layer"`.
+    Training starts from the `weights` `"trained"`, `"rewind"` or `"initial"`; for a
+    control from `"fresh"`, or `"trained"` if it has the ticket's own weights.
     """
 
-    arm: str
+    arm: str  # "ticket", "dense" or a name in `CONTROLS`.
     weights: str
-    round: int
-    seed: int
-    regime: str = "fine_tuned"
-    head: str = "linear"
+    round: int  # Round of the search that its masks come from; 0 is dense.
+    seed: int  # Seed of its search, its order of the data and its head.
+    regime: str = "fine_tuned"  # Or "frozen", if only the head trains.
+    head: str = "linear"  # Or "two_layer".
 
     @property
     def name(self) -> str:
@@ -62,39 +57,25 @@ class Trial:
 class Design:
     """A comparison: a search on a source task, and arms trained on a target task.
 
-    Attributes:
-        name: Its name, as in `tflottery reproduce NAME`.
-        preset: `"smoke"`, `"cpu"` or `"paper"`.
-        shows: The claim that it tests, in one sentence.
-        source: How tickets are searched for.
-        target: How the arms are trained; `None` trains them like the source, on the
-            same task with the same head.
-        prunings: How often to prune, at least 1; each keeps the same share of the
-            remaining weights, down to the source's `target_sparsity`.
-        rounds: Rounds to compare at, from 1 to `prunings`.
-        arms: Names in `TICKETS` and `CONTROLS`. The dense network is always trained.
-        regimes, heads: Names in `REGIMES` and `HEADS`; one of each without a target.
-        seeds: Default number of seeds.
-        images: Largest number of training images of each task, or `None` for all.
-        source_classes, target_classes: Classes of the dataset that make up the task,
-            or `None` for all.
-        one_shot: Whether to prune to each density at once, from the dense network.
+    Each pruning keeps the same share of the remaining weights, down to the source's
+    `target_sparsity`. Without a target, the arms are trained like the source, on the
+    same task with the same head.
     """
 
-    name: str
-    preset: str
-    shows: str
-    source: Recipe
-    target: Recipe | None
-    prunings: int
-    rounds: tuple[int, ...]
-    arms: tuple[str, ...]
+    name: str  # As in `tflottery reproduce NAME`.
+    preset: str  # "smoke", "cpu" or "paper".
+    shows: str  # The claim that it tests, in one sentence.
+    source: Recipe  # How tickets are searched for.
+    target: Recipe | None  # How the arms are trained.
+    prunings: int  # How often to prune, at least 1.
+    rounds: tuple[int, ...]  # Rounds to compare at, from 1 to `prunings`.
+    arms: tuple[str, ...]  # Names in `TICKETS` and `CONTROLS`, besides dense.
     regimes: tuple[str, ...] = ("fine_tuned",)
     heads: tuple[str, ...] = ("linear",)
-    seeds: int = 3
-    images: int | None = None
-    one_shot: bool = False
-    source_classes: tuple[int, ...] | None = None
+    seeds: int = 3  # Default number of seeds.
+    images: int | None = None  # Most training images of each task; `None` is all.
+    one_shot: bool = False  # Prunes to each density at once, from the dense network.
+    source_classes: tuple[int, ...] | None = None  # Those that make up the task.
     target_classes: tuple[int, ...] | None = None
 
     def __post_init__(self):
@@ -140,25 +121,20 @@ class Design:
 
     def trials(self, seed: int) -> Iterator[Trial]:
         """Yields the cells of a seed, grouped by the compiled model that they share."""
-        for regime in self.regimes:
-            for head in self.heads:
-                more: dict[str, Any] = {"seed": seed, "regime": regime, "head": head}
-                start = "trained" if self.target is not None else "initial"
-                yield Trial(arm="dense", weights=start, round=0, **more)
-                for number in self.rounds:
-                    for arm in self.arms:
-                        if arm in TICKETS:
-                            yield Trial(arm="ticket", weights=arm, round=number, **more)
-                        else:
-                            own = "trained" if arm == "layer_shuffled" else "fresh"
-                            yield Trial(arm=arm, weights=own, round=number, **more)
+        for regime, head in itertools.product(self.regimes, self.heads):
+            more: dict[str, Any] = {"seed": seed, "regime": regime, "head": head}
+            start = "initial" if self.target is None else "trained"
+            yield Trial(arm="dense", weights=start, round=0, **more)
+            for number, arm in itertools.product(self.rounds, self.arms):
+                if arm in TICKETS:
+                    yield Trial(arm="ticket", weights=arm, round=number, **more)
+                else:
+                    own = "trained" if arm == "layer_shuffled" else "fresh"
+                    yield Trial(arm=arm, weights=own, round=number, **more)
 
 
 def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
-    """Returns a design in `DESIGNS`.
-
-    Raises:
-        ValueError: If there is no design of that name, or it has no such preset.
+    """Returns a design in `DESIGNS`; ValueError if there is none, or no such preset.
 
     >>> design("lenet_mnist", "smoke").source.dataset
     'digits'

@@ -12,11 +12,7 @@ Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
 def local(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-    """Runs the parts in this process, one after another.
-
-    >>> list(local(abs, [-1, 2]))
-    [1, 2]
-    """
+    """Runs the parts in this process, one after another."""
     return map(run, parts)
 
 
@@ -24,10 +20,7 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
     """Runs each part as one task of a Ray cluster.
 
     It joins the cluster in the environment (`RAY_ADDRESS`, or a Ray job's), or else
-    starts one on this machine.
-
-    Raises:
-        RuntimeError: If Ray is not installed.
+    starts one on this machine. Without Ray, it raises RuntimeError.
     """
     try:
         library = importlib.import_module("ray")

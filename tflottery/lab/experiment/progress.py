@@ -1,10 +1,9 @@
 """Progress: what a long experiment shows while it runs."""
 
-import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich import progress
@@ -13,12 +12,8 @@ from rich import progress
 class Progress:
     """Counts the finished parts of an experiment: bars in a terminal, else lines.
 
-    Args:
-        verbose: 0 shows nothing; `"auto"` bars in a terminal and lines elsewhere; 2
-            lines.
-        log: Text file that every line is added to, with its time.
-        total: Number of parts of each kind.
-        done: Number of parts of each kind that are finished already.
+    Every line is added to the file `log`, with its time; `bars` show while entered. Of
+    the parts of each kind, `total`, some are `done` already. `verbose` is as in `run`.
     """
 
     def __init__(
@@ -31,7 +26,7 @@ class Progress:
         terminal = sys.stdout.isatty()
         self._prints = verbose == 2 or (verbose == "auto" and not terminal)
         self._log = log
-        self._bars = progress.Progress(
+        self.bars = progress.Progress(
             progress.TextColumn("{task.description:>6}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
@@ -39,7 +34,7 @@ class Progress:
             disable=self._prints or verbose != "auto",
         )
         self._tasks = {
-            kind: self._bars.add_task(kind, total=n, completed=done[kind], left="")
+            kind: self.bars.add_task(kind, total=n, completed=done[kind], left="")
             for kind, n in total.items()
         }
         self._seconds: dict[str, list[float]] = {kind: [] for kind in total}
@@ -48,24 +43,18 @@ class Progress:
             ", ".join(f"{done[kind]} of {n} {kind} done" for kind, n in total.items())
         )
 
-    @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
-        """Shows the bars while the block runs."""
-        with self._bars:
-            yield
-
     def add(self, kind: str, what: str) -> None:
         """Counts one more part of a kind as finished."""
         now = time.monotonic()
         seconds = self._seconds[kind]
         seconds.append(now - self._last)
         self._last = now
-        task = self._bars.tasks[self._tasks[kind]]
+        task = self.bars.tasks[self._tasks[kind]]
         ahead = int(task.remaining or 0) - 1
         mean = sum(seconds) / len(seconds)
         time_left = datetime.timedelta(seconds=round(ahead * mean))
         left = f"{time_left} left" if ahead > 0 else ""
-        self._bars.update(task.id, advance=1, left=left)
+        self.bars.update(task.id, advance=1, left=left)
         count = f"{int(task.completed):>4} of {int(task.total or 0)} {kind}"
         self.say(f"{count}: {what}  {left}")
 
@@ -75,5 +64,5 @@ class Progress:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
         if self._prints:
             print(line, flush=True)
-        elif not self._bars.disable:
-            self._bars.console.print(line, markup=False, highlight=False)
+        elif not self.bars.disable:
+            self.bars.console.print(line, markup=False, highlight=False)

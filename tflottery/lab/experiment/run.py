@@ -9,6 +9,7 @@ RUN_DIR/
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -81,15 +82,16 @@ def run(
         total={"rounds": sum(p.prunings + 1 for p in searches), "cells": len(cells)},
         done={"rounds": sum(rounds_done.values()), "cells": results.count(cells)},
     )
-
-    def add_round(name: str) -> None:
-        progress.add("rounds", name)
-
+    add_round = functools.partial(progress.add, "rounds")
     if executor is local:
         worker = dataclasses.replace(worker, on_round=add_round)
     try:
-        with progress.shown():
-            left = [part for part in searches if not worker.has_searched(part)]
+        with progress.bars:
+            left = [
+                part
+                for part in searches
+                if not (folder / "searches" / part.name / "ticket.safetensors").exists()
+            ]
             for part in executor(worker.search, left):
                 if executor is not local:
                     for _ in range(part.prunings + 1 - rounds_done[part.name]):
@@ -117,12 +119,6 @@ def run(
 _CACHE: dict[Any, Any] = {}
 
 
-def _cached(key: Any, make: Callable[[], Any]) -> Any:
-    if key not in _CACHE:
-        _CACHE[key] = make()
-    return _CACHE[key]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Worker:
     """Runs one part of a design in any process, and writes the result to `folder`."""
@@ -131,10 +127,6 @@ class _Worker:
     data_dir: Any
     folder: Any
     on_round: Callable[[str], None] = lambda name: None
-
-    def has_searched(self, part: Search) -> bool:
-        """Returns whether a search is finished."""
-        return (self.folder / "searches" / part.name / "ticket.safetensors").exists()
 
     def rounds_done(self, part: Search) -> int:
         """Returns how many rounds of a search are finished."""
@@ -146,29 +138,24 @@ class _Worker:
         """Runs one search."""
         from tflottery.lab.experiment import bench
 
-        bench.search(
-            self.design,
-            self._images("source"),
-            part.seed,
-            prunings=part.prunings,
-            sparsity=part.sparsity,
-            run_dir=self.folder / "searches" / part.name,
-            on_round=lambda: self.on_round(part.name),
-        )
+        on_round = functools.partial(self.on_round, part.name)
+        run_dir, images = self.folder / "searches" / part.name, self._images("source")
+        bench.search(self.design.source, images, part, run_dir, on_round)
         return part
 
     def train(self, trial: Trial) -> Trial:
         """Trains one cell."""
         design = self.design
-        row: dict[str, Any] = {"experiment": design.name}
+        row = {"experiment": design.name, **dataclasses.asdict(trial)}
+        row["source_round"] = row.pop("round")
         path = self.folder / "searches" / design.ticket(trial.seed, trial.round)
         if path.exists():
             ticket = load_ticket(path)
             row |= self._bench(trial, ticket).train(trial, ticket)
         else:  # Training diverged in an earlier round.
             density = design.density(trial.round)
-            row |= dataclasses.asdict(trial) | {"density": density, "metric": None}
-            row["failure"] = "the search ended before this round"
+            failure = "the search ended before this round"
+            row |= {"density": density, "metric": None, "failure": failure}
         path = _result_path(self.folder, trial)
         files.make_folder(path.parent)
         files.write_json(path, row)
@@ -177,30 +164,26 @@ class _Worker:
     def _bench(self, trial: Trial, ticket: Any) -> Any:
         from tflottery.lab.experiment import bench
 
-        design = self.design
-        return _cached(
-            (self.folder, trial.regime, trial.head),
-            lambda: bench.Bench(
-                design,
+        key = self.folder, trial.regime, trial.head
+        if key not in _CACHE:
+            _CACHE[key] = bench.Bench(
+                self.design,
                 self._images("source").num_classes,
-                self._images("source" if design.target is None else "target"),
+                self._images("source" if self.design.target is None else "target"),
                 regime=trial.regime,
                 head=trial.head,
                 ticket=ticket,
-            ),
-        )
+            )
+        return _CACHE[key]
 
     def _images(self, task: str) -> datasets.Images:
-        recipe: Any = getattr(self.design, task)
-        classes = getattr(self.design, f"{task}_classes")
-        return _cached(
-            (self.folder, task),
-            lambda: (
-                datasets.load(recipe.dataset, data_dir=self.data_dir)
-                .of_classes(classes)
-                .limited(self.design.images)
-            ),
-        )
+        key = self.folder, task
+        if key not in _CACHE:
+            dataset = getattr(self.design, task).dataset
+            images = datasets.load(dataset, data_dir=self.data_dir)
+            images = images.of_classes(getattr(self.design, f"{task}_classes"))
+            _CACHE[key] = images.limited(self.design.images)
+        return _CACHE[key]
 
 
 def _absolute(path: Any) -> Any:
@@ -217,28 +200,27 @@ def _open(folder: Any, design: Design) -> None:
     """Makes the folder, or checks that it belongs to this design."""
     files.make_folder(folder)
     path, plain = folder / "experiment.json", plain_design(design)
-    if path.exists():
-        there = files.read_json(path)
-        # The prose of `shows` may change without making it another experiment.
-        names = {**there, **plain}.keys() - {"shows"}
-        different = [k for k in names if there.get(k) != plain.get(k)]
-        if different:
-            raise ValueError(
-                f"`run_dir` holds another experiment: its {', '.join(different)} "
-                f"differ. Choose another folder. Received: run_dir={str(folder)!r}"
-            )
-    else:
+    if not path.exists():
         files.write_json(path, plain)
+    there = files.read_json(path)
+    # The prose of `shows` may change without making it another experiment.
+    names = {**there, **plain}.keys() - {"shows"}
+    different = [k for k in names if there.get(k) != plain.get(k)]
+    if different:
+        raise ValueError(
+            f"`run_dir` holds another experiment: its {', '.join(different)} differ. "
+            f"Choose another folder. Received: run_dir={str(folder)!r}"
+        )
 
 
 def plain_design(design: Design) -> dict[str, Any]:
     """Returns a design as JSON holds it, without `seeds`, which may change."""
-    plain = json.dumps(dataclasses.asdict(design), default=_plain)
+
+    def named(value: Any) -> str:
+        return getattr(value, "__name__", None) or repr(value)
+
+    plain = json.dumps(dataclasses.asdict(design), default=named)
     return json.loads(plain) | {"seeds": None}
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "__name__", None) or repr(value)
 
 
 class _Results:
@@ -249,7 +231,7 @@ class _Results:
 
     def __init__(self, folder: Any, design: Design, seeds: int, command: str | None):
         self.path = folder / "results.json"
-        self._folder = folder
+        self._folder, self._searches = folder, folder / "searches"
         self._design = design
         self._seeds = list(range(seeds))
         for seed in itertools.count(seeds):
@@ -260,18 +242,19 @@ class _Results:
         self._rows: dict[Trial, Any] = dict.fromkeys(trials)
         for trial in filter(self._done, trials):
             self._rows[trial] = files.read_json(_result_path(folder, trial))
+        import keras
+
         versions = library_versions(_VERSIONS)
         self._header = {
             "experiment": design.name,
             "shows": design.shows,
             "command": command or shlex.join(sys.argv),
             "versions": {"python": platform.python_version(), **versions},
-            "backend": _backend(),
+            "backend": keras.backend.backend(),
             "preset": design.preset,
             "seeds": self._seeds,
             "finished": False,
             "recipe": plain_design(design),
-            "mask_overlap": [],
         }
         self.compare_masks()
 
@@ -280,9 +263,18 @@ class _Results:
         return sum(self._rows[trial] is not None for trial in trials)
 
     def compare_masks(self) -> None:
-        """Compares the masks of all finished searches, and writes the file."""
-        overlap = _mask_overlap(self._folder, self._design, self._seeds)
-        self._header["mask_overlap"] = overlap
+        """Adds the Jaccard index of the masks of each two seeds, round by round."""
+        overlaps = self._header["mask_overlap"] = []
+        for number in self._design.rounds:
+            found = [
+                (seed, load_ticket(path))
+                for seed in self._seeds
+                if (path := self._searches / self._design.ticket(seed, number)).exists()
+            ]
+            overlaps += [
+                [a, b, one.density, masks.overlap(one.masks, other.masks)]
+                for (a, one), (b, other) in itertools.combinations(found, 2)
+            ]
         self._write()
 
     def add(self, trial: Trial) -> dict[str, Any]:
@@ -299,25 +291,3 @@ class _Results:
 
     def _done(self, trial: Trial) -> bool:
         return _result_path(self._folder, trial).exists()
-
-
-def _mask_overlap(folder: Any, design: Design, seeds: Sequence[int]) -> list[list[Any]]:
-    """Returns the Jaccard index of the masks of each two seeds, round by round."""
-    overlaps = []
-    for number in design.rounds:
-        found = [
-            (seed, load_ticket(path))
-            for seed in seeds
-            if (path := folder / "searches" / design.ticket(seed, number)).exists()
-        ]
-        overlaps += [
-            [a, b, one.density, masks.overlap(one.masks, other.masks)]
-            for (a, one), (b, other) in itertools.combinations(found, 2)
-        ]
-    return overlaps
-
-
-def _backend() -> str:
-    import keras
-
-    return keras.backend.backend()

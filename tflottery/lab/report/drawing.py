@@ -10,8 +10,10 @@ import dataclasses
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 BLACK, GREY = "#000000", "#666666"
 STYLES = {
@@ -25,9 +27,10 @@ STYLES = {
 }
 """Colour, marker and line style of each arm."""
 
-_MORE = (("#009E73", "*", "--"), ("#E69F00", "<", ":"), ("#0072B2", ">", "-."))
+MORE_STYLES = (("#009E73", "*", "--"), ("#E69F00", "<", ":"), ("#0072B2", ">", "-."))
+"""Those of other arms, in turn."""
 
-WIDTH = 4.6  # inches
+_WIDTH = 4.6  # inches
 _RC = {
     "axes.grid": True,
     "axes.labelsize": 10,
@@ -46,22 +49,15 @@ _RC = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
 }
-_TICKS = [m * 10.0**e for e in range(2, -5, -1) for m in (1, 2, 5)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A drawn figure.
-
-    Attributes:
-        svg: The figure as an SVG file.
-        alt: What it shows, for readers who cannot see it.
-        caption: What to know when looking at it.
-    """
+    """A drawn figure: an SVG file."""
 
     svg: bytes
-    alt: str
-    caption: str
+    alt: str  # What it shows, for readers who cannot see it.
+    caption: str  # What to know when looking at it.
 
     @property
     def base64(self) -> str:
@@ -72,19 +68,13 @@ class Picture:
 def draw(
     plot: Callable[[Any], None], *, alt: str, caption: str, height: float = 3.4
 ) -> Picture:
-    """Returns what `plot` draws.
-
-    Args:
-        plot: Draws on the Matplotlib axes that it is given.
-        alt: As in `Picture`.
-        caption: As in `Picture`.
-        height: Height of the figure in inches; it is `WIDTH` wide.
+    """Returns what `plot` draws on the Matplotlib axes that it is given.
 
     Raises:
         ImportError: If Matplotlib is not installed; the message says how to install it.
     """
     with _matplotlib() as figures:
-        figure = figures.Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = figures.Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         plot(axes)
         handles, labels = axes.get_legend_handles_labels()
@@ -126,67 +116,45 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def styles(names: list[str]) -> dict[str, tuple[str, str, str]]:
-    """Returns a colour, marker and line style for every arm, by `STYLES` if known.
-
-    >>> styles(["ticket trained", "mine"])
-    {'ticket trained': ('#0072B2', 'o', '-'), 'mine': ('#009E73', '*', '--')}
-    """
-    found, own = {}, 0
-    for name in names:
-        if name in STYLES:
-            found[name] = STYLES[name]
-        else:
-            found[name] = _MORE[own % len(_MORE)]
-            own += 1
-    return found
-
-
-def density_axis(axes: Any, densities: list[float]) -> None:
-    """Makes the x axis show the weights left, from 100 % down, on a log scale."""
+def percents() -> dict[str, Any]:
+    """Returns the ticks of a logarithmic scale of percentages, and their format."""
     from matplotlib import ticker
 
-    smallest = min([*densities, 0.5])
+    return {"ticks": ticker.LogLocator(subs=(1, 2, 5), numticks=99), "format": "{x:g}"}
+
+
+def density_axis(axes: Any, densities: Sequence[float]) -> None:
+    """Makes the x axis show the weights left, from 100 % down, on a log scale."""
+    ticks = percents()
     axes.set_xscale("log")
-    axes.set_xlim(118, 100 * smallest / 1.18)
-    axes.xaxis.set_major_locator(
-        ticker.FixedLocator([t for t in _TICKS if 100 * smallest / 1.18 <= t <= 100])
-    )
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlim(118, 100 * min([*densities, 0.5]) / 1.18)
+    axes.xaxis.set_major_locator(ticks["ticks"])
+    axes.xaxis.set_major_formatter(ticks["format"])
+    axes.minorticks_off()
     axes.set_xlabel("weights left (%), log scale")
 
 
-def bars(
-    axes: Any,
-    names: Sequence[str],
-    values: Sequence[float],
-    ranges: Sequence[tuple[float, float]] = (),
-) -> None:
-    """Draws one bar per name, the first at the top, each labelled with its value.
+def bars(axes: Any, values: Mapping[str, tuple[float, float, float]]) -> None:
+    """Draws one bar per name, the first at the top, each labelled with its length.
 
-    Args:
-        axes: Where to draw.
-        names: Labels of the bars; the start of a long one is cut off.
-        values: Lengths of the bars.
-        ranges: For each bar, the smallest and the largest value over the seeds.
+    `values` are the length, and the smallest and the largest value over the seeds. The
+    start of a long name is cut off.
     """
-    places = range(len(names))
-    ranges = ranges or [(value, value) for value in values]
-    axes.barh(places, values, color=STYLES["ticket trained"][0], height=0.72)
-    for place, value, (low, high) in zip(places, values, ranges, strict=True):
-        if high > low:
-            axes.plot([low, high], [place, place], color=BLACK, linewidth=1)
-        axes.annotate(
-            f"{value:#.3g}".rstrip("."),
-            (max(value, high), place),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    short = [name if len(name) <= 26 else "…" + name[-25:] for name in names]
+    lengths, low, high = np.transpose(list(values.values()))
+    places = range(len(lengths))
+    drawn = axes.barh(
+        places,
+        lengths,
+        xerr=np.maximum([lengths - low, high - lengths], 0),
+        color=STYLES["ticket trained"][0],
+        ecolor=BLACK,
+        error_kw={"elinewidth": 1},
+        height=0.72,
+    )
+    labels = [f"{length:#.3g}".rstrip(".") for length in lengths]
+    axes.bar_label(drawn, labels, padding=3, fontsize=8)
+    short = [name if len(name) <= 26 else "…" + name[-25:] for name in values]
     axes.set_yticks(places, labels=short, fontsize=8)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.14 * max([*values, *(high for _, high in ranges), 1]))
+    axes.set_ylim(len(lengths) - 0.4, -0.6)
+    axes.set_xlim(0, 1.14 * max(*high, 1))
     axes.grid(visible=False, axis="y")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflottery.core import files
-from tflottery.core.checks import is_number
+from tflottery.core.checks import Kind, check, is_number, list_of, or_none
 from tflottery.lab.report import figures, page, results, tables
 from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline, share
 from tflottery.lab.report.page import Details, Section
@@ -16,11 +16,16 @@ _NAMES = {"fine_tuned": "fine-tuned", "two_layer": "two-layer"}
 _SHOWN = {"experiment", "shows", "command", "versions", "seeds", "rows", "mask_overlap"}
 
 
-def experiment_page(path: Any) -> bytes:
-    """Returns the page of an experiment.
+def _is_overlap(pair: Any) -> bool:
+    numbers = isinstance(pair, list) and len(pair) == 4 and all(map(is_number, pair))
+    return numbers and 0 < pair[2] <= 1 and 0 <= pair[3] <= 1
 
-    Args:
-        path: Its `results.json`.
+
+_OVERLAPS = or_none(list_of(Kind(_is_overlap, "[seed, seed, density, overlap]")))
+
+
+def experiment_page(path: Any) -> bytes:
+    """Returns the page of an experiment from its `results.json`.
 
     Raises:
         FileError: If the file is damaged; the message names the value.
@@ -34,31 +39,26 @@ def experiment_page(path: Any) -> bytes:
         if not isinstance(header, dict):
             raise ValueError("`header` must be an object.")
         cells = results.read(found.get("rows"))
-        overlaps = _overlaps(header.get("mask_overlap"))
+        check("mask_overlap", header.get("mask_overlap"), _OVERLAPS)
     except ValueError as error:
         raise files.FileError(f"{path} is not a valid results file. {error}") from error
     tolerance = _tolerance(header)
     settings = results.settings(cells)
-    names = [_setting_name(settings, setting) for setting in settings]
-    chosen = [
-        [(curve, choose(curve, setting.dense, tolerance)) for curve in setting.tickets]
-        for setting in settings
-    ]
-    verdicts = [
-        (", ".join(filter(None, (name, figures.label(curve)))), choice)
-        for name, choices in zip(names, chosen, strict=True)
-        for curve, choice in choices
-    ]
-    first_name, first = verdicts[0] if verdicts else ("", None)
-    shared = figures.overlap(overlaps)
-    sections = [
-        _section(*parts, tolerance)
-        for parts in zip(names, settings, chosen, strict=True)
-    ]
+    sections, verdicts = [], []
+    for setting in settings:
+        name = _setting_name(settings, setting)
+        chosen = [(c, choose(c, setting.dense, tolerance)) for c in setting.tickets]
+        sections.append(_section(name, setting, chosen, tolerance))
+        verdicts += [
+            (", ".join(filter(None, (name, figures.label(curve)))), choice)
+            for curve, choice in chosen
+        ]
+    shared = figures.overlap([pair[2:] for pair in header.get("mask_overlap") or ()])
     if shared:
         sections.append(Section(title="Mask overlap between seeds", figures=[shared]))
     sections.append(Section(title="Cells", table=tables.cells(cells)))
     sections.append(_made(header, cells))
+    first_name, first = verdicts[0] if verdicts else ("", None)
     return page.render(
         str(header.get("experiment") or "Experiment"),
         headline(first, tolerance),
@@ -72,29 +72,23 @@ def experiment_page(path: Any) -> bytes:
 
 def _how(name: str, choice: Choice, tolerance: float) -> str:
     """Returns how the headline was reached."""
-    test = choice.comparison.test
-    texts = [f"{name}; {HOW[choice.how]}."]
+    test, interval = choice.comparison.test, ""
     if test is not None and test.half is not None:
-        texts.append(
-            f"± is the 95 % interval by Student's t over {test.count} seeds of the "
+        interval = (
+            f" ± is the 95 % interval by Student's t over {test.count} seeds of the "
             "differences in test accuracy, paired by seed."
         )
     limit = f"-{100 * tolerance:g} points" if tolerance else "zero"
-    texts.append(f"An arm wins if its whole interval is at or above {limit}.")
-    return " ".join([*texts, "No density is chosen by test accuracy."])
+    return (
+        f"{name}; {HOW[choice.how]}.{interval} An arm wins if its whole interval is at "
+        f"or above {limit}. No density is chosen by test accuracy."
+    )
 
 
 def _notes(
     cells: Sequence[Cell], settings: Sequence[Setting], header: Mapping[str, Any]
 ) -> list[str]:
     """Returns what is missing, or weaker than it looks."""
-    notes = []
-    failed = sum(cell.failed for cell in cells)
-    if failed:
-        notes.append(
-            f"Failed cells: {failed} of {len(cells)}. No mean includes them, and an "
-            "arm does not win at a density where a seed failed."
-        )
     pairs = [
         compare(point, setting.dense)
         for setting in settings
@@ -102,25 +96,25 @@ def _notes(
         for curve in setting.curves
         for point in curve.points
     ]
+    failed = sum(cell.failed for cell in cells)
     missing = sum(len(comparison.missing) for comparison in pairs)
-    if missing:
-        notes.append(
-            f"Missing pairs: {missing}. The arm or dense has no cell for that seed; "
-            "only the other seeds are compared."
-        )
     flat = sum(bool(c.test and c.test.is_flat and c.density < 1) for c in pairs)
-    if flat:
-        notes.append(
-            "No spread: an arm at one density differs from dense by the same with all "
-            f"seeds, so there is no interval and no claim ({flat} of {len(pairs)}). "
-            "More seeds may show one."
-        )
-    if any(setting.dense is None for setting in settings):
-        notes.append("Without a dense network, nothing is compared.")
-    done, planned = {cell.seed for cell in cells}, header.get("seeds")
-    if isinstance(planned, list) and len(planned) > len(done):
-        notes.append(f"{len(done)} of {len(planned)} seeds have results so far.")
-    return notes
+    done, planned = len({cell.seed for cell in cells}), header.get("seeds")
+    seeds = len(planned) if isinstance(planned, list) else 0
+    notes = {
+        f"Failed cells: {failed} of {len(cells)}. No mean includes them, and an arm "
+        "does not win at a density where a seed failed.": failed,
+        f"Missing pairs: {missing}. The arm or dense has no cell for that seed; only "
+        "the other seeds are compared.": missing,
+        "No spread: an arm at one density differs from dense by the same with all "
+        f"seeds, so there is no interval and no claim ({flat} of {len(pairs)}). More "
+        "seeds may show one.": flat,
+        "Without a dense network, nothing is compared.": any(
+            setting.dense is None for setting in settings
+        ),
+        f"{done} of {seeds} seeds have results so far.": seeds > done,
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def _section(
@@ -137,18 +131,17 @@ def _section(
         densities = [c.density_per_layer for c in cells if c.density_per_layer]
         title = f"{figures.label(curve)} with {share(at)} of the weights"
     marks = {curve.weights: c.comparison.density for curve, c in chosen if c}
-    drawn = [
-        figures.accuracy(setting),
-        figures.differences(setting, tolerance),
-        figures.steps_to_best(setting),
-        figures.layers(densities, title),
-    ]
     layers = tables.layers(densities, title)
     every = tables.densities(setting, tolerance, marks)
     return Section(
         title=name or "Results",
         table=tables.arms(setting, at, tolerance),
-        figures=[picture for picture in drawn if picture],
+        figures=[
+            figures.accuracy(setting),
+            figures.differences(setting, tolerance),
+            figures.steps_to_best(setting),
+            figures.layers(densities, title),
+        ],
         details=[
             *([Details(summary="Every layer", table=layers)] if layers else []),
             Details(summary="Every arm at every density", table=every, open=True),
@@ -212,17 +205,3 @@ def _tolerance(header: Mapping[str, Any]) -> float:
         if is_number(value) and 0 <= value < 1:
             return float(value)
     return 0.0
-
-
-def _overlaps(pairs: Any) -> list[tuple[float, float]]:
-    """Returns the density and the overlap of each pair of seeds."""
-    found = []
-    for pair in pairs if isinstance(pairs, list) else [] if pairs is None else [pairs]:
-        fits = isinstance(pair, list) and len(pair) == 4 and all(map(is_number, pair))
-        if not fits or not (0 < pair[2] <= 1 and 0 <= pair[3] <= 1):
-            raise ValueError(
-                "`mask_overlap` must be a list of [seed, seed, density, overlap]. "
-                f"Received: {pair!r}"
-            )
-        found.append((pair[2], pair[3]))
-    return found

@@ -13,11 +13,7 @@ Exported = tuple[ExportReport, Mapping[str, float]]
 
 
 def student(accuracy: float) -> Section:
-    """Returns the section on a transferred ticket.
-
-    Args:
-        accuracy: Test accuracy on its own task, in [0, 1].
-    """
+    """Returns the section on a transferred ticket with a test accuracy in [0, 1]."""
     return Section(
         title="Student",
         text="With a new head and the same masks, the ticket was trained on the other "
@@ -27,15 +23,33 @@ def student(accuracy: float) -> Section:
 
 def exported(files: Sequence[Exported]) -> Section:
     """Returns the section on one network's files: sizes, metrics and plans."""
+    reports = [report for report, _ in files]
+    runtimes = {name: f"on {name}" for name in reports[0].plans}
+    rows = [
+        {
+            "made for": _kind(report),
+            "bytes": f"{report.bytes:,}",
+            "gzip": f"{report.gzip_bytes:,}",
+            "of dense": share(report.bytes / report.dense_float32_bytes),
+            "to the bound": report.bound_ratio and f"{report.bound_ratio:.2f}x",
+            **{name: f"{value:.4f}" for name, value in metrics.items()},
+            "largest difference": f"{report.difference:.2g}",
+            **{title: report.plans[name].summary for name, title in runtimes.items()},
+            "file": report.path,
+        }
+        for report, metrics in files
+    ]
+    caption = (
+        "Each file was run and compared with the network; the largest difference is a "
+        "share of the network's largest output. The bound is the size in an ideal "
+        "sparse format."
+    )
+    text = ("made for", *runtimes.values(), "file")
     return Section(
         title="Files",
-        table=_table(files),
-        figures=[_sizes([report for report, _ in files])],
-        notes=[
-            f"{_kind(report)}: {warning}"
-            for report, _ in files
-            for warning in report.warnings
-        ],
+        table=Table(caption, rows, text),
+        figures=[_sizes(reports)],
+        notes=[f"{_kind(r)}: {warning}" for r in reports for warning in r.warnings],
     )
 
 
@@ -51,8 +65,8 @@ def _sizes(reports: Sequence[ExportReport]) -> drawing.Picture:
     }
 
     def plot(axes: Any) -> None:
-        kilobytes = [size / 1000 for size in sizes.values()]
-        drawing.bars(axes, list(sizes), kilobytes)
+        kilobytes = {kind: size / 1000 for kind, size in sizes.items()}
+        drawing.bars(axes, {kind: (n, n, n) for kind, n in kilobytes.items()})
         axes.set_xlabel("size (KB)")
 
     listed = ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())
@@ -61,32 +75,4 @@ def _sizes(reports: Sequence[ExportReport]) -> drawing.Picture:
         height=0.9 + 0.24 * len(sizes),
         alt=f"Bytes of the files: {listed}.",
         caption="Size of each file in KB, below the sizes of the dense network.",
-    )
-
-
-def _table(files: Sequence[Exported]) -> Table:
-    first, metrics = files[0]
-    runtimes = [f"on {name}" for name in first.plans]
-    head = ["made for", "bytes", "gzip", "of dense", "to the bound", *metrics]
-    rows = [
-        [
-            _kind(report),
-            f"{report.bytes:,}",
-            f"{report.gzip_bytes:,}",
-            share(report.bytes / report.dense_float32_bytes),
-            None if report.bound_ratio is None else f"{report.bound_ratio:.2f}x",
-            *(f"{value:.4f}" for value in found.values()),
-            f"{report.difference:.2g}",
-            *(plan.summary for plan in report.plans.values()),
-            report.path,
-        ]
-        for report, found in files
-    ]
-    return Table(
-        head=[*head, "largest difference", *runtimes, "file"],
-        rows=rows,
-        caption="Each file was run and compared with the network; the largest "
-        "difference is a share of the network's largest output. The bound is the size "
-        "in an ideal sparse format.",
-        text=("made for", *runtimes, "file"),
     )

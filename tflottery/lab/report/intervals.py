@@ -6,11 +6,9 @@ give a two-sided 95 % interval by Student's t with n - 1 degrees of freedom:
     mean ± t(0.975, n - 1) * s / sqrt(n)
 
 An arm *wins* if the lower end of that interval is at least -tolerance: with 95 %
-confidence, its mean difference to dense is not below -tolerance. Asking only whether
-the interval reaches -tolerance would be a weaker claim, one that few and noisy seeds
-pass most easily. One seed has no interval. If all seeds differ by the same amount, as
-can happen with two seeds and a small test set, the interval has no width. Neither
-supports a claim.
+confidence, its mean difference to dense is not below -tolerance. One seed has no
+interval. If all seeds differ by the same amount, as can happen with two seeds and a
+small test set, the interval has no width. Neither supports a claim.
 
 Densities are chosen by validation accuracy alone; claims are about the test accuracy
 at the chosen density.
@@ -31,12 +29,9 @@ _ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its 95 % interval, `mean` ± `half`.
+    """A mean over `count` seeds with its 95 % interval, `mean` ± `half`.
 
-    Attributes:
-        mean: The mean.
-        half: Half the interval's width; `None` with one seed.
-        count: Number of seeds.
+    With one seed, `half` is `None` and the interval has no ends.
     """
 
     mean: float
@@ -45,12 +40,12 @@ class Interval:
 
     @property
     def lower(self) -> float:
-        """The lower end; minus infinity with one seed."""
+        """The lower end."""
         return -math.inf if self.half is None else self.mean - self.half
 
     @property
     def upper(self) -> float:
-        """The upper end; infinity with one seed."""
+        """The upper end."""
         return math.inf if self.half is None else self.mean + self.half
 
     @property
@@ -58,15 +53,14 @@ class Interval:
         """Whether all values are equal, so that there is no spread to judge by."""
         return self.half is not None and self.half < _ROUNDING
 
+    def times(self, factor: float) -> "Interval":
+        """Returns the interval in another unit, such as percent."""
+        half = None if self.half is None else abs(factor) * self.half
+        return Interval(factor * self.mean, half, self.count)
+
 
 def interval(values: Iterable[float]) -> Interval:
-    """Returns the mean and its 95 % interval by Student's t.
-
-    Three values of standard deviation 0.1: t(0.975, 2) = 4.303, and 4.303 * 0.1 /
-    sqrt(3) = 0.248.
-
-    Args:
-        values: One per seed, independent of each other.
+    """Returns the mean and its 95 % interval by Student's t, from a value per seed.
 
     Raises:
         ValueError: If there is no value, or one is not finite.
@@ -74,8 +68,6 @@ def interval(values: Iterable[float]) -> Interval:
     >>> found = interval([0.1, 0.2, 0.3])
     >>> round(found.mean, 3), round(found.half, 3), found.count
     (0.2, 0.248, 3)
-    >>> interval([0.1]).half is None
-    True
     """
     values = [float(value) for value in values]
     if not values or not all(map(math.isfinite, values)):
@@ -92,47 +84,38 @@ def interval(values: Iterable[float]) -> Interval:
     return Interval(mean, float(high - low) / 2, count)
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    """Returns `a - b` for every seed that both have.
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval | None:
+    """Returns the interval of `a - b` over the seeds that both have, if there is one.
 
-    >>> paired({0: 0.5, 1: 0.75, 2: 0.5}, {0: 0.25, 1: 0.25})
-    {0: 0.25, 1: 0.5}
+    >>> paired({0: 0.5, 1: 0.75, 2: 0.5}, {0: 0.25})
+    Interval(mean=0.25, half=None, count=1)
     """
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
+    seeds = a.keys() & b.keys()
+    return interval(a[seed] - b[seed] for seed in sorted(seeds)) if seeds else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """An arm at one density against the dense networks of the same seeds.
 
-    Attributes:
-        density: Share of weights kept, in (0, 1].
-        test: Differences in test accuracy, arm minus dense; `None` without a pair.
-        validation: Differences in validation accuracy.
-        failed: Seeds for which the cell of the arm, or of dense, failed.
-        missing: Seeds that only one of dense and the arm has.
+    Differences are the arm's accuracies minus dense's; `None` without a pair.
     """
 
-    density: float
+    density: float  # Share of weights kept, in (0, 1].
     test: Interval | None
     validation: Interval | None
-    failed: tuple[int, ...] = ()
-    missing: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()  # Seeds for which the arm, or dense, failed.
+    missing: tuple[int, ...] = ()  # Seeds that only one of dense and the arm has.
 
 
 def compare(point: Point, dense: Point) -> Comparison:
     """Returns how an arm at one density compares with dense, seed by seed."""
-
-    def differences(name: str) -> Interval | None:
-        pairs = paired(point.by_seed(name), dense.by_seed(name))
-        return interval(pairs.values()) if pairs else None
-
     failed = {*point.failed, *dense.failed}
     seeds = [{cell.seed for cell in p.cells} for p in (point, dense)]
     return Comparison(
         density=point.density,
-        test=differences("metric"),
-        validation=differences("val_metric"),
+        test=paired(point.by_seed("metric"), dense.by_seed("metric")),
+        validation=paired(point.by_seed("val_metric"), dense.by_seed("val_metric")),
         failed=tuple(sorted(failed)),
         missing=tuple(sorted((seeds[0] ^ seeds[1]) - failed)),
     )
@@ -143,15 +126,8 @@ def is_winning(difference: Interval | None, tolerance: float = 0.0) -> bool:
 
     True only with 95 % confidence, so never with one seed or without spread.
 
-    Args:
-        difference: Accuracies, arm minus dense, paired by seed.
-        tolerance: Allowed drop below dense, in [0, 1].
-
     >>> is_winning(Interval(0.004, 0.002, 3)), is_winning(Interval(0.004, None, 1))
     (True, False)
-    >>> is_winning(Interval(-0.001, 0.002, 3)), is_winning(
-    ...     Interval(-0.001, 0.002, 3), tolerance=0.005)
-    (False, True)
     """
     if difference is None or difference.is_flat:
         return False
@@ -193,12 +169,7 @@ HOW = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The density that represents an arm.
-
-    Attributes:
-        comparison: The arm at that density against dense.
-        how: A key of `HOW`.
-    """
+    """The density that represents an arm: there against dense, and a key of `HOW`."""
 
     comparison: Comparison
     how: str
@@ -211,32 +182,23 @@ def choose(curve: Curve, dense: Point | None, tolerance: float = 0.0) -> Choice 
     the best mean validation accuracy. With one seed it is the smallest within the
     tolerance, else the best; without validation accuracies, the smallest of all. A
     density with a failed or missing seed is chosen only if all densities have one.
-
-    Returns:
-        The choice; `None` if no seed has both the arm and dense.
+    If no seed has both the arm and dense, it is `None`.
     """
     if dense is None:
         return None
     found = [compare(p, dense) for p in curve.points if p.density < 1]
-    counts = [c.test.count for c in found if c.test is not None]
-    if not counts:
+    most = max((c.test.count for c in found if c.test), default=0)
+    if not most:
         return None
-    paired_most = [c for c in found if c.test and c.test.count == max(counts)]
-    found = [c for c in paired_most if not c.failed] or paired_most
-    judged = [c for c in found if c.validation is not None]
-    winning = [c for c in judged if is_winning(c.validation, tolerance)]
-    near = [c for c in judged if _mean(c) >= -tolerance - _ROUNDING]
-    if winning:
-        return Choice(min(winning, key=lambda c: c.density), "winning")
-    if near and max(counts) == 1:
-        return Choice(min(near, key=lambda c: c.density), "near")
-    if judged:
-        return Choice(max(judged, key=_mean), "best")
-    return Choice(min(found, key=lambda c: c.density), "smallest")
-
-
-def _mean(comparison: Comparison) -> float:
-    return -math.inf if comparison.validation is None else comparison.validation.mean
+    found = [c for c in found if c.test and c.test.count == most]
+    found = [c for c in found if not c.failed] or found
+    means = {c: c.validation.mean for c in found if c.validation}
+    winning = [c for c in means if is_winning(c.validation, tolerance)]
+    near = [c for c in means if most == 1 and means[c] >= -tolerance - _ROUNDING]
+    if means and not winning and not near:
+        return Choice(max(means, key=lambda c: means[c]), "best")
+    how = "winning" if winning else "near" if near else "smallest"
+    return Choice(min(winning or near or found, key=lambda c: c.density), how)
 
 
 def points(
@@ -244,10 +206,7 @@ def points(
 ) -> str:
     """Returns a difference of accuracies in percentage points.
 
-    Args:
-        difference: Of accuracies in [0, 1].
-        signed: Whether to show a plus sign.
-        digits: After the point; `None` is 1, or 2 if the interval is that narrow.
+    Without `digits`, one stands after the point, or two if the interval is that narrow.
 
     >>> points(Interval(0.004, 0.0021, 3)), points(Interval(-0.013, None, 1))
     ('0.4 ± 0.2', '-1.3')
@@ -273,49 +232,32 @@ def share(density: float) -> str:
 
 
 def headline(choice: Choice | None, tolerance: float = 0.0) -> str:
-    """Returns the result of an experiment in one sentence.
-
-    >>> difference = Interval(0.004, 0.002, 3)
-    >>> there = Comparison(density=0.0687, test=difference, validation=difference)
-    >>> headline(Choice(there, "winning"))
-    'The ticket with 6.9 % of the weights beats dense by 0.4 ± 0.2 points.'
-    """
+    """Returns the result of an experiment in one sentence."""
     if choice is None or choice.comparison.test is None:
         return "Nothing to compare yet: no seed has both a ticket and a dense network."
     found, test = choice.comparison, choice.comparison.test
-    ticket = f"the ticket with {share(found.density)} of the weights"
+    ticket = f"ticket with {share(found.density)} of the weights"
     allowed = f"tolerance {100 * tolerance:g} points"
-    below = points(dataclasses.replace(test, mean=-test.mean))
+    below = f"{points(test.times(-1))} points below"
+    differs = f"differs from dense by {points(test, signed=True)} points"
     match verdict(found, tolerance):
         case "1 seed: no interval":
-            return (
-                f"1 seed: no interval. {_capital(ticket)} differs from dense by "
-                f"{points(test, signed=True)} points; that is no claim."
-            )
+            return f"1 seed: no interval. The {ticket} {differs}; that is no claim."
         case "beats":
-            return f"{_capital(ticket)} beats dense by {points(test)} points."
+            return f"The {ticket} beats dense by {points(test)} points."
         case "ties":
             return (
-                f"{_capital(ticket)} ties with dense: a difference of "
+                f"The {ticket} ties with dense: a difference of "
                 f"{points(test, signed=True)} points ({allowed})."
             )
         case "falls short" if choice.how == "best":
             return (
-                f"No ticket reaches dense: {ticket}, the best on validation, is "
-                f"{below} points below."
+                f"No ticket reaches dense: the {ticket}, the best on validation, is "
+                f"{below}."
             )
         case "falls short":
-            return (
-                f"{_capital(ticket)}, {HOW[choice.how]}, is {below} points below dense "
-                "on the test set."
-            )
+            return f"The {ticket}, {HOW[choice.how]}, is {below} dense on the test set."
     failed = f", and {len(found.failed)} failed" if found.failed else ""
     failed += ", which all differ by the same" if test.is_flat else ""
-    return (
-        f"Not settled by {test.count} seeds{failed}: {ticket} differs from dense by "
-        f"{points(test, signed=True)} points ({allowed})."
-    )
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+    seeds = f"{test.count} seeds{failed}"
+    return f"Not settled by {seeds}: the {ticket} {differs} ({allowed})."

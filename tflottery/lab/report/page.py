@@ -16,23 +16,14 @@ import markupsafe
 from tflottery.lab.report.drawing import Picture
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Table:
-    """A table that scrolls in its own frame.
+    """A table that scrolls in its own frame."""
 
-    Attributes:
-        head: Names of the columns.
-        rows: Values of each row; `None` is an empty cell.
-        caption: What the table shows.
-        chosen: Indices of the rows to highlight.
-        text: Columns that hold text, aligned left; the others hold numbers.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[Any]]
     caption: str
-    chosen: Collection[int] = ()
-    text: Collection[str] = ()
+    rows: Sequence[Mapping[str, Any]]  # By column, the same in each; `None` is empty.
+    text: Collection[str] = ()  # Columns that are aligned left; the others are numbers.
+    chosen: Collection[int] = ()  # Indices of the rows to highlight.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,22 +38,12 @@ class Details:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of a page; parts left empty do not show.
-
-    Attributes:
-        title: Its heading.
-        text: Its first paragraph.
-        table: A table.
-        figures: Pictures, side by side where there is room.
-        notes: Items of a list.
-        facts: Values by name; those that are `None` are left out.
-        details: Parts that open on a click.
-    """
+    """A section of a page, in this order; what is empty or `None` does not show."""
 
     title: str = ""
     text: str = ""
     table: Table | None = None
-    figures: Sequence[Picture] = ()
+    figures: Sequence[Picture | None] = ()
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     details: Sequence[Details] = ()
@@ -73,13 +54,9 @@ def render(
 ) -> bytes:
     """Returns a whole page as UTF-8.
 
-    Args:
-        title: What the report is about.
-        headline: Its result in one sentence.
-        sections: The sections in order.
-        more: What stands above them, each optional: `shows`, the claim under test;
-            `how`, a paragraph on how the headline was reached; `verdicts`, pairs of a
-            name and a sentence; `notes`, a list of texts.
+    Above the sections, each optional, stand `shows`, the claim under test; `how`, a
+    paragraph on how the headline was reached; `verdicts`, pairs of a name and a
+    sentence; and `notes`, a list of texts.
     """
     text = _template().render(title=title, headline=headline, sections=sections, **more)
     # JSON can hold lone surrogates and NUL, which a page cannot.
@@ -105,8 +82,5 @@ def _unbroken(value: Any) -> Any:
         return ""
     if isinstance(value, markupsafe.Markup):  # Escaped already, such as an attribute.
         return value
-    return (
-        str(value)
-        .replace(" %", "\N{NO-BREAK SPACE}%")
-        .replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-    )
+    space = "\N{NO-BREAK SPACE}"
+    return str(value).replace(" %", f"{space}%").replace(" ± ", f"{space}±{space}")

@@ -2,78 +2,58 @@
 
 import dataclasses
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tflottery.core.checks import (
-    NUMBER,
-    TEXT,
-    WHOLE,
-    Kind,
-    check,
-    dict_of,
-    is_number,
-    or_none,
-)
+from tflottery.core import checks
+from tflottery.core.checks import NUMBER, TEXT, WHOLE, or_none
 
 SETTING = ("experiment", "dataset", "regime", "head")
 """The attributes of a cell that name its setting."""
 
 # If a setting has several dense networks, the first of these is compared with.
-_STARTS = ("trained", "rewind", "initial")
+_STARTS = {"trained": 0, "rewind": 1, "initial": 2}
 # Densities of one point differ at most by this share, as layers round their counts.
 _SAME_DENSITY = 0.01
 
-
-_DENSITY = Kind(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
 _KINDS = {
     "arm": TEXT,
-    "density": _DENSITY,
+    "density": checks.Kind(
+        lambda v: checks.is_number(v) and 0 < v <= 1, "a number in (0, 1]"
+    ),
     "seed": WHOLE,
     **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
     **dict.fromkeys(("metric", "val_metric", "steps"), or_none(NUMBER)),
     **dict.fromkeys(("steps_to_best", "seconds"), or_none(NUMBER)),
     "source_round": or_none(WHOLE),
-    "density_per_layer": or_none(dict_of(NUMBER)),
+    "density_per_layer": or_none(checks.dict_of(NUMBER)),
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One trained network of an experiment.
+    """One trained network of an experiment."""
 
-    Attributes:
-        arm: `"ticket"`, `"dense"` or the name of a control.
-        density: Share of prunable weights that are kept, in (0, 1].
-        seed: Random seed; arms are paired by it.
-        experiment, dataset, regime, head: The setting; `None` if there is none.
-        weights: `"initial"`, `"rewind"` or `"trained"`, where training started.
-        metric: Test accuracy, in [0, 1]; `None` if the cell failed.
-        val_metric: Validation accuracy, in [0, 1].
-        steps, steps_to_best: Steps trained, and to the best validation accuracy.
-        seconds: Duration.
-        source_round: Round of the search that the masks come from.
-        density_per_layer: Share kept by path, each in [0, 1].
-        failure: Why the cell does not count, or `None`.
-    """
-
-    arm: str
-    density: float
-    seed: int
+    arm: str  # "ticket", "dense" or the name of a control.
+    density: float  # Share of prunable weights that are kept, in (0, 1].
+    seed: int  # Arms are paired by it.
     experiment: str | None = None
     dataset: str | None = None
     regime: str | None = None
     head: str | None = None
-    weights: str | None = None
-    metric: float | None = None
-    val_metric: float | None = None
+    weights: str | None = (
+        None  # Where training started: "initial", "rewind", "trained".
+    )
+    metric: float | None = None  # Test accuracy, in [0, 1].
+    val_metric: float | None = None  # Validation accuracy, in [0, 1].
     steps: float | None = None
-    steps_to_best: float | None = None
+    steps_to_best: float | None = None  # To the best validation accuracy.
     seconds: float | None = None
-    source_round: int | None = None
-    density_per_layer: Mapping[str, float] | None = None
-    failure: str | None = None
+    source_round: int | None = None  # Round of the search that the masks come from.
+    density_per_layer: Mapping[str, float] | None = None  # By path, in [0, 1].
+    failure: str | None = None  # Why the cell does not count.
 
     @property
     def failed(self) -> bool:
@@ -86,9 +66,6 @@ def read(rows: Any) -> list[Cell]:
 
     NaN and infinity become `None`; unknown keys are ignored.
 
-    Args:
-        rows: A list of dicts.
-
     Raises:
         ValueError: If a value has the wrong type; the message names the row.
 
@@ -97,35 +74,29 @@ def read(rows: Any) -> list[Cell]:
     """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("rows must be a list of objects, one per cell.")
-    return [_read_row(row, f"rows[{index}]") for index, row in enumerate(rows)]
-
-
-def _read_row(row: dict[str, Any], where: str) -> Cell:
-    values = {}
-    for name, kind in _KINDS.items():
-        value = row.get(name)
-        try:
-            check(name, value, kind)
-        except ValueError as error:
-            raise ValueError(f"{where} is not the result of a cell: {error}") from error
-        not_finite = isinstance(value, float) and not math.isfinite(value)
-        values[name] = None if not_finite else value
-    return Cell(**values)
+    cells = []
+    for index, row in enumerate(rows):
+        values = {name: row.get(name) for name in _KINDS}
+        for name, value in values.items():
+            try:
+                checks.check(name, value, _KINDS[name])
+            except ValueError as error:
+                raise ValueError(
+                    f"rows[{index}] is not the result of a cell: {error}"
+                ) from error
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None
+        cells.append(Cell(**values))
+    return cells
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """The cells of one arm at one density, at least one per seed.
+    """The cells of one arm at one density, at least one per seed."""
 
-    Attributes:
-        density: Share kept, in (0, 1]; the mean if seeds differ by rounding.
-        cells: The cells with a result.
-        failed: Seeds of the cells without one, in order.
-    """
-
-    density: float
-    cells: tuple[Cell, ...]
-    failed: tuple[int, ...] = ()
+    density: float  # Share kept, in (0, 1]; the mean if seeds differ by rounding.
+    cells: tuple[Cell, ...]  # Those with a result.
+    failed: tuple[int, ...] = ()  # Seeds of those without one, in order.
 
     def by_seed(self, name: str) -> dict[int, float]:
         """Returns one attribute of the cells by seed; cells without it are left out.
@@ -156,28 +127,19 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Cells that are compared with each other.
-
-    Attributes:
-        experiment, dataset, regime, head: What these cells share, as in `Cell`.
-        dense: The network that the arms are compared with, or `None`.
-        dense_weights: Where the training of `dense` started.
-        curves: The arms.
-    """
+    """Cells that are compared with each other: the arms, and dense if it is there."""
 
     experiment: str | None
     dataset: str | None
     regime: str | None
     head: str | None
     dense: Point | None
-    dense_weights: str | None
     curves: tuple[Curve, ...]
 
     @property
-    def tickets(self) -> tuple[Curve, ...]:
+    def tickets(self) -> list[Curve]:
         """The curves of tickets: trained weights first, initial last."""
-        found = [curve for curve in self.curves if curve.arm == "ticket"]
-        return tuple(sorted(found, key=_order))
+        return sorted((c for c in self.curves if c.arm == "ticket"), key=_order)
 
 
 def settings(cells: Iterable[Cell]) -> list[Setting]:
@@ -187,35 +149,38 @@ def settings(cells: Iterable[Cell]) -> list[Setting]:
     1. If there are several, the arms are compared with the one from the trained
     weights, else rewind, else initial; the others are curves of one point.
     """
+    found = []
+    for key, group in _grouped(cells, *SETTING).items():
+        curves = [
+            Curve(arm, weights, _points(members))
+            for (arm, weights), members in _grouped(group, "arm", "weights").items()
+        ]
+        dense = min((c for c in curves if c.arm == "dense"), key=_order, default=None)
+        if dense is not None:
+            curves.remove(dense)
+        else:
+            whole = (
+                c for c in curves if c.arm == "ticket" and c.points[0].density == 1
+            )
+            dense = min(whole, key=_order, default=None)
+        found.append(
+            Setting(
+                **dict(zip(SETTING, key, strict=True)),
+                dense=dense.points[0] if dense else None,
+                curves=tuple(curves),
+            )
+        )
+    return found
+
+
+def _grouped(cells: Iterable[Cell], *names: str) -> dict[tuple, list[Cell]]:
     groups: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        key = tuple(getattr(cell, name) for name in SETTING)
-        groups.setdefault(key, []).append(cell)
-    return [_setting(key, group) for key, group in groups.items()]
+        groups.setdefault(operator.attrgetter(*names)(cell), []).append(cell)
+    return groups
 
 
-def _setting(key: tuple, cells: list[Cell]) -> Setting:
-    by_arm: dict[tuple[str, str | None], list[Cell]] = {}
-    for cell in cells:
-        by_arm.setdefault((cell.arm, cell.weights), []).append(cell)
-    curves = [
-        Curve(arm, weights, _points(group)) for (arm, weights), group in by_arm.items()
-    ]
-    dense = min((c for c in curves if c.arm == "dense"), key=_order, default=None)
-    if dense is not None:
-        curves.remove(dense)
-    else:
-        whole = (c for c in curves if c.arm == "ticket" and c.points[0].density == 1)
-        dense = min(whole, key=_order, default=None)
-    return Setting(
-        **dict(zip(SETTING, key, strict=True)),
-        dense=dense.points[0] if dense else None,
-        dense_weights=dense.weights if dense else None,
-        curves=tuple(curves),
-    )
-
-
-def _points(cells: list[Cell]) -> tuple[Point, ...]:
+def _points(cells: Iterable[Cell]) -> tuple[Point, ...]:
     groups: list[list[Cell]] = []
     for cell in sorted(cells, key=lambda cell: -cell.density):
         if groups and cell.density >= groups[-1][0].density * (1 - _SAME_DENSITY):
@@ -233,5 +198,4 @@ def _points(cells: list[Cell]) -> tuple[Point, ...]:
 
 
 def _order(curve: Curve) -> int:
-    known = curve.weights in _STARTS
-    return _STARTS.index(curve.weights) if known else len(_STARTS)
+    return _STARTS.get(curve.weights or "", len(_STARTS))

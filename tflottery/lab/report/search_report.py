@@ -15,14 +15,17 @@ from tflottery.lab.report.intervals import share
 from tflottery.lab.report.page import Details, Section, Table
 
 _LARGEST = 1e100  # Matplotlib cannot draw longer axes.
+# Values of a manifest, apart from its config.
+_MANIFEST = {
+    "paths": list_of(TEXT),
+    "versions": or_none(dict_of(TEXT)),
+    "architecture": TEXT,
+    "command": TEXT,
+}
 
 
 def search_page(path: Any, *more: Section) -> bytes:
-    """Returns the page of a search.
-
-    Args:
-        path: Its run directory.
-        more: Sections to add after the rounds.
+    """Returns the page of the search in a run directory, with sections to add.
 
     Raises:
         FileError: If a file is damaged; the message names it.
@@ -30,7 +33,8 @@ def search_page(path: Any, *more: Section) -> bytes:
     manifest = files.read_json(path / "run.json")
     try:
         config = LotteryConfig(**manifest["config"])
-        _check_manifest(manifest)
+        for name in _MANIFEST.keys() & manifest.keys():
+            check(name, manifest[name], _MANIFEST[name])
     except (KeyError, TypeError, ValueError) as error:
         raise files.FileError(
             f"{path / 'run.json'} does not describe a search: {error}"
@@ -40,12 +44,6 @@ def search_page(path: Any, *more: Section) -> bytes:
     ticket = load_ticket(ticket_path) if ticket_path.exists() else None
     if ticket is not None and ticket.round >= len(rounds):
         rounds = list(ticket.rounds)
-    for r in rounds:
-        if not all(0 <= d <= 1 for d in r.density_per_layer.values()):
-            raise files.FileError(
-                f"{path / 'rounds'} holds a `density_per_layer` outside [0, 1] in "
-                f"round {r.round}. Received: {dict(r.density_per_layer)!r}"
-            )
     monitor = config.monitor or (ticket.monitor if ticket else "")
     if not monitor and rounds:
         monitor = choose_monitor(rounds[0].metrics)
@@ -54,29 +52,22 @@ def search_page(path: Any, *more: Section) -> bytes:
     if any(_counts(r, monitor) for r in rounds):
         shown = rounds[-1 if chosen is None else chosen]
         title = f"round {shown.round}, {share(1 - shown.sparsity)} of the weights"
+        layers = tables.layers([shown.density_per_layer], title)
         drawn = [
             rounds_metric(rounds, monitor, chosen),
             learning_curves(rounds, monitor),
             figures.layers([shown.density_per_layer], title),
         ]
-        layers = tables.layers([shown.density_per_layer], title)
-        sections = [
-            Section(
-                figures=[picture for picture in drawn if picture],
-                details=[Details(summary="Every layer", table=layers)],
-            )
-        ]
-    return page.render(
-        "Ticket search",
-        _headline(rounds, monitor, chosen),
-        [
-            *sections,
-            Section(title="Rounds", table=_round_table(rounds, monitor, chosen)),
-            *more,
-            _made(manifest, config, ticket.versions if ticket else None),
-        ],
-        how=_how(rounds, monitor, config, chosen),
-    )
+        details = [Details(summary="Every layer", table=layers)]
+        sections.append(Section(figures=drawn, details=details))
+    sections += [
+        Section(title="Rounds", table=_round_table(rounds, monitor, chosen)),
+        *more,
+        _made(manifest, config, ticket.versions if ticket else None),
+    ]
+    headline = _headline(rounds, monitor, chosen)
+    how = _how(rounds, monitor, config, chosen)
+    return page.render("Ticket search", headline, sections, how=how)
 
 
 def _rounds(folder: Any) -> list[Round]:
@@ -84,7 +75,7 @@ def _rounds(folder: Any) -> list[Round]:
     rounds: list[Round] = []
     for path in sorted(folder.glob("[0-9]*.json")):
         try:
-            record = Round(**files.read_json(path))
+            record = Round.read(files.read_json(path))
         except (TypeError, ValueError) as error:
             raise files.FileError(
                 f"{path} is not the record of a round. {error}"
@@ -96,22 +87,6 @@ def _rounds(folder: Any) -> list[Round]:
             )
         rounds.append(record)
     return rounds
-
-
-def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Checks the types of a manifest's values, apart from its config.
-
-    Raises:
-        ValueError: If one has another type; the message names it.
-    """
-    for name, kind in (
-        ("paths", list_of(TEXT)),
-        ("versions", or_none(dict_of(TEXT))),
-        ("architecture", TEXT),
-        ("command", TEXT),
-    ):
-        if name in manifest:
-            check(name, manifest[name], kind)
 
 
 def _headline(rounds: Sequence[Round], monitor: str, chosen: int | None) -> str:
@@ -146,45 +121,36 @@ def _how(
 def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> Table:
     names = list(dict.fromkeys(name for r in rounds for name in r.metrics))
     names.sort(key=lambda name: name != monitor)
-    dense = rounds[0].metrics.get(monitor) if rounds else None
+    dense = rounds[0].metrics.get(monitor, math.nan) if rounds else math.nan
     rows = []
     for r in rounds:
-        metric = r.metrics.get(monitor)
-        gain = None if metric is None or dense is None else f"{metric - dense:+.4f}"
+        gain = r.metrics.get(monitor, math.nan) - dense
         rows.append(
-            [
-                *(r.round, f"{100 * (1 - r.sparsity):.2f}", gain),
-                *(f"{r.metrics[n]:.4f}" if n in r.metrics else None for n in names),
-                f"{r.steps:,}",
-                None if r.seconds is None else f"{r.seconds:.1f}",
-                r.failure,
-            ]
+            {
+                "round": r.round,
+                "left (%)": f"{100 * (1 - r.sparsity):.2f}",
+                "to dense": None if math.isnan(gain) else f"{gain:+.4f}",
+                **{n: f"{r.metrics[n]:.4f}" if n in r.metrics else "" for n in names},
+                "steps": f"{r.steps:,}",
+                "seconds": None if r.seconds is None else f"{r.seconds:.1f}",
+                "failure": r.failure,
+            }
         )
-    head = ["round", "left (%)", "to dense", *names, "steps", "seconds", "failure"]
-    return Table(
-        head=head,
-        rows=rows,
-        caption="The rounds; the ticket's round is highlighted",
-        chosen=() if chosen is None else (chosen,),
-        text=("failure",),
-    )
+    caption = "The rounds; the ticket's round is highlighted"
+    return Table(caption, rows, ("failure",), () if chosen is None else (chosen,))
 
 
 def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Section:
     versions = versions or manifest.get("versions")
-    training = manifest.get("training")
-    return Section(
-        title="How it was made",
-        facts={
-            "command": manifest.get("command") or _call(config),
-            "seed": "none was set" if config.seed is None else config.seed,
-            "architecture": manifest.get("architecture"),
-            "versions": None if versions is None else plain(dict(versions)),
-        },
-        details=[Details(summary="Optimizer and loss", data=training)]
-        if training
-        else [],
-    )
+    facts = {
+        "command": manifest.get("command") or _call(config),
+        "seed": "none was set" if config.seed is None else config.seed,
+        "architecture": manifest.get("architecture"),
+        "versions": None if versions is None else plain(dict(versions)),
+    }
+    training = Details(summary="Optimizer and loss", data=manifest.get("training"))
+    details = [training] if training.data else []
+    return Section(title="How it was made", facts=facts, details=details)
 
 
 def _call(config: LotteryConfig) -> str:
@@ -193,52 +159,39 @@ def _call(config: LotteryConfig) -> str:
     >>> _call(LotteryConfig(epochs=3, seed=0))
     'tflottery.find_ticket(model, ds, epochs=3, seed=0)'
     """
-    defaults = LotteryConfig().to_dict()
-    given = [
-        f"{name}={value!r}"
-        for name, value in config.to_dict().items()
-        if value != defaults[name]
-    ]
-    return f"tflottery.find_ticket({', '.join(['model', 'ds', *given])})"
+    defaults, given = LotteryConfig().to_dict(), config.to_dict()
+    changed = [f"{name}={v!r}" for name, v in given.items() if v != defaults[name]]
+    return f"tflottery.find_ticket({', '.join(['model', 'ds', *changed])})"
 
 
 def rounds_metric(
     rounds: Sequence[Round], monitor: str, chosen: int | None
 ) -> drawing.Picture:
     """Draws the metric after each round of a search over density."""
-    found = [
-        (1 - r.sparsity, r.metrics[monitor]) for r in rounds if _counts(r, monitor)
-    ]
-    here = [r for r in rounds if r.round == chosen and _counts(r, monitor)]
+    found = {
+        r.round: (1 - r.sparsity, r.metrics[monitor])
+        for r in rounds
+        if _counts(r, monitor)
+    }
+    densities, metrics = zip(*found.values(), strict=True)
 
     def plot(axes: Any) -> None:
+        if 0 in found:
+            dense = found[0][1]
+            axes.axhline(dense, color=drawing.BLACK, ls="--", lw=1, label="dense")
+        percents = [100 * density for density in densities]
         color, marker, _ = drawing.STYLES["ticket trained"]
-        if rounds and _counts(rounds[0], monitor):
-            dense = rounds[0].metrics[monitor]
-            axes.axhline(
-                dense, color=drawing.BLACK, linestyle="--", linewidth=1, label="dense"
-            )
-        axes.plot(
-            [100 * d for d, _ in found],
-            [metric for _, metric in found],
-            color=color,
-            marker=marker,
-            label="rounds",
-        )
-        for r in here:
+        axes.plot(percents, metrics, color=color, marker=marker, label="rounds")
+        if chosen in found:
+            density, metric = found[chosen]
+            color, *_ = drawing.STYLES["ticket initial"]
             axes.plot(
-                100 * (1 - r.sparsity),
-                r.metrics[monitor],
-                linestyle="none",
-                marker="*",
-                markersize=14,
-                color=drawing.STYLES["ticket initial"][0],
-                label="the ticket",
+                100 * density, metric, "*", ms=14, color=color, label="the ticket"
             )
-        drawing.density_axis(axes, [d for d, _ in found])
+        drawing.density_axis(axes, densities)
         axes.set_ylabel(drawing.plain(monitor))
 
-    listed = "; ".join(f"{metric:.4g} at {share(d)}" for d, metric in found)
+    listed = "; ".join(f"{metric:.4g} at {share(d)}" for d, metric in found.values())
     return drawing.draw(
         plot,
         alt=f"{monitor} over weights left: {listed}.",
@@ -249,10 +202,10 @@ def rounds_metric(
 def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | None:
     """Draws the metric over the epochs of each round of a search."""
     curves = [
-        (r, [v if abs(v) < _LARGEST else math.nan for v in r.history.get(monitor, ())])
+        (r, [v if abs(v) < _LARGEST else math.nan for v in r.history[monitor]])
         for r in rounds
+        if r.history.get(monitor)
     ]
-    curves = [(r, values) for r, values in curves if values]
     if not curves:
         return None
 
@@ -262,23 +215,16 @@ def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | 
         left = [100 * (1 - r.sparsity) for r, _ in curves]
         bounds = colors.LogNorm(min([*left, 50]), 100)
         colormap = cm.ScalarMappable(bounds, "cividis")
+        dense = {"color": drawing.BLACK, "ls": "--", "lw": 1.6, "zorder": 3}
         for (r, values), percent in zip(curves, left, strict=True):
-            dense = r.round == 0
-            axes.plot(
-                range(1, len(values) + 1),
-                values,
-                color=drawing.BLACK if dense else colormap.cmap(bounds(percent)),
-                linestyle="--" if dense else "-",
-                marker="o" if len(values) == 1 else None,
-                linewidth=1.6 if dense else 1.2,
-                zorder=3 if dense else 2,
-                label="dense" if dense else None,
-            )
-        bar = axes.figure.colorbar(colormap, ax=axes, pad=0.02)
-        ticks = [t for t in (100, 50, 20, 10, 5, 2, 1, 0.5) if t >= min(left)]
-        bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+            sparse = {"color": colormap.cmap(bounds(percent)), "lw": 1.2}
+            look = sparse if r.round else dense | {"label": "dense"}
+            marker = "o" if len(values) == 1 else None
+            axes.plot(range(1, len(values) + 1), values, marker=marker, **look)
+        bar = axes.figure.colorbar(
+            colormap, ax=axes, pad=0.02, label="weights left (%)", **drawing.percents()
+        )
         bar.minorticks_off()
-        bar.set_label("weights left (%)")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.set_xlabel("epochs trained in the round")
         axes.set_ylabel(drawing.plain(monitor))

@@ -3,16 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from tflottery.lab.report import figures
-from tflottery.lab.report.intervals import (
-    Interval,
-    compare,
-    interval,
-    paired,
-    points,
-    share,
-    verdict,
-)
+from tflottery.lab.report import figures, intervals
+from tflottery.lab.report.intervals import Interval, compare, share, verdict
 from tflottery.lab.report.page import Table
 from tflottery.lab.report.results import SETTING, Cell, Curve, Point, Setting
 
@@ -30,29 +22,29 @@ def arms(setting: Setting, at: float | None, tolerance: float) -> Table | None:
     dense = setting.dense
     if at is None or dense is None:
         return None
-    ticket = nearest(setting.tickets[0], at)
-    name = figures.label(setting.tickets[0])
-    rows = [["dense", *_means(dense), None, None, _minus(ticket, dense)]]
-    for curve in setting.curves:
-        point = nearest(curve, at)
-        if abs(point.density / at - 1) <= _SAME_DENSITY:
-            found = compare(point, dense)
-            rows.append(
-                [
-                    figures.label(curve, setting),
-                    *_means(point),
-                    _signed(found.test),
-                    verdict(found, tolerance),
-                    None if point is ticket else _minus(ticket, point),
-                ]
-            )
-    head = ["arm", "test accuracy (%)", "steps to best", "to dense (points)", "verdict"]
+    ticket, name = nearest(setting.tickets[0], at), figures.label(setting.tickets[0])
+    near = [(figures.label(c, setting), nearest(c, at)) for c in setting.curves]
+    near = [(arm, p) for arm, p in near if abs(p.density / at - 1) <= _SAME_DENSITY]
+    rows = []
+    for arm, point in [("dense", dense), *near]:
+        found = None if point is dense else compare(point, dense)
+        difference = intervals.paired(ticket.by_seed("metric"), point.by_seed("metric"))
+        rows.append(
+            {
+                "arm": arm,
+                **_means(point),
+                "to dense (points)": found and _signed(found.test),
+                "verdict": found and verdict(found, tolerance),
+                f"{name} minus arm (points)": None
+                if point is ticket
+                else _signed(difference),
+            }
+        )
     return Table(
-        head=[*head, f"{name} minus arm (points)"],
-        rows=rows,
-        caption=f"The arms at {share(at)} of the weights, with 95 % intervals",
+        f"The arms at {share(at)} of the weights, with 95 % intervals",
+        rows,
         text=("arm", "verdict"),
-        chosen=[i for i, row in enumerate(rows) if row[0] == name],
+        chosen=[i for i, row in enumerate(rows) if row["arm"] == name],
     )
 
 
@@ -61,39 +53,31 @@ def densities(
 ) -> Table:
     """Returns every arm at every density.
 
-    Args:
-        setting: The arms.
-        tolerance: Allowed difference to dense, in [0, 1].
-        chosen: For the weights that a ticket starts from, the density to highlight.
+    By the weights that a ticket starts from, `chosen` are the densities to highlight.
     """
     rows, marked = [], []
     for curve in setting.curves:
         for point in curve.points:
-            found = compare(point, setting.dense) if setting.dense else None
             if curve.arm == "ticket" and chosen.get(curve.weights) == point.density:
                 marked.append(len(rows))
-            to_dense = [None, None, None]
-            if found is not None:
-                judged = point is not setting.dense
-                to_dense = [_signed(found.test), _signed(found.validation)]
-                to_dense.append(verdict(found, tolerance) if judged else None)
+            found = compare(point, setting.dense) if setting.dense else None
             rows.append(
-                [
-                    figures.label(curve, setting),
-                    share(point.density),
-                    len({cell.seed for cell in point.cells}),
-                    *_means(point),
-                    *to_dense,
-                ]
+                {
+                    "arm": figures.label(curve, setting),
+                    "left": share(point.density),
+                    "seeds": len({cell.seed for cell in point.cells}),
+                    **_means(point),
+                    "to dense (points)": found and _signed(found.test),
+                    "to dense, validation": found and _signed(found.validation),
+                    "verdict": verdict(found, tolerance)
+                    if found and point is not setting.dense
+                    else None,
+                }
             )
     return Table(
-        head=[
-            *("arm", "left", "seeds", "test accuracy (%)", "steps to best"),
-            *("to dense (points)", "to dense, validation", "verdict"),
-        ],
-        rows=rows,
-        caption="Means over the seeds with 95 % intervals. The highlighted rows were "
-        "chosen on validation. With this many verdicts, some are wrong by chance.",
+        "Means over the seeds with 95 % intervals. The highlighted rows were chosen on "
+        "validation. With this many verdicts, some are wrong by chance.",
+        rows,
         text=("arm", "verdict"),
         chosen=marked,
     )
@@ -101,64 +85,59 @@ def densities(
 
 def layers(densities: Sequence[Mapping[str, float]], title: str) -> Table | None:
     """Returns the density of every layer, averaged over the tickets."""
-    if not densities or not densities[0]:
-        return None
-    means = figures.means_by_layer(densities)
-    return Table(
-        head=["weight", "left (%)"],
-        rows=[[path, f"{mean:.2f}"] for path, (mean, _) in means.items()],
-        caption=f"Weights left per layer, {title}",
-        text=("weight",),
+    rows = [
+        {"weight": path, "left (%)": f"{mean:.2f}"}
+        for path, (mean, *_) in figures.means_by_layer(densities).items()
+    ]
+    return (
+        Table(f"Weights left per layer, {title}", rows, ("weight",)) if rows else None
     )
 
 
 def cells(found: Sequence[Cell]) -> Table:
     """Returns all cells, with the settings in which they differ."""
     varying = [n for n in SETTING if len({getattr(c, n) for c in found}) > 1]
-    failures = ["failure"] if any(cell.failed for cell in found) else []
-    numbers = {"metric": 4, "val_metric": 4, "steps": 0, "steps_to_best": 0}
-    numbers["seconds"] = 1
+    fails = any(cell.failed for cell in found)
     rows = [
-        [
-            *(getattr(cell, name) for name in varying),
-            *(cell.arm, cell.weights, share(cell.density), cell.seed),
-            cell.source_round,
-            *(_number(getattr(cell, name), digits) for name, digits in numbers.items()),
-            *(cell.failure or cell.failed * "failed" for _ in failures),
-        ]
+        {
+            **{name: getattr(cell, name) for name in varying},
+            "arm": cell.arm,
+            "weights": cell.weights,
+            "left": share(cell.density),
+            "seed": cell.seed,
+            "round of the search": cell.source_round,
+            "test accuracy": _number(cell.metric, 4),
+            "validation accuracy": _number(cell.val_metric, 4),
+            "steps": _number(cell.steps, 0),
+            "steps to best": _number(cell.steps_to_best, 0),
+            "seconds": _number(cell.seconds, 1),
+            **({"failure": cell.failure or cell.failed * "failed"} if fails else {}),
+        }
         for cell in found
     ]
-    head = [*varying, "arm", "weights", "left", "seed", "round of the search"]
-    head += ["test accuracy", "validation accuracy", "steps", "steps to best"]
     return Table(
-        head=[*head, "seconds", *failures],
-        rows=rows,
-        caption=f"{len(found)} cells, one trained network each",
+        f"{len(found)} cells, one trained network each",
+        rows,
         text=(*varying, "arm", "weights", "failure"),
     )
 
 
-def _means(point: Point) -> list[str | None]:
-    """Returns the test accuracy and the steps to best, as text."""
+def _means(point: Point) -> dict[str, str | None]:
     accuracy, steps = point.by_seed("metric"), point.by_seed("steps_to_best")
-    return [
-        points(interval(accuracy.values()), digits=2) if accuracy else "failed",
-        _whole(interval(steps.values())) if steps else None,
-    ]
-
-
-def _minus(ticket: Point, other: Point) -> str | None:
-    pairs = paired(ticket.by_seed("metric"), other.by_seed("metric"))
-    return _signed(interval(pairs.values()) if pairs else None)
-
-
-def _whole(found: Interval) -> str:
-    end = "" if found.half is None else f" ± {found.half:,.0f}"
-    return f"{found.mean:,.0f}{end}"
+    mean = intervals.interval(steps.values()) if steps else None
+    half = "" if mean is None or mean.half is None else f" ± {mean.half:,.0f}"
+    return {
+        "test accuracy (%)": intervals.points(
+            intervals.interval(accuracy.values()), digits=2
+        )
+        if accuracy
+        else "failed",
+        "steps to best": mean and f"{mean.mean:,.0f}{half}",
+    }
 
 
 def _signed(found: Interval | None) -> str | None:
-    return None if found is None else points(found, signed=True, digits=2)
+    return None if found is None else intervals.points(found, signed=True, digits=2)
 
 
 def _number(value: float | None, digits: int) -> str | None:

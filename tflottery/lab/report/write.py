@@ -16,13 +16,8 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
 
     The file contains its figures; it needs no other file and no network.
 
-    Args:
-        run_dir: A folder with the `results.json` of an experiment, or the `run_dir` of
-            a search, finished or not; a path or a URL such as `gs://bucket/run`.
-        out: The file to write; `None` is `report.html` in `run_dir`.
-
-    Returns:
-        The path of the file.
+    `run_dir` is the folder of an experiment, or of a search, finished or not; `out` is
+    the file to write, by default `report.html` there. Either may be a URL.
 
     Raises:
         FileNotFoundError: If `run_dir` holds neither, or an unfinished experiment.
@@ -35,13 +30,13 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
         html = experiment_page(path / "results.json")
     elif (path / "run.json").exists():
         html = search_page(path)
+    elif (path / "experiment.json").exists():
+        raise FileNotFoundError(
+            "`run_dir` holds an experiment that is not finished: it has no "
+            "results.json. Run the command that started it again to resume. "
+            f"Received: run_dir={str(path)!r}"
+        )
     else:
-        if (path / "experiment.json").exists():
-            raise FileNotFoundError(
-                "`run_dir` holds an experiment that is not finished: it has no "
-                "results.json. Run the command that started it again to resume. "
-                f"Received: run_dir={str(path)!r}"
-            )
         raise FileNotFoundError(
             "`run_dir` holds neither results.json, which an experiment writes, nor "
             f"run.json, which a search writes. Received: run_dir={str(path)!r}"
@@ -52,11 +47,7 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
 
 
 def _check_files(path: Any) -> None:
-    """Checks that the files of a local run have an end, and fit in memory.
-
-    Raises:
-        FileError: If one is a pipe, a device or far too large.
-    """
+    """Checks that no file of a local run is a pipe, a device or far too large."""
     if not isinstance(path, pathlib.Path):
         return
     patterns = ("*.json", "*.safetensors", "rounds/*.json")

@@ -217,9 +217,23 @@ class Graph:
         held = self.add_const(np.array(shape, np.int32))
         return self.op("RESHAPE", [tensor, held], [result], newShape=list(shape))
 
+    def input_shape(self, tensor: int) -> tuple[int | None, ...]:
+        """Returns the shape of an input: None where a runtime can resize it."""
+        shape, signature = self.shape(tensor), self.tensors[tensor].shapeSignature
+        if signature is None or len(signature) != len(shape):
+            return shape
+        # An open batch counts as the size that it has in the file.
+        sizes = zip(shape[1:], signature[1:], strict=True)
+        return (*shape[:1], *(None if open_ < 0 else size for size, open_ in sizes))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an input has open sizes, so that other shapes are not known."""
+        return any(None in self.input_shape(tensor) for tensor in self.inputs)
+
     def make_static(self) -> None:
-        """Makes the shapes of all tensors fixed ones, by dropping their signatures."""
-        for tensor in self.tensors:
+        """Makes the shapes of all tensors fixed ones, unless an input is open."""
+        for tensor in [] if self.is_open else self.tensors:
             tensor.shapeSignature = None
 
     def to_bytes(self, *, keep_names: bool = False) -> bytes:

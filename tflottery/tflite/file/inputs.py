@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.tflite.file.graph import Graph
 
 _DRAWN_SAMPLES = 8
+_DRAWN_SIZE = 64  # of open dimensions
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One input of a model: its shape with the batch, its type and its name."""
+    """One input of a model: its shape with the batch, its type and its name.
 
-    shape: tuple[int, ...]
+    An open size, which a runtime can change, is None.
+    """
+
+    shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     name: str
+
+    def fits(self, shape: Sequence[int | None]) -> bool:
+        """Returns whether `shape`, without a batch, is one that the input takes."""
+        own = self.shape[1:]
+        return len(shape) == len(own) and all(
+            size in (None, given) for size, given in zip(own, shape, strict=True)
+        )
 
 
 def specs_of(graph: Graph) -> list[Spec]:
@@ -34,7 +47,7 @@ def specs_of(graph: Graph) -> list[Spec]:
         quantized = quantization is not None and quantization.scale is not None
         dtype = np.float32 if quantized else graph.dtype(tensor)
         name = (names[tensor] or b"input").decode(errors="replace")
-        result.append(Spec(graph.shape(tensor) or (1,), np.dtype(dtype), name))
+        result.append(Spec(graph.input_shape(tensor) or (1,), np.dtype(dtype), name))
     return result
 
 
@@ -64,6 +77,39 @@ def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
     return [named[name] for name in wanted]
 
 
+def fixed(specs: Sequence[Spec], input_shape: Any) -> list[Spec]:
+    """Returns the inputs with the sizes that `input_shape` fixes.
+
+    Args:
+        specs: Inputs of the model, some sizes of which may be open.
+        input_shape: Shape of a sample, or a list or a dict of one per input; None
+            leaves open what is open.
+
+    Raises:
+        ValueError: If a shape does not fit its input.
+    """
+    if input_shape is None:
+        return list(specs)
+    shapes = [input_shape]
+    if isinstance(input_shape, Mapping):
+        shapes = by_name(input_shape, specs)
+    elif _is_list(input_shape) and any(map(_is_list, input_shape)):
+        shapes = list(input_shape)
+    for spec, shape in itertools.zip_longest(specs, shapes):
+        whole = _is_list(shape) and all(map(checks.is_whole, shape))
+        if spec is None or not whole or 0 in shape or not spec.fits(shape):
+            wanted = " and ".join(f"{s.shape[1:]} of {s.name!r}" for s in specs)
+            raise ValueError(
+                "`input_shape` must hold the sizes of a sample, without the batch: "
+                f"{wanted}, with a number for None. Received: "
+                f"input_shape={input_shape!r}"
+            )
+    return [
+        dataclasses.replace(spec, shape=(spec.shape[0], *shape))
+        for spec, shape in zip(specs, shapes, strict=True)
+    ]
+
+
 def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
     """Returns one array per input, cast to the type of the input.
 
@@ -87,7 +133,7 @@ def as_samples(samples: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
             f"Received: {len(arrays)} arrays"
         )
     for array, spec in zip(arrays, specs, strict=True):
-        if array.shape[1:] != spec.shape[1:] or not len(array):
+        if not spec.fits(array.shape[1:]) or not len(array):
             raise ValueError(
                 f"`samples` of input {spec.name!r} must have shape "
                 f"(samples, {', '.join(map(str, spec.shape[1:]))}). "
@@ -105,7 +151,7 @@ def _draw(specs: Sequence[Spec]) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     result = []
     for spec in specs:
-        shape = (_DRAWN_SAMPLES, *spec.shape[1:])
+        shape = (_DRAWN_SAMPLES, *(size or _DRAWN_SIZE for size in spec.shape[1:]))
         if spec.dtype.kind == "f":
             result.append(generator.normal(size=shape).astype(spec.dtype))
         else:
@@ -149,7 +195,7 @@ def _check_calibrates(array: np.ndarray, spec: Spec) -> None:
     """Checks that an array can tell the range of an input, with at least one batch."""
     real = array.dtype.kind in "biufV"  # NumPy takes bfloat16 to be of kind V, void
     finite = not real or np.isfinite(array).all()
-    fits = array.shape[1:] == spec.shape[1:] and len(array) >= spec.shape[0]
+    fits = spec.fits(array.shape[1:]) and len(array) >= (spec.shape[0] or 1)
     if not (fits and real and finite):
         what = "" if finite else ", NaN or infinity in it"
         raise ValueError(
@@ -187,7 +233,7 @@ def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
 def _check_batched(arrays: Sequence[Any], specs: Sequence[Spec], batch: Any) -> None:
     """Checks that arrays hold samples, and are not samples themselves."""
     for array, spec in zip(arrays, specs, strict=False):  # `take` checks how many
-        if tuple(array.shape) == spec.shape[1:]:
+        if spec.fits(array.shape):
             raise ValueError(
                 f"`representative_data` of input {spec.name!r} looks like single "
                 "samples: it must be an array (samples, ...), or an iterable of such "

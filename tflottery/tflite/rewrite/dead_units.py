@@ -33,13 +33,13 @@ def remove_dead_units(graph: Graph) -> int:
     """Removes every unit that changes nothing, in place, but keeps one per layer.
 
     Args:
-        graph: A dense graph with static shapes, float32 or int8.
+        graph: A dense graph, float32 or int8; one of open sizes is left as it is.
 
     Returns:
         The number of units removed; channels that are added together count as one.
     """
     removed = 0
-    for _ in range(_ROUNDS):
+    for _ in range(0 if graph.is_open else _ROUNDS):
         folded = fold_constants(graph)
         now = sum(_remove(graph, group) for group in _groups(graph))
         removed += now

@@ -23,7 +23,7 @@ def widen(graph: Graph, *, quantize: bool = False, always: bool = False) -> int:
     """Rewrites, in place, the layers whose sparse weights become smaller.
 
     Args:
-        graph: A dense graph with static shapes.
+        graph: A dense graph; one of open sizes is left as it is.
         quantize: Whether the weights will be stored as int8.
         always: Whether every fully-connected layer becomes a convolution. LiteRT cannot
             run FULLY_CONNECTED with a sparse int8 weight.
@@ -32,7 +32,7 @@ def widen(graph: Graph, *, quantize: bool = False, always: bool = False) -> int:
         The number of layers rewritten.
     """
     count = 0
-    found = weights(graph)
+    found = {} if graph.is_open else weights(graph)
     for op in list(graph.operators):
         tensor = op.inputs[1] if len(op.inputs) > 1 else -1
         if tensor not in found or len(found[tensor]) != 1:

@@ -174,6 +174,10 @@ def _gathered(
     held = 0
     for batch in ds:
         x, labels = _checked(batch, specs)
+        sizes = [array.shape[1:] for array in x]
+        if batches and sizes != [array.shape[1:] for array in batches[0][0]]:
+            yield batches
+            batches, held = [], 0
         if len(labels):
             batches.append((x, labels))
             held += sum(array.nbytes for array in x)
@@ -197,7 +201,7 @@ def _checked(batch: Any, specs: Sequence[inputs.Spec]) -> _Batch:
             f"The file has {len(specs)} inputs. Received: {len(arrays)} arrays"
         )
     for array, spec in zip(arrays, specs, strict=True):
-        if not array.ndim or array.shape[1:] != spec.shape[1:]:
+        if not array.ndim or not spec.fits(array.shape[1:]):
             raise ValueError(
                 f"Input {spec.name!r} of the file has shape {spec.shape}. "
                 f"Received: an array of shape {array.shape}"

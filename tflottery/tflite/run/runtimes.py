@@ -57,6 +57,7 @@ class Port:
     Attributes:
         index: Index of its tensor.
         shape: Its shape, `[batch, ...]`.
+        signature: The same, -1 where it can be resized.
         dtype: Its type in the file.
         scale: Its quantization scale; 0 if it is not quantized.
         zero_point: The integer that stands for 0.
@@ -64,6 +65,7 @@ class Port:
 
     index: int
     shape: tuple[int, ...]
+    signature: tuple[int, ...]
     dtype: np.dtype[Any]
     scale: float
     zero_point: int
@@ -105,7 +107,6 @@ class Session:
 
         Raises:
             ValueError: If the runtime cannot read the file.
-            RuntimeError: If the runtime cannot run the file.
         """
         runtime = default() if runtime is None else runtime
         module = preload(runtime)
@@ -122,20 +123,34 @@ class Session:
                 num_threads=threads,
                 experimental_op_resolver_type=resolver,
             )
-        self._interpreter.allocate_tensors()
+        self._allocated = False  # not before an open file has a size that it takes
+        self._read_ports()
+
+    def _read_ports(self) -> None:
         self.inputs = [_port(d) for d in self._interpreter.get_input_details()]
         self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
 
     def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Fills the inputs, and quantizes them if the file needs it.
+        """Fills the inputs, resized if they are open, and quantized if need be.
 
         Raises:
             ValueError: If the arrays do not fit the inputs of the file.
+            RuntimeError: If the runtime cannot run the file.
         """
         if len(arrays) != len(self.inputs):
             raise ValueError(
                 f"The file has {len(self.inputs)} inputs. Received: {len(arrays)}"
             )
+        for port, array in zip(self.inputs, arrays, strict=True):
+            if -1 in port.signature and array.shape != port.shape:
+                self._interpreter.resize_tensor_input(
+                    port.index, array.shape, strict=True
+                )
+                self._allocated = False
+        if not self._allocated:
+            self._interpreter.allocate_tensors()
+            self._allocated = True
+            self._read_ports()
         for port, array in zip(self.inputs, arrays, strict=True):
             if array.shape != port.shape:
                 raise ValueError(
@@ -181,6 +196,7 @@ def _port(detail: dict[str, Any]) -> Port:
     return Port(
         index=int(detail["index"]),
         shape=tuple(int(size) for size in detail["shape"]),
+        signature=tuple(int(size) for size in detail["shape_signature"]),
         dtype=np.dtype(detail["dtype"]),
         scale=float(scale),
         zero_point=int(zero_point),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from absl import logging as absl_logging
 
 from tflottery.tflite.file.graph import Graph, schema
 from tflottery.tflite.file.inputs import Spec
-from tflottery.tflite.source.generations import caller
+from tflottery.tflite.source import refusals
+from tflottery.tflite.source.generations import caller, without_updates
 
 
 def to_tflite(
@@ -31,36 +33,38 @@ def to_tflite(
     Raises:
         ValueError: If the converter does not support the model.
     """
-    import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
-    call = caller(model, len(specs))
-    signature = [tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in specs]
-    traced = tf.function(lambda *flat: call(flat), input_signature=signature)
+    graph = trace(model, specs, without_updates(model))
+    if writers := refusals.layers_with(model, graph.graph, "Assign.*"):
+        raise ValueError(
+            f"In its `call`, weights are written by {refusals.named(writers)}, which a "
+            "file cannot do. Compute a local value instead, as in "
+            "`kernel = self.kernel * self.mask`."
+        )
     # Without freezing, `from_concrete_functions` loses the weights of a Keras 3 model
     # and writes a file that returns NaN.
-    frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
-
-    def run(feed: Callable[[], Iterator[list[np.ndarray]]] | None) -> bytes:
-        with _quiet():
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-            if feed is not None:
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.representative_dataset = feed
-                ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.target_spec.supported_ops = ops
-                if all(spec.dtype.kind == "f" for spec in specs):
-                    converter.inference_input_type = tf.int8
-                converter.inference_output_type = tf.int8
-            try:
-                return bytes(converter.convert())
-            except ConverterError as error:
-                raise ValueError(_plainly(str(error))) from error
-
-    float32 = _signed(run(None), specs)
+    frozen = convert_variables_to_constants_v2(graph)
+    try:
+        float32 = _convert(frozen, specs)
+    except ConverterError as error:
+        missing = set(re.findall(r"'tf\.(\w+)' op is neither", str(error)))
+        missing -= {"Placeholder"}  # the table that another operator looks up
+        if missing or specs[0].shape[0] != 1:
+            layers = refusals.layers_with(model, graph.graph, "|".join(missing))
+            raise refusals.missing(model, missing, layers, str(error)) from error
+        # What it knows of sizes of 1 may mislead the converter: it folds a transpose
+        # into operands of another rank. Files that it writes have batches of 1 anyway.
+        batch_open = [dataclasses.replace(s, shape=(None, *s.shape[1:])) for s in specs]
+        graph = trace(model, batch_open, without_updates(model))
+        frozen = convert_variables_to_constants_v2(graph)
+        try:
+            float32 = _convert(frozen, specs)
+        except ConverterError:
+            raise refusals.missing(model, missing, [], str(error)) from error
     if calibration is None:
         return float32, float32
     if len(Graph(float32).model.subgraphs) > 1:
@@ -69,14 +73,47 @@ def to_tflite(
             "int8: it crashes. Build the layer with `unroll=True`, or export for "
             "another target."
         )
-    size = specs[0].shape[0]
+    size = specs[0].shape[0] or 1
 
     def feed() -> Iterator[list[np.ndarray]]:
         for start in range(0, len(calibration[0]) - size + 1, size):
             rows = [row[start : start + size] for row in calibration]
             yield [r.astype(s.dtype) for r, s in zip(rows, specs, strict=True)]
 
-    return float32, _signed(run(feed), specs)
+    return float32, _convert(frozen, specs, feed)
+
+
+def trace(
+    model: Any, specs: Sequence[Spec], scope: contextlib.AbstractContextManager[Any]
+) -> Any:
+    """Returns the concrete function of a model in inference mode, traced in a scope."""
+    import tensorflow as tf
+
+    call = caller(model, len(specs))
+
+    def traced(*flat: Any) -> list[Any]:
+        with scope:
+            return call(flat)
+
+    signature = [tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in specs]
+    return tf.function(traced, input_signature=signature).get_concrete_function()
+
+
+def _convert(frozen: Any, specs: Sequence[Spec], feed: Any = None) -> bytes:
+    """Returns the file of a frozen function, quantized if `feed` calibrates it."""
+    import tensorflow as tf
+
+    with _quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        if feed is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = feed
+            ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.target_spec.supported_ops = ops
+            if all(spec.dtype.kind == "f" for spec in specs):
+                converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+        return _signed(bytes(converter.convert()), specs)
 
 
 @contextlib.contextmanager
@@ -96,17 +133,6 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         absl_logging.set_verbosity(before)
-
-
-def _plainly(error: str) -> str:
-    """Returns the message of a converter error without its MLIR."""
-    missing = sorted(set(re.findall(r"'tf\.(\w+)' op", error)))
-    if missing:
-        return (
-            f"TFLite has no operator for {', '.join(missing)}. Build the model without "
-            "it, or export the part before it."
-        )
-    return f"The converter rejects the model: {' '.join(error.split())[:300]}"
 
 
 def _signed(data: bytes, specs: Sequence[Spec]) -> bytes:

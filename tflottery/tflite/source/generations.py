@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,18 @@ def structure(model: Any) -> Any:
     """Returns the inputs the model was built with: a tensor, a list or a dict."""
     name = "_inputs_struct" if generation(model) == "keras" else "_nested_inputs"
     return getattr(model, name, None)
+
+
+def without_updates(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """Returns a scope in which what a Keras 3 layer assigns to its weights is local.
+
+    A traced model reads what it wrote, and freezing finds nothing that is written.
+    """
+    if generation(model) == "keras":
+        import keras
+
+        return keras.StatelessScope()
+    return contextlib.nullcontext()
 
 
 def caller(model: Any, inputs: int) -> Callable[[Sequence[Any]], list[Any]]:

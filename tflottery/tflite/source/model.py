@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -10,11 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.engines import holding
 from tflottery.tflite.file.graph import Graph
-from tflottery.tflite.file.inputs import Spec, as_samples, plain_name, specs_of, take
+from tflottery.tflite.file.inputs import (
+    Spec,
+    as_samples,
+    fixed,
+    plain_name,
+    specs_of,
+    take,
+)
 from tflottery.tflite.rewrite.constants import unfold_halves
 from tflottery.tflite.run import runtimes, verify, worker
-from tflottery.tflite.source import converter, other_backend
+from tflottery.tflite.source import converter, other_backend, refusals
 from tflottery.tflite.source.generations import (
     all_layers,
     caller,
@@ -36,6 +45,7 @@ class Source:
         float32: Dense float32 file; equal to `dense` unless that is quantized.
         samples: One array per input, each `[samples, ...]`.
         expected: Outputs of the model on the samples.
+        smaller: Samples of another size and the outputs on them, if sizes are open.
         notes: What the user should know.
     """
 
@@ -43,6 +53,7 @@ class Source:
     float32: bytes
     samples: tuple[np.ndarray, ...]
     expected: tuple[np.ndarray, ...]
+    smaller: tuple[list[np.ndarray], list[np.ndarray]] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -52,6 +63,7 @@ def from_model(
     batch_size: int = 1,
     samples: Any = None,
     representative_data: Any = None,
+    input_shape: Any = None,
 ) -> Source:
     """Converts a built Keras 3 or tf_keras model, and runs it on the samples.
 
@@ -62,38 +74,47 @@ def from_model(
         samples: Inputs to compare outputs on; see `inputs.as_samples`.
         representative_data: Data to quantize the file to int8 with, or None to keep
             float32; see `inputs.take`.
+        input_shape: Shapes of the inputs without the batch; see `inputs.fixed`.
 
     Raises:
         TypeError: If `model` is not a model.
         ValueError: If the model cannot be converted, its outputs are not finite, or an
             argument does not fit its inputs.
     """
-    generation(model)  # raises TypeError if it is not a model
-    if any(type(layer).__name__ == "PruneLowMagnitude" for layer in all_layers(model)):
-        raise ValueError(
-            "`model` is still wrapped for pruning. Give "
-            "tfmot.sparsity.keras.strip_pruning(model)."
-        )
+    refusals.check(model)
+    if model.built:
+        holding.warn_if_broken(model)
     model = in_float32(model)
-    specs = _specs(model, batch_size, samples)
-    calibration = None
+    specs = _specs(model, batch_size, samples, input_shape)
+    is_open = any(None in spec.shape for spec in specs)
+    calibration, given = None, samples
     if representative_data is not None:
         calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
-        if samples is None:  # what is drawn may lie outside of the calibrated range
-            samples = [rows[:_CHECKED_SAMPLES] for rows in calibration]
-    samples = as_samples(samples, specs)
-    expected = _answers(model, samples, specs)
-    if not all(np.isfinite(output).all() for output in expected):
-        raise ValueError(
-            "`model` returns NaN or infinity on the samples, so its file cannot be "
-            "verified. Check that its weights are finite, and that `samples` are in "
-            "the range that it was trained on."
+        if samples is None and not is_open:
+            # What is drawn may lie outside of the calibrated range.
+            given = [rows[:_CHECKED_SAMPLES] for rows in calibration]
+    arrays = as_samples(given, specs)
+    notes, smaller = [], None
+    if any(type(layer).__name__ == "QuantizeWrapperV2" for layer in all_layers(model)):
+        notes.append(
+            'of a quantization-aware model only `target="int8"` stores the weights '
+            "sparse. Its training moves pruned weights, unless `tflottery.hold` held "
+            "the model that `quantize_model` returned."
         )
+    if is_open:
+        note, smaller = _try_sizes(model, arrays, specs, drawn=samples is None)
+        notes.append(note)
+    expected = _answers(model, arrays, specs)
     here = generation(model) == "tf_keras" or _backend() == "tensorflow"
     to_tflite = converter.to_tflite if here else other_backend.to_tflite
     float32, dense = to_tflite(model, specs, calibration)
     return Source(
-        dense=dense, float32=float32, samples=tuple(samples), expected=tuple(expected)
+        dense=dense,
+        float32=float32,
+        samples=tuple(arrays),
+        expected=tuple(expected),
+        smaller=smaller,
+        notes=tuple(notes),
     )
 
 
@@ -139,20 +160,16 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     )
 
 
-def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
+def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
     inputs = getattr(model, "inputs", None)
     if not inputs:
-        if samples is None:
-            raise ValueError(
-                "`model` does not define its inputs. Give `samples`, or build the "
-                "model with keras.Input."
-            )
-        arrays = samples if isinstance(samples, list | tuple) else [samples]
-        arrays = [np.asarray(array) for array in arrays]
-        return [
-            Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
-            for index, array in enumerate(arrays)
-        ]
+        return _described(batch_size, samples, input_shape)
+    batch = _own_batch(model) or batch_size
+    if batch_size not in (1, batch):
+        raise ValueError(
+            f"`model` {model.name!r} is built for batches of {batch}. "
+            f"Received: batch_size={batch_size}"
+        )
     # Inputs given as a dict are named by its keys.
     built_with = structure(model)
     keys = {}
@@ -160,27 +177,132 @@ def _specs(model: Any, batch_size: int, samples: Any) -> list[Spec]:
         keys = {id(tensor): key for key, tensor in built_with.items()}
     result = []
     for tensor in inputs:
-        shape = tuple(tensor.shape[1:])
-        if any(size is None for size in shape):
-            raise ValueError(
-                f"Input {tensor.name!r} has the open shape {tuple(tensor.shape)}, but "
-                "a file needs fixed sizes. Build the model with a full input shape."
-            )
         name = plain_name(keys.get(id(tensor)) or tensor.name.partition(":")[0])
         while name in {spec.name for spec in result}:
             name += "_"
-        dtype = np.dtype(getattr(tensor.dtype, "name", tensor.dtype))
-        result.append(Spec((batch_size, *shape), dtype, name))
-    return result
+        dtype = getattr(tensor.dtype, "name", tensor.dtype)
+        if dtype == "string":
+            raise refusals.text_input(model, tensor, name)
+        result.append(Spec((batch, *tensor.shape[1:]), np.dtype(dtype), name))
+    return fixed(result, input_shape)
+
+
+def _described(batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
+    """Returns the inputs of a model that does not define them."""
+    if samples is None and input_shape is None:
+        raise ValueError(
+            "`model` does not define its inputs. Give `samples` or `input_shape`, or "
+            "build the model with keras.Input."
+        )
+    if samples is None:
+        sizes = [None] * np.size(input_shape)
+        return fixed(
+            [Spec((batch_size, *sizes), np.dtype(np.float32), "input_0")], input_shape
+        )
+    arrays = samples if isinstance(samples, list | tuple) else [samples]
+    arrays = [np.asarray(array) for array in arrays]
+    if any(array.dtype.kind not in "biuf" for array in arrays):
+        raise ValueError(
+            "`samples` are not numbers, and TFLite has no operators for text. Export "
+            "the part of the model behind the layers that read it."
+        )
+    specs = [
+        Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
+        for index, array in enumerate(arrays)
+    ]
+    return fixed(specs, input_shape)
+
+
+def _own_batch(model: Any) -> int | None:
+    """Returns the batch size that a model is built for, None if it takes any."""
+    inputs = getattr(model, "inputs", None)
+    return inputs[0].shape[0] if inputs else None
+
+
+def _try_sizes(
+    model: Any, arrays: list[np.ndarray], specs: Sequence[Spec], *, drawn: bool
+) -> tuple[str, tuple[list[np.ndarray], list[np.ndarray]] | None]:
+    """Returns a note on the sizes that a model with open ones is run at.
+
+    Also samples of half the size and the outputs on them, if the model takes these.
+    """
+    sizes = [array.shape[1:] for array in arrays]
+    rows = _own_batch(model) or 1
+    try:
+        caller(model, len(specs))([np.resize(a, (rows, *a.shape[1:])) for a in arrays])
+    except Exception as error:
+        if not drawn:
+            raise
+        raise ValueError(
+            f"`model` leaves sizes of its inputs open, and fails with {sizes}. Give "
+            "`samples` of sizes that it takes, or fix them by `input_shape`. It said: "
+            f"{str(error)[:300]}"
+        ) from error
+    smaller = None
+    half = [_cropped(a, spec) for a, spec in zip(arrays, specs, strict=True)]
+    with contextlib.suppress(Exception):  # It may take no other size.
+        smaller = half, _answers(model, half, specs)
+        sizes += [array.shape[1:] for array in half]
+    note = (
+        "input sizes that the model leaves open stay so: a runtime sets them by "
+        f"`resize_tensor_input`. The file was run at {sizes}. `input_shape` fixes "
+        "them, which can make the file smaller."
+    )
+    return note, smaller
+
+
+def _cropped(array: np.ndarray, spec: Spec) -> np.ndarray:
+    """Returns the first half of samples along each dimension that is open."""
+    sizes = zip(spec.shape[1:], array.shape[1:], strict=True)
+    kept = (slice(size if fixed else -(-size // 2)) for fixed, size in sizes)
+    return array[(slice(None), *kept)]
 
 
 def _answers(
     model: Any, samples: Sequence[np.ndarray], specs: Sequence[Spec]
 ) -> list[np.ndarray]:
-    """Returns the model's flat outputs on the samples, in batches of 32."""
+    """Returns the model's flat outputs on the samples, in batches.
+
+    Raises:
+        ValueError: If they are not finite, or differ when the model is called again.
+    """
     call = caller(model, len(specs))
+    count = len(samples[0])
+    size = _own_batch(model) or min(32, count)
     parts = []
-    for start in range(0, len(samples[0]), 32):
-        flat = call([array[start : start + 32] for array in samples])
-        parts.append([np.asarray(output) for output in flat])
+    for start in range(0, count, size):
+        # The last sample fills up the last batch.
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        batch = [array[rows] for array in samples]
+        outputs = [np.asarray(output) for output in call(batch)]
+        refusals.check_answers(model, outputs)
+        parts.append([output[: count - start] for output in outputs])
+        again = [] if start else [np.asarray(output) for output in call(batch)]
+        if any(map(_differs, outputs, again)):
+            layers = refusals.named(_changing_layers(model, specs))
+            raise ValueError(
+                f"`model` gives other outputs when it is called again: what {layers} "
+                "computes is random, or a state that changes, so no file can be "
+                "compared with it. Export the part that is not, such as the decoder "
+                "behind it or the encoder up to the mean."
+            )
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _differs(first: np.ndarray, again: np.ndarray) -> bool:
+    return verify.difference(first, again) > 1e-3
+
+
+def _changing_layers(model: Any, specs: Sequence[Spec]) -> list[str]:
+    """Returns the layers that draw random numbers, or else assign to their weights."""
+    if generation(model) == "keras" and _backend() != "tensorflow":
+        # Keras' own layers do not draw in inference.
+        layers = [x for x in all_layers(model) if type(x).__module__[:6] != "keras."]
+        seeded = "seed_generator"
+        own = [x.name for x in layers if any(seeded in v.path for v in x.variables)]
+        return own or [model.name]
+    graph = converter.trace(model, specs, contextlib.nullcontext()).graph
+    random, assigned = ".*(Random|Multinomial).*", "Assign.*"
+    return refusals.layers_with(model, graph, random) or refusals.layers_with(
+        model, graph, assigned
+    )
