@@ -96,8 +96,16 @@ def test_a_dense_file_takes_the_place_of_the_model(lenet, dense_lenet, tmp_path)
     assert report.bytes == (
         export_tflite(lenet, tmp_path / "model.tflite", quantize="weights").bytes
     )
-    with pytest.raises(ValueError, match="sparse already"):
-        export_tflite(tmp_path / "sparse.tflite", tmp_path / "again.tflite")
+
+
+@pytest.mark.parametrize("target", ["size", "sparse_speed"])
+def test_a_sparse_file_is_unpacked_and_written_anew(target, dense_lenet, tmp_path):
+    dense = tmp_path / "dense.tflite"
+    dense.write_bytes(dense_lenet)
+    first = export_tflite(dense, tmp_path / "first.tflite", target=target)
+    again = export_tflite(tmp_path / "first.tflite", tmp_path / "again.tflite")
+    assert again.difference < 1e-6
+    assert again.bytes <= first.bytes
 
 
 def test_a_dense_float16_file_is_taken_for_the_values_it_holds(dense_lenet, tmp_path):
@@ -109,7 +117,10 @@ def test_a_dense_float16_file_is_taken_for_the_values_it_holds(dense_lenet, tmp_
     assert {stored.form for stored in report.weights} == {"sparse"}
     assert report.bytes < dense.stat().st_size / 5
     assert report.difference < 1e-4
-    assert 'target="float16"' in report.warnings[0]
+    exact = export_tflite(dense, tmp_path / "exact.tflite")
+    assert exact.difference < 1e-6
+    assert {stored.dtype for stored in exact.weights} == {"float16"}
+    assert 1 <= exact.bound_ratio < 2
 
 
 def sequence():

@@ -160,7 +160,7 @@ def export_tflite(
             graph.tensors[tensor].shape = sizes
     removed = dead_units.remove_dead_units(graph)
     graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
-    if loops := len(graph.model.subgraphs) > 1:
+    if loops := any(graph.name(op) in ("WHILE", "IF") for op in graph.operators):
         notes.append(
             "the weights within a loop, such as a recurrent layer, stay dense float32 "
             "for every target. Build the layer with `unroll=True` to store them like "
@@ -187,7 +187,7 @@ def export_tflite(
             dense_float32_bytes=len(source.float32),
             dense_int8_bytes=_dense_int8_bytes(source.float32),
             entropy_bound=bound,
-            bound_ratio=len(data) / bound if bound else None,
+            bound_ratio=len(data) / bound if bound and stored else None,
             removed_units=removed,
             weights=stored,
             operators=dict(operators.most_common()),
@@ -225,7 +225,9 @@ def _rewrite(
         storage = "float16"
     kernel: set[int] = set()
     notes: list[str] = []
+    as_before = True  # not rewritten for sparse kernels
     if target == "sparse_speed" and not integers:
+        before = graph.model
         kernel, notes = make_fast(graph)
         if quantize and kernel:
             kernel = set()
@@ -233,7 +235,8 @@ def _rewrite(
                 "fully-connected layers compute dense, as TFLite's own sparse kernel "
                 "takes float32 values only. Export without `quantize` to use it."
             )
-    else:
+        as_before = graph.model is before and not kernel
+    if as_before:
         widen(graph, quantize=bool(quantize), always=integers)
 
     def store(graph: Graph) -> tuple[sparsify.Stored, ...]:

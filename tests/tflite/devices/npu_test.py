@@ -109,7 +109,7 @@ def test_what_stays_on_the_cpu_is_named(tmp_path):
     model, options = convolutions(layers.Activation("elu")), {"target": "npu"}
     options["representative_data"] = images()
     report = export_tflite(model, tmp_path / "a.tflite", **options)
-    assert "ethos-u55-128 leaves to the CPU: DEQUANTIZE, ELU, QUANTIZE." in (
+    assert "ethos-u55-128 leaves to the CPU: DEQUANTIZE 1, ELU 1, QUANTIZE 1." in (
         report.warnings
     )
 
@@ -120,7 +120,7 @@ def test_without_vela_the_report_says_so(tmp_path, monkeypatch):
     report = export_tflite(model, path, target="npu", representative_data=images())
     assert not report.devices
     assert "pip install 'tflottery[npu]'" in report.warnings[-2]
-    assert "not on the NPU: DEQUANTIZE, ELU, QUANTIZE" in report.warnings[-1]
+    assert "not on the NPU: DEQUANTIZE 1, ELU 1, QUANTIZE 1" in report.warnings[-1]
     with pytest.raises(ModuleNotFoundError, match="Vela is not installed"):
         benchmark_tflite(path, on="ethos-u55-128")
 

@@ -107,7 +107,7 @@ def tried(
             "pip install 'tflottery[npu]'"
         ]
         if floats := npu.in_float(Graph(data)):
-            notes.append(f"not in integers, so not on the NPU: {', '.join(floats)}.")
+            notes.append(f"not in integers, so not on the NPU: {vela.counted(floats)}.")
         return {}, notes
     unpruned = npu.filled(Graph(dense)).to_bytes()
     files = {name: data, f"{name}, as if unpruned": unpruned}
@@ -119,8 +119,8 @@ def tried(
         except ValueError as error:
             notes.append(str(error))
             continue
-        if on_cpu := found[device].file.cpu_operators:
-            notes.append(f"{device} leaves to the CPU: {', '.join(on_cpu)}.")
+        if on_cpu := getattr(found[device].file, "cpu_operators", ()):
+            notes.append(f"{device} leaves to the CPU: {vela.counted(on_cpu)}.")
     return found, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import importlib.metadata
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 from tflottery.tflite.file.graph import Graph
 
@@ -55,7 +57,7 @@ class Estimate:
     cpu_operators: tuple[str, ...]
 
     def __str__(self) -> str:
-        on_cpu = ", ".join(self.cpu_operators) or "none"
+        on_cpu = counted(self.cpu_operators) or "none"
         sizes = {"file": self.bytes, "weights": self.weights, "SRAM": self.sram}
         listed = ", ".join(
             f"{name} {size / 1e3:,.1f} KB" for name, size in sizes.items()
@@ -64,6 +66,15 @@ class Estimate:
             f"{self.us:,.0f} µs, {self.cycles:,} cycles; {listed}; "
             f"{self.npu_operators} operators on the NPU, on the CPU: {on_cpu}"
         )
+
+
+def counted(names: Sequence[str]) -> str:
+    """Returns the names of operators with their numbers.
+
+    >>> counted(["MUL", "ELU", "MUL"])
+    'MUL 2, ELU 1'
+    """
+    return ", ".join(f"{n} {c}" for n, c in collections.Counter(names).items())
 
 
 def installed() -> bool:
@@ -123,7 +134,7 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
             sram=round(float(row["sram_memory_used"]) * 1024),
             us=float(row["inference_time"]) * 1e6,
             cycles=round(float(row["cycles_total"])),
-            npu_operators=len(re.findall(r"^ *NPU: ", done.stdout, re.M)),
+            npu_operators=int(re.findall(r"NPU operators = (\d+)", done.stdout)[0]),
             # What runs on the NPU is one custom operator by now.
             cpu_operators=tuple(
                 n for n in map(graph.name, graph.operators) if n != "CUSTOM"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def run_everywhere(
 def verify(
     path: str | pathlib.Path,
     samples: Sequence[np.ndarray],
-    expected: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]],
     tolerance: float,
 ) -> Verification:
     """Checks that a file gives the expected outputs.
@@ -85,7 +85,8 @@ def verify(
     Args:
         path: The `.tflite` file.
         samples: One array per input, each `[samples, ...]`.
-        expected: One array per output, each `[samples, ...]`.
+        expected: One array per output, each `[samples, ...]`; or those of each runtime
+            to check the file in, which runs another file there.
         tolerance: Largest difference allowed, as a share of the largest output.
 
     Raises:
@@ -96,16 +97,20 @@ def verify(
         outputs, failures, ram = run_everywhere(path, samples)
     except worker.JobError as error:
         raise WrongFileError(f"The file does not run: {error}") from error
+    if not isinstance(expected, Mapping):
+        expected = dict.fromkeys([*outputs, *failures], expected)
+    failures = {name: why for name, why in failures.items() if name in expected}
     if failures:
         listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
         raise WrongFileError(f"The file does not run: {listed}")
     differences, agreement = {}, 1.0
-    for name, got in outputs.items():
-        if len(got) != len(expected):
+    for name, wanted in expected.items():
+        got = outputs[name]
+        if len(got) != len(wanted):
             raise WrongFileError(
-                f"The file gives {len(got)} outputs, the model {len(expected)}."
+                f"The file gives {len(got)} outputs, the model {len(wanted)}."
             )
-        pairs = list(zip(expected, got, strict=True))
+        pairs = list(zip(wanted, got, strict=True))
         differences[name] = max(difference(e, g) for e, g in pairs)
         agreement = min([agreement, *(_agreement(e, g) for e, g in pairs)])
     result = Verification(differences=differences, agreement=agreement, ram=ram)

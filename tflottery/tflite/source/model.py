@@ -21,8 +21,8 @@ from tflottery.tflite.file.inputs import (
     specs_of,
     take,
 )
-from tflottery.tflite.rewrite.constants import unfold_halves
-from tflottery.tflite.run import runtimes, verify, worker
+from tflottery.tflite.rewrite.constants import densify, unfold_halves
+from tflottery.tflite.run import verify, worker
 from tflottery.tflite.source import converter, other_backend, refusals
 from tflottery.tflite.source.generations import (
     all_layers,
@@ -44,7 +44,7 @@ class Source:
         dense: Dense file; quantized if that was asked for.
         float32: Dense float32 file; equal to `dense` unless that is quantized.
         samples: One array per input, each `[samples, ...]`.
-        expected: Outputs of the model on the samples.
+        expected: Outputs of the model on the samples; those of a file in each runtime.
         smaller: Samples of another size and the outputs on them, if sizes are open.
         notes: What the user should know.
     """
@@ -52,7 +52,7 @@ class Source:
     dense: bytes
     float32: bytes
     samples: tuple[np.ndarray, ...]
-    expected: tuple[np.ndarray, ...]
+    expected: tuple[np.ndarray, ...] | dict[str, list[np.ndarray]]
     smaller: tuple[list[np.ndarray], list[np.ndarray]] | None = None
     notes: tuple[str, ...] = ()
 
@@ -125,38 +125,39 @@ def _backend() -> str:
 
 
 def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
-    """Reads a dense `.tflite` file, which is run for the expected outputs.
+    """Reads a `.tflite` file, which is run for the expected outputs.
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
-        ValueError: If the file is damaged, is sparse already, or does not run.
+        ValueError: If the file is damaged, is sparse in blocks, or does not run.
     """
     path = worker.file(path)
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)
-    if any(tensor.sparsity is not None for tensor in graph.tensors):
-        raise ValueError(f"{path} is sparse already. Give the dense file or the model.")
     samples = as_samples(samples, specs_of(graph))
     try:
         outputs, failures, _ = verify.run_everywhere(path, samples)
     except worker.JobError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if failures:
+        raise ValueError(
+            f"{path} cannot be run, so it may be damaged: {error}"
+        ) from error
+    if not outputs:
         raise ValueError(f"{path} does not run: {failures}")
-    expected = outputs[runtimes.default()]  # computed without XNNPACK
-    notes = ()
-    if unfold_halves(graph):
-        data = graph.to_bytes(keep_names=True)
-        notes = (
-            "the float16 values of the given file are written as float32, which takes "
-            'twice the bytes; `target="float16"` writes them as float16.',
+    notes = []
+    if failures:
+        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        notes.append(
+            f"the given file runs only in {', '.join(outputs)}, so the new one was "
+            f"compared there ({listed})."
         )
+    if densify(graph) + unfold_halves(graph):
+        data = graph.to_bytes(keep_names=True)
     return Source(
         dense=data,
         float32=data,
         samples=tuple(samples),
-        expected=tuple(expected),
-        notes=notes,
+        expected=outputs,
+        notes=tuple(notes),
     )
 
 
