@@ -20,8 +20,8 @@ TREES = {
 # Distributions that are not named like the package that one imports.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "upath": "universal_pathlib"}
 DISTRIBUTIONS |= {"absl": "absl-py"}
-# Declared for tensorflow-datasets, as a backend of Keras, and for s3:// URLs.
-NOT_IMPORTED = {"importlib-resources", "jax", "s3fs"}
+# Declared for tensorflow-datasets, run as a program, as a backend of Keras, for s3://.
+NOT_IMPORTED = {"importlib-resources", "ethos-u-vela", "jax", "s3fs"}
 
 
 def normal(name: str) -> str:

@@ -3,8 +3,7 @@
 import flatbuffers
 import numpy as np
 
-from tflottery.tflite.file import packing
-from tflottery.tflite.file.encoding import Encoding
+from tflottery.tflite.file import encoding, packing
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.file.packing import schema
 
@@ -75,40 +74,8 @@ def one_layer(weight):
 
 def stored_sparse(graph):
     """Returns the encodings of the sparse constants of a graph."""
-    found = []
-    for tensor, entry in enumerate(graph.tensors):
-        if entry.sparsity is not None:
-            found.append(
-                Encoding(
-                    shape=graph.shape(tensor),
-                    order=tuple(entry.sparsity.traversalOrder),
-                    dimensions=tuple(
-                        (m.arraySegments.values, m.arrayIndices.values)
-                        if m.format == schema().DimensionType.SPARSE_CSR
-                        else m.denseSize
-                        for m in entry.sparsity.dimMetadata
-                    ),
-                    values=np.frombuffer(graph.raw(tensor), graph.dtype(tensor)),
-                )
-            )
-    return found
-
-
-def decode(encoding):
-    """Returns the dense array that an encoding stands for."""
-    shape = [encoding.shape[dimension] for dimension in encoding.order]
-    flat = np.zeros(1, np.int64)  # flat position of each entry, up to this dimension
-    for size, dimension in zip(shape, encoding.dimensions, strict=True):
-        if isinstance(dimension, int):
-            assert dimension == size
-            flat = (flat[:, None] * size + np.arange(size)).reshape(-1)
-            continue
-        segments, indices = (np.asarray(vector, np.int64) for vector in dimension)
-        assert len(segments) == len(flat) + 1
-        flat = np.repeat(flat, np.diff(segments)) * size + indices
-    walked = np.zeros(shape, encoding.values.dtype)
-    walked.reshape(-1)[flat] = encoding.values
-    return walked.transpose(np.argsort(encoding.order))
+    found = (encoding.read(graph, tensor) for tensor in range(len(graph.tensors)))
+    return [each for each in found if each is not None]
 
 
 def with_constants_behind(data):

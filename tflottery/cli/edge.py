@@ -19,18 +19,20 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     text = "folder of a `find`, .keras file or dense .tflite file"
     flag("source", metavar="SOURCE", help=text)
     flag("file", metavar="FILE", help="file to write")
-    targets = ("size", "int8", "sparse_speed", "float16")
+    targets = ("size", "int8", "sparse_speed", "float16", "npu", "micro")
     text = "what to optimize for; default: size"
     flag("--target", choices=targets, default="size", help=text)
     text = "store int8 weights, compute in float32"
     flag("--quantize", choices=["weights"], help=text)
+    count, text = flags.at_least(2), "snap kept weights to N values, for --target=npu"
+    flag("--clusters", type=count, metavar="N", help=text)
     text = "allowed difference, as a share of the largest output"
     flag("--tolerance", type=float, metavar="N", help=text)
     text = "sizes of a sample, if some are open; once per input"
     flag("--input_shape", type=_sizes, action="append", metavar="SIZES", help=text)
     text = "also write the report as JSON"
     flag("--json", type=_report_file, metavar="FILE", help=text)
-    _define_data(parser, "images to calibrate --target=int8, by default digits")
+    _define_data(parser, "images to calibrate integers, by default digits")
 
 
 def define_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,8 @@ def define_benchmark(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
     flag("file", metavar="FILE", help="file to run")
     flag("--against", metavar="FILE", help="file to compare with, such as a dense one")
+    text = "ask the tool of a device, ethos-u55-128, ..., or tflite-micro"
+    flag("--on", metavar="DEVICE", help=text)
     count, text = flags.at_least(1), "number of threads; default: 1"
     flag("--threads", type=count, default=1, metavar="N", help=text)
 
@@ -85,7 +89,7 @@ def export(arguments: argparse.Namespace) -> None:
     from tflottery import export_tflite
 
     images = samples = None
-    if arguments.target == "int8":
+    if arguments.target in ("int8", "npu", "micro"):
         images = _arrays(arguments).train[0][:256]
         samples = images[:64]
     report = export_tflite(
@@ -93,6 +97,7 @@ def export(arguments: argparse.Namespace) -> None:
         path,
         target=arguments.target,
         quantize=arguments.quantize,
+        clusters=arguments.clusters,
         tolerance=arguments.tolerance,
         representative_data=images,
         samples=samples,
@@ -119,8 +124,8 @@ def benchmark(arguments: argparse.Namespace) -> None:
     """Measures the speed of a TFLite file."""
     from tflottery import benchmark_tflite
 
-    path, against = arguments.file, arguments.against
-    print(benchmark_tflite(path, threads=arguments.threads, against=against))
+    options = {"threads": arguments.threads, "against": arguments.against}
+    print(benchmark_tflite(arguments.file, on=arguments.on, **options))
 
 
 def _sizes(sizes: str) -> tuple[int, ...]:

@@ -9,6 +9,9 @@ import os
 from typing import Any, Literal, get_args
 
 from tflottery.core import checks, files
+from tflottery.tflite.devices import micro, npu
+from tflottery.tflite.devices import report as devices
+from tflottery.tflite.devices.fate import fates
 from tflottery.tflite.file.destination import destination
 from tflottery.tflite.file.graph import INT8, Graph
 from tflottery.tflite.report import ExportReport
@@ -19,16 +22,19 @@ from tflottery.tflite.source import model as model_lib
 from tflottery.tflite.xnnpack import planner
 from tflottery.tflite.xnnpack.speed import make_fast
 
-Target = Literal["size", "int8", "sparse_speed", "float16"]
+Target = Literal["size", "int8", "sparse_speed", "float16", "npu", "micro"]
 
+_INTEGERS = ("int8", "npu", "micro")  # targets that compute in integers
 # Largest output difference allowed by default, as a share of the largest output.
-_TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01, "int8": 0.3}
+_TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01}
+_TOLERANCES |= dict.fromkeys(_INTEGERS, 0.3)
 _INT8_WEIGHTS_TOLERANCE = 0.1
 _SHARE = checks.Kind(
     lambda v: checks.is_number(v) and 0 <= v < math.inf,
     "a number of at least 0, such as 0.01 for 1 % of the largest output",
 )
-_VALUE_BYTES = {"size": 4, "sparse_speed": 4, "float16": 2, "int8": 1}
+_VALUE_BYTES = {"size": 4, "sparse_speed": 4, "float16": 2}
+_VALUE_BYTES |= dict.fromkeys(_INTEGERS, 1)
 
 
 def export_tflite(
@@ -38,6 +44,7 @@ def export_tflite(
     target: Target = "size",
     quantize: Literal["weights"] | None = None,
     representative_data: Any = None,
+    clusters: int | None = None,
     samples: Any = None,
     tolerance: float | None = None,
     batch_size: int = 1,
@@ -61,10 +68,18 @@ def export_tflite(
             "sparse_speed": As sparse as the runtime can compute, for ARM and wasm and
             for small fully-connected networks.
             "float16": Values of half the width.
+            "npu": Integers throughout, stored dense, for the compilers of microNPUs
+            such as Arm's Ethos-U, which compress zeros themselves; needs
+            `representative_data`.
+            "micro": Integers throughout, for TFLite Micro, which unpacks pruned weights
+            from a bitmap and their values; needs `representative_data`.
         quantize: "weights" stores weights as int8 and computes in float32, for "size"
             and "sparse_speed". None keeps float32 values exactly.
-        representative_data: Inputs to calibrate "int8" with: an array, or an iterable
-            of batches with or without labels. 256 samples are used.
+        representative_data: Inputs to calibrate "int8", "npu" or "micro" with: an
+            array, or an iterable of batches with or without labels. 256 samples are
+            used.
+        clusters: For "npu", the number of values that the kept weights of a layer are
+            snapped to, as few values compress better. None keeps them as they are.
         samples: Inputs to compare the file and the model on: an array `[samples, ...]`,
             or a list or a dict of one per input. Random if None.
         tolerance: Largest difference of an output allowed, as a share of its largest
@@ -95,7 +110,7 @@ def export_tflite(
     print(report)
     ```
     """
-    _check(target, quantize, representative_data, tolerance, batch_size)
+    _check(target, quantize, representative_data, clusters, tolerance, batch_size)
     if not isinstance(path, str | os.PathLike):
         raise TypeError(
             '`path` must be the path of a file, such as "student.tflite". '
@@ -124,10 +139,11 @@ def export_tflite(
             input_shape=input_shape,
         )
     graph = Graph(source.dense)
-    integers = any(graph.tensors[t].type == INT8 for t in sparsify.weights(graph))
-    if target == "int8" and not integers:
+    results = [tensor for op in graph.operators for tensor in op.outputs]
+    integers = any(graph.tensors[tensor].type == INT8 for tensor in results)
+    if target in _INTEGERS and not integers:
         needed = "a quantized .tflite file" if given_file else "`representative_data`"
-        raise ValueError(f'`target="int8"` needs {needed}, to calibrate it.')
+        raise ValueError(f'`target="{target}"` needs {needed}, to calibrate it.')
     if tolerance is None:
         tolerance = _INT8_WEIGHTS_TOLERANCE if quantize else _TOLERANCES[target]
         if integers:  # the kernels of the runtimes may differ by a step
@@ -143,15 +159,15 @@ def export_tflite(
             sizes = [graph.shape(tensor)[0], *array.shape[1:]]
             graph.tensors[tensor].shape = sizes
     removed = dead_units.remove_dead_units(graph)
-    graph, stored, notes = _rewrite(graph, target, quantize, integers)
-    if loops := len(graph.model.subgraphs) > 1:
+    graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
+    if loops := any(graph.name(op) in ("WHILE", "IF") for op in graph.operators):
         notes.append(
             "the weights within a loop, such as a recurrent layer, stay dense float32 "
             "for every target. Build the layer with `unroll=True` to store them like "
             "the others."
         )
     data = graph.to_bytes(keep_names=keep_names)
-    plans = planner.plan(Graph(data))
+    plans = planner.plan(Graph(data)) | fates(Graph(data))
     if not loops:
         notes += planner.warn(plans, target)
     bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
@@ -161,6 +177,7 @@ def export_tflite(
         checked = verify.verify(temporary, source.samples, source.expected, tolerance)
         if source.smaller is not None:
             verify.verify(temporary, *source.smaller, tolerance)
+        tried, more = devices.tried(target, os.fspath(path), data, source.dense)
         return ExportReport(
             path=os.fspath(path),
             target=target,
@@ -170,7 +187,7 @@ def export_tflite(
             dense_float32_bytes=len(source.float32),
             dense_int8_bytes=_dense_int8_bytes(source.float32),
             entropy_bound=bound,
-            bound_ratio=len(data) / bound if bound else None,
+            bound_ratio=len(data) / bound if bound and stored else None,
             removed_units=removed,
             weights=stored,
             operators=dict(operators.most_common()),
@@ -179,24 +196,38 @@ def export_tflite(
             differences=checked.differences,
             agreement=checked.agreement,
             load_ram=checked.ram,
-            warnings=(*source.notes, *notes),
+            devices=tried,
+            warnings=(*source.notes, *notes, *more),
         )
 
 
 def _rewrite(
-    graph: Graph, target: Target, quantize: str | None, integers: bool
+    graph: Graph,
+    target: Target,
+    quantize: str | None,
+    integers: bool,
+    clusters: int | None,
 ) -> tuple[Graph, tuple[sparsify.Stored, ...], list[str]]:
     """Rewrites a dense graph for its target.
 
     Returns:
         The stored graph, how each weight is stored, and what the user should know.
     """
+    if target == "micro":
+        return graph, micro.store(graph), []
+    if target == "npu":
+        if clusters:
+            npu.cluster(graph, clusters)
+        stored = sparsify.sparsify(graph, dense=sparsify.weights(graph))
+        return graph, stored, []
     storage: sparsify.Storage = "int8" if quantize else "keep"
     if target == "float16":
         storage = "float16"
     kernel: set[int] = set()
     notes: list[str] = []
+    as_before = True  # not rewritten for sparse kernels
     if target == "sparse_speed" and not integers:
+        before = graph.model
         kernel, notes = make_fast(graph)
         if quantize and kernel:
             kernel = set()
@@ -204,7 +235,8 @@ def _rewrite(
                 "fully-connected layers compute dense, as TFLite's own sparse kernel "
                 "takes float32 values only. Export without `quantize` to use it."
             )
-    else:
+        as_before = graph.model is before and not kernel
+    if as_before:
         widen(graph, quantize=bool(quantize), always=integers)
 
     def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
@@ -235,6 +267,7 @@ def _check(
     target: str,
     quantize: str | None,
     representative_data: Any,
+    clusters: int | None,
     tolerance: float | None,
     batch_size: int,
 ) -> None:
@@ -248,11 +281,17 @@ def _check(
             f'`quantize` goes with target "size" or "sparse_speed"; {target!r} already '
             "says how values are stored."
         )
-    if representative_data is not None and target != "int8":
+    if representative_data is not None and target not in _INTEGERS:
         raise ValueError(
-            '`representative_data` is only for `target="int8"`. '
+            f"`representative_data` is only for `target=` {' or '.join(_INTEGERS)}. "
             f"Received: target={target!r}"
         )
+    if clusters is not None:
+        checks.whole("clusters", clusters, 2)
+        if target != "npu":
+            raise ValueError(
+                f'`clusters` is only for `target="npu"`. Received: target={target!r}'
+            )
     if tolerance is not None:
         checks.check("tolerance", tolerance, _SHARE)
     checks.whole("batch_size", batch_size, 1)

@@ -10,6 +10,7 @@ import math
 import rich.console
 import rich.table
 
+from tflottery.tflite.devices.report import DeviceReport
 from tflottery.tflite.rewrite.sparsify import Stored
 from tflottery.tflite.xnnpack.planner import Plan
 
@@ -32,12 +33,15 @@ class ExportReport:
         removed_units: Number of units removed because they change nothing.
         weights: How each weight is stored.
         operators: Number of operators of each kind.
-        plans: Prediction of how "x86", "arm" and "wasm" runtimes compute the file.
+        plans: Prediction of how XNNPACK on "x86", "arm" and "wasm" computes the file,
+            and of what becomes of its weights in other runtimes.
         difference: Largest difference from the outputs of the model, as a share of its
             largest output, in any runtime.
         differences: The same per runtime.
         agreement: Share of samples with the same largest output.
         load_ram: Bytes of memory that loading and a first call take; None if unknown.
+        devices: What the tools of the target's devices say of the file, beside the same
+            network with nothing pruned; empty if none is installed.
         warnings: What to know before using the file.
     """
 
@@ -58,6 +62,7 @@ class ExportReport:
     differences: dict[str, float]
     agreement: float
     load_ram: int | None
+    devices: dict[str, DeviceReport]
     warnings: tuple[str, ...]
 
     @property
@@ -76,6 +81,8 @@ class ExportReport:
         console = rich.console.Console(file=stream, width=88, color_system=None)
         for table in self._tables():
             console.print(table)
+        for device in self.devices.values():
+            console.print(str(device), highlight=False)
         for warning in self.warnings:
             console.print(f"Note: {warning}")
         return stream.getvalue().rstrip()

@@ -2,7 +2,6 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies
-from making.tflite_files import decode
 
 from tflottery.tflite.file import encoding
 
@@ -23,7 +22,7 @@ def test_every_order_and_level_decodes_to_what_was_encoded(shape, share, data):
     order = data.draw(strategies.permutations(range(len(shape))))
     levels = data.draw(strategies.integers(1, 2))
     coded = encoding.encode(array, order, levels)
-    np.testing.assert_array_equal(decode(coded), array)
+    np.testing.assert_array_equal(encoding.decode(coded), array)
     assert coded.levels == levels
 
 
@@ -46,7 +45,7 @@ def test_two_compressed_levels_skip_empty_rows():
 def test_an_array_of_zeros_keeps_one_stored_zero():
     coded = encoding.encode(np.zeros((2, 3), np.float32), (0, 1))
     assert coded.values.tolist() == [0]
-    np.testing.assert_array_equal(decode(coded), np.zeros((2, 3)))
+    np.testing.assert_array_equal(encoding.decode(coded), np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize(

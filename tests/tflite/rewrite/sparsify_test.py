@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from making.tflite_files import decode, one_layer, sparse_array, stored_sparse
+from making.tflite_files import one_layer, sparse_array, stored_sparse
 
 from tflottery.tflite.file import encoding
 from tflottery.tflite.file.graph import Graph
@@ -46,7 +46,7 @@ def test_a_sparse_file_decodes_everywhere(shape, kind, tmp_path):
     assert stored.form == "sparse"
     assert stored.nonzeros == np.count_nonzero(weight)
     (coded,) = stored_sparse(Graph(data))
-    np.testing.assert_array_equal(decode(coded), weight)
+    np.testing.assert_array_equal(encoding.decode(coded), weight)
     check_everywhere(tmp_path, weight, data, samples, 1e-5)
 
 

@@ -14,6 +14,7 @@ from tflottery.tflite import export_tflite
 from tflottery.tflite.file import inputs as inputs_lib
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.rewrite import sparsify
+from tflottery.tflite.run import verify
 from tflottery.tflite.source import model as model_lib
 
 layers = keras.layers
@@ -233,3 +234,21 @@ def test_one_array_for_two_inputs_is_an_error():
 def test_no_representative_data_is_an_error():
     with pytest.raises(ValueError, match="holds no samples"):
         inputs_lib.take([], [spec(3)], 7)
+
+
+def test_a_file_is_compared_in_the_runtimes_that_run_its_source(tmp_path, monkeypatch):
+    data, samples = one_layer(np.eye(3, 4, dtype=np.float32))
+    (tmp_path / "a.tflite").write_bytes(data)
+    right = verify.run_everywhere
+
+    def one_fails(*arguments):
+        outputs, _, ram = right(*arguments)
+        del outputs["tensorflow"]
+        return outputs, {"tensorflow": "no such operator"}, ram
+
+    monkeypatch.setattr(verify, "run_everywhere", one_fails)
+    source = model_lib.from_file(tmp_path / "a.tflite", samples)
+    assert "tensorflow" not in source.expected
+    assert "tensorflow: no such operator" in source.notes[0]
+    found = verify.verify(tmp_path / "a.tflite", [samples], source.expected, 0)
+    assert set(found.differences) == set(source.expected)

@@ -1,6 +1,7 @@
 import keras
+import numpy as np
 import pytest
-from making.tflite_files import prune
+from making.tflite_files import one_layer, prune
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file.graph import Graph
@@ -109,3 +110,9 @@ def test_an_entry_is_closed_by_zeros(tmp_path):
     report = export_tflite(prune(class_a()), tmp_path / "model.tflite")
     assert report.weights[0].shape == (32, 4, 4, 3)
     assert any("widened so that it runs dense" in w for w in report.warnings)
+
+
+def test_an_operator_without_outputs_is_no_obstacle():
+    graph = Graph(one_layer(np.eye(3, 4, dtype=np.float32))[0])
+    graph.operators.append(graph.op("ASSIGN_VARIABLE", [0, 1], []))
+    assert not outlook.outlook(graph).wrong

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.file.packing import schema, table
 
 # One dimension: its size if dense, or (segments, indices) if compressed.
@@ -87,6 +88,45 @@ def encode(array: np.ndarray, order: Sequence[int], levels: int = 1) -> Encoding
     )
 
 
+def decode(encoding: Encoding) -> np.ndarray:
+    """Returns the dense array.
+
+    Raises:
+        ValueError: If segments, indices and values do not fit together.
+
+    >>> decode(encode(np.array([[0, 7, 0], [0, 0, 0]]), (1, 0), levels=2))
+    array([[0, 7, 0],
+           [0, 0, 0]])
+    """
+    walked_shape = [encoding.shape[dimension] for dimension in encoding.order]
+    flat = np.zeros(1, np.int64)  # flat position of each entry, up to this dimension
+    for size, dimension in zip(walked_shape, encoding.dimensions, strict=True):
+        if isinstance(dimension, int):
+            if dimension != size:
+                raise ValueError(
+                    f"A dense dimension is {dimension}, the tensor's {size}."
+                )
+            flat = (flat[:, None] * size + np.arange(size)).reshape(-1)
+            continue
+        segments, indices = (vector.astype(np.int64) for vector in dimension)
+        counts = np.diff(segments)
+        whole = segments[:1].tolist() == [0] and segments[-1] == len(indices)
+        if len(segments) != len(flat) + 1 or not whole or (counts < 0).any():
+            raise ValueError(
+                f"{len(segments)} segments do not fit {len(flat)} rows and "
+                f"{len(indices)} indices."
+            )
+        if indices.size and not 0 <= indices.min() <= indices.max() < size:
+            raise ValueError(f"An index lies outside of its dimension of {size}.")
+        flat = np.repeat(flat, counts) * size + indices
+    if len(flat) != len(encoding.values):
+        raise ValueError(f"{len(encoding.values)} values for {len(flat)} places.")
+    walked = np.zeros(math.prod(walked_shape), encoding.values.dtype)
+    walked[flat] = encoding.values
+    back = np.argsort(encoding.order)
+    return np.ascontiguousarray(walked.reshape(walked_shape).transpose(back))
+
+
 def cheapest(array: np.ndarray) -> Encoding:
     """Returns the smallest encoding over all orders and both numbers of levels.
 
@@ -154,3 +194,39 @@ def _vector(values: np.ndarray) -> tuple[int, Any]:
     values = narrow(values)
     name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[values.itemsize]
     return getattr(schema().SparseIndexVector, name), table(name + "T", values=values)
+
+
+def read(graph: Graph, tensor: int) -> Encoding | None:
+    """Returns the encoding of a sparse constant; None if `tensor` is not one.
+
+    Raises:
+        ValueError: If it is sparse in blocks, of an unsupported type, or damaged.
+    """
+    entry = graph.tensors[tensor]
+    held = entry.sparsity
+    if held is None:
+        return None
+    if held.blockMap is not None and len(held.blockMap):
+        raise ValueError("A tensor with block sparsity is not supported.")
+    dimensions: list[Any] = []
+    for metadata in held.dimMetadata or []:
+        if metadata.format == schema().DimensionType.DENSE:
+            dimensions.append(int(metadata.denseSize))
+        elif metadata.arraySegments is None or metadata.arrayIndices is None:
+            raise ValueError("A compressed dimension has no segments or no indices.")
+        else:
+            vectors = metadata.arraySegments.values, metadata.arrayIndices.values
+            dimensions.append(tuple(np.asarray(v) for v in vectors))
+    dtype = graph.dtype(tensor)
+    if dtype not in (np.float32, np.float16, np.int8):
+        raise ValueError(f"A sparse tensor of type {dtype} is not supported.")
+    shape = graph.shape(tensor)
+    order = tuple(int(d) for d in held.traversalOrder)
+    if sorted(order) != list(range(len(shape))) or len(dimensions) != len(shape):
+        raise ValueError(f"A sparse tensor of shape {shape} is walked as {order}.")
+    return Encoding(
+        shape=shape,
+        order=order,
+        dimensions=tuple(dimensions),
+        values=np.frombuffer(graph.raw(tensor), dtype),
+    )

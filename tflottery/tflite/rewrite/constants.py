@@ -6,12 +6,43 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.tflite.file import encoding
 from tflottery.tflite.file.graph import FLOAT32, Graph, schema
 from tflottery.tflite.rewrite.sparsify import weights
 
 READERS = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 POOLS = frozenset({"MAX_POOL_2D", "AVERAGE_POOL_2D"})
 BINARY = frozenset({"ADD", "MUL"})
+
+
+def densify(graph: Graph) -> int:
+    """Makes every sparse constant dense, in place.
+
+    Returns:
+        The number of constants that were sparse.
+
+    Raises:
+        ValueError: If one is sparse in blocks, of another type, or damaged.
+    """
+    kept, count = [], 0
+    for op in graph.operators:
+        held = encoding.read(graph, op.inputs[0]) if op.inputs else None
+        if graph.name(op) == "DENSIFY" and held is not None:
+            graph.set_const(op.outputs[0], encoding.decode(held))
+            count += 1
+        else:
+            kept.append(op)
+    graph.subgraph.operators = kept
+    for op in graph.operators:
+        if graph.name(op) != "FULLY_CONNECTED" or graph.version(op) != 8:
+            continue
+        held = encoding.read(graph, op.inputs[1])
+        if held is not None:  # for the sparse kernel
+            graph.set_const(op.inputs[1], encoding.decode(held))
+            graph.tensors[op.inputs[1]].sparsity = None
+            op.opcodeIndex = graph.opcode("FULLY_CONNECTED")
+            count += 1
+    return count
 
 
 def unfold_halves(graph: Graph) -> int:

@@ -95,8 +95,9 @@ def sparsify(
 
     Args:
         graph: A dense graph.
-        storage: What float32 values are stored as; "keep" is exact. Other types, such
-            as the int8 of a quantized model, stay as they are.
+        storage: What float32 values are stored as; "keep" is exact, and float16 where
+            that holds all values of a layer. Other types, such as the int8 of a
+            quantized model, stay as they are.
         dense: Weights that must not be stored sparse.
         kernel: Weights of FULLY_CONNECTED operators that the runtime's own sparse
             kernel is to compute without unpacking.
@@ -108,8 +109,11 @@ def sparsify(
     stored = []
     for tensor, readers in weights(graph).items():
         # LiteRT refuses a sparse int8 weight in FULLY_CONNECTED.
-        sparse = tensor not in dense and not (
-            graph.tensors[tensor].type == INT8
+        # DENSIFY takes only these types.
+        type_ = graph.tensors[tensor].type
+        sparse = tensor not in dense and type_ in (FLOAT32, INT8)
+        sparse &= not (
+            type_ == INT8
             and any(graph.name(op) == "FULLY_CONNECTED" for op, _ in readers)
         )
         if sparse and tensor in kernel and graph.tensors[tensor].type == FLOAT32:
@@ -158,7 +162,10 @@ def _cheapest(
     array = _const(graph, tensor)
     code = graph.tensors[tensor].type
     forms = [_Form(values=array, type=code)]
-    if code == FLOAT32 and storage == "float16":
+    exact = storage == "keep" and all(
+        map(_is_half, [array, *(_float_bias(graph, op)[1] for op, _ in readers)])
+    )
+    if code == FLOAT32 and (storage == "float16" or exact):
         half = _to_half(array)
         extra = sum(_half_bias_cost(graph, op) for op, _ in readers)
         forms.append(_Form(values=half, type=FLOAT16, narrow=True, extra=extra))
@@ -239,6 +246,14 @@ def _to_half(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float16)
 
 
+def _is_half(array: np.ndarray | None) -> bool:
+    """Returns whether float16 holds every value exactly; True without values."""
+    if array is None:
+        return True
+    with np.errstate(over="ignore"):
+        return bool((array.astype(np.float16) == array).all())
+
+
 def _float_bias(graph: Graph, op: Any) -> tuple[int, np.ndarray | None]:
     """Returns the position of the operator's bias, and the bias if it is float32."""
     position = 3 if graph.name(op) == "TRANSPOSE_CONV" else 2
@@ -264,8 +279,9 @@ def _half_bias(graph: Graph, op: Any) -> list[Any]:
 def entropy_bound(graph: Graph, value_bytes: int) -> int:
     """Returns the bytes that an ideal sparse file of a dense graph would need.
 
-    That is the nonzero values of `value_bytes` each, their places at the entropy of the
-    density, and every other constant whole; without structure, scales and alignment.
+    That is the nonzero values of `value_bytes` each, or fewer where the values take
+    fewer, their places at the entropy of the density, and every other constant whole;
+    without structure, scales and alignment.
     """
     kernels = weights(graph)
     total = 0.0
@@ -273,7 +289,9 @@ def entropy_bound(graph: Graph, value_bytes: int) -> int:
         array = _const(graph, tensor)
         count = int(np.count_nonzero(array))
         places = encodings.entropy_bits(count, array.size) / 8
-        total += min(count * value_bytes + places, array.size * value_bytes)
+        exact = array.dtype == np.float32 and _is_half(array)
+        width = min(value_bytes, array.itemsize, 2 if exact else value_bytes)
+        total += min(count * width + places, array.size * width)
     every = {t.buffer for subgraph in graph.model.subgraphs for t in subgraph.tensors}
     for buffer in every - {graph.tensors[t].buffer for t in kernels}:
         total += len(packing.raw(graph.model.buffers[buffer].data))

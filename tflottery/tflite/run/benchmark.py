@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pathlib
 
 import numpy as np
 
 from tflottery.core import checks
+from tflottery.tflite.devices import report as devices
 from tflottery.tflite.run import runtimes, worker
 
 
@@ -76,10 +78,12 @@ def benchmark_tflite(
     rounds: int = 15,
     seconds: float = 1.5,
     runtime: str | None = None,
-) -> BenchmarkReport:
+    on: str | None = None,
+) -> BenchmarkReport | devices.DeviceReport:
     """Measures how fast a file is on random inputs, in a separate process.
 
     Two files take turns, so that other load on the machine affects both equally.
+    With `on`, asks the tool of a device instead, which takes only `path` and `against`.
 
     Args:
         path: Path of the file.
@@ -88,16 +92,29 @@ def benchmark_tflite(
         rounds: Number of turns of each file.
         seconds: Duration of all turns together.
         runtime: "litert" or "tensorflow"; by default LiteRT if it is installed.
+        on: A device: "ethos-u55-128", or another size of Arm's Ethos-U55, U65 and U85,
+            for which Vela compiles the file and estimates its speed
+            (`pip install 'tflottery[npu]'`); or "tflite-micro", which runs it and tells
+            its memory (`pip install 'tflottery[micro]'`).
 
     Returns:
-        The report; print it.
+        The report; print it. With `on`, a `DeviceReport`.
 
     Raises:
         TypeError: If `path` or `against` is not a path.
         FileNotFoundError: If a file does not exist.
-        ValueError: If another argument is out of range.
+        ModuleNotFoundError: If the tool of the device is not installed.
+        ValueError: If another argument is out of range, or the tool of the device does
+            not take a file.
         JobError: If a file does not run.
     """
+    if on is not None:
+        checks.choice("on", on, devices.DEVICES)
+        files = {os.fspath(path): worker.file(path)}
+        if against is not None:
+            files[os.fspath(against)] = worker.file(against, "against")
+        held = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
+        return devices.measure(on, held)
     threads = checks.whole("threads", threads, 1)
     rounds = checks.whole("rounds", rounds, 1)
     checks.check("seconds", seconds, checks.POSITIVE)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 from tflottery.tflite.run import runtimes
 
 Progress = Callable[[str], Any]  # notes where the job is, for the error if it dies
+_ARENA = 1 << 28  # bytes that TFLite Micro may use
 
 
 def run(
@@ -26,15 +30,53 @@ def run(
 ) -> dict[str, Any]:
     """Runs a file on the inputs in each variant: (runtime, whether with XNNPACK)."""
     outputs: dict[str, list[np.ndarray]] = {}
+    failures = {}
     before, ram = status("RssAnon"), None
     for runtime, xnnpack in variants:
         key = f"{runtime}+xnnpack" if xnnpack else runtime
         progress(f"in {key}")
-        session = runtimes.Session(path, runtime, xnnpack=xnnpack, threads=threads)
-        outputs[key] = session.predict(arrays)
+        try:
+            session = runtimes.Session(path, runtime, xnnpack=xnnpack, threads=threads)
+            outputs[key] = session.predict(arrays)
+        except (RuntimeError, ValueError) as error:
+            failures[key] = " ".join(str(error).split())[:500]
         if ram is None and before is not None:
             ram = (status("RssAnon") or before) - before
-    return {"outputs": outputs, "ram": ram}
+    if not outputs:
+        raise RuntimeError("; ".join(failures.values()))
+    return {"outputs": outputs, "failures": failures, "ram": ram}
+
+
+def micro(
+    progress: Progress, arrays: list[np.ndarray], *, paths: list[str], outputs: int
+) -> dict[str, Any]:
+    """Runs files in TFLite Micro on inputs `[calls, batch, ...]` of the files' types.
+
+    Also returns the bytes of the arena that each file takes.
+    """
+    from tflite_micro import runtime
+
+    found, arenas = {}, []
+    with tempfile.NamedTemporaryFile("r") as said:  # its errors and its sizes
+        os.dup2(os.open(said.name, os.O_WRONLY | os.O_APPEND), 2)
+        for number, path in enumerate(paths):
+            progress(f"in TFLite Micro, while running {path}")
+            try:
+                interpreter = runtime.Interpreter.from_file(path, arena_size=_ARENA)
+                calls = []
+                for call in zip(*arrays, strict=True):
+                    for index, array in enumerate(call):
+                        interpreter.set_input(array, index)
+                    interpreter.invoke()
+                    got = [interpreter.get_output(i).copy() for i in range(outputs)]
+                    calls.append(got)
+            except RuntimeError as error:
+                raise RuntimeError(f"{error}: {said.read()}") from error
+            interpreter.print_allocations()
+            sizes = re.findall(r"Arena allocation total (\d+)", said.read())
+            arenas.append(int(sizes[-1]))
+            found[str(number)] = [np.stack(each) for each in zip(*calls, strict=True)]
+    return {"outputs": found, "arenas": arenas}
 
 
 def load(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.tflite.devices import micro
+
 # Runtime -> the module of its `Interpreter`. LiteRT first, as devices use it.
 _MODULES = {
     "litert": "ai_edge_litert.interpreter",
@@ -83,15 +85,21 @@ class Session:
     ) -> None:
         """Loads the file, into the default runtime if `runtime` is None.
 
+        The weights of a file for TFLite Micro are unpacked.
+
         Without `xnnpack` the runtime's own kernels run what XNNPACK would.
         """
         module = preload(runtime or default())
         kind = module.OpResolverType
         resolver = kind.AUTO if xnnpack else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        data = pathlib.Path(path).read_bytes()
+        held = {"model_path": str(path)}
+        if micro.NAME in data:
+            held = {"model_content": micro.unpack(data)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tf.lite announces its own removal
             self._interpreter = module.Interpreter(
-                model_path=str(path),
+                **held,
                 num_threads=threads,
                 experimental_op_resolver_type=resolver,
             )

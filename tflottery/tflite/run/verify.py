@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,44 +52,54 @@ def difference(expected: np.ndarray, got: np.ndarray) -> float:
 
 def run_everywhere(
     path: str | pathlib.Path, samples: Sequence[np.ndarray]
-) -> tuple[dict[str, list[np.ndarray]], int | None]:
+) -> tuple[dict[str, list[np.ndarray]], dict[str, str], int | None]:
     """Runs the file in every installed runtime, with and without XNNPACK.
 
     Returns:
-        The outputs per runtime, and the bytes of memory that it took, if known.
+        The outputs per runtime, the error per runtime that cannot run the file, and the
+        bytes of memory that it took, if known.
 
     Raises:
-        JobError: If the file does not run in one of them.
+        JobError: If a runtime crashes, or none can run the file.
     """
     variants = [(name, on) for name in runtimes.installed() for on in (True, False)]
     job = {"do": "run", "path": os.path.abspath(path), "variants": variants}
     result = worker.call(job, samples)
-    return result["outputs"], result["ram"]
+    return result["outputs"], result["failures"], result["ram"]
 
 
 def verify(
     path: str | pathlib.Path,
     samples: Sequence[np.ndarray],
-    expected: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]],
     tolerance: float,
 ) -> Verification:
     """Checks that a file gives the expected outputs, one array per input and output.
+
+    The expected outputs may be those of each runtime to check the file in.
 
     Raises:
         WrongFileError: If the file does not run in one of the runtimes, or an output
             differs by more than `tolerance`.
     """
     try:
-        outputs, ram = run_everywhere(path, samples)
+        outputs, failures, ram = run_everywhere(path, samples)
     except worker.JobError as error:
         raise WrongFileError(f"The file does not run: {error}") from error
+    if not isinstance(expected, Mapping):
+        expected = dict.fromkeys([*outputs, *failures], expected)
+    failures = {name: why for name, why in failures.items() if name in expected}
+    if failures:
+        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        raise WrongFileError(f"The file does not run: {listed}")
     differences, agreement = {}, 1.0
-    for name, got in outputs.items():
-        if len(got) != len(expected):
+    for name, wanted in expected.items():
+        got = outputs[name]
+        if len(got) != len(wanted):
             raise WrongFileError(
-                f"The file gives {len(got)} outputs, the model {len(expected)}."
+                f"The file gives {len(got)} outputs, the model {len(wanted)}."
             )
-        pairs = list(zip(expected, got, strict=True))
+        pairs = list(zip(wanted, got, strict=True))
         differences[name] = max(difference(e, g) for e, g in pairs)
         agreement = min([agreement, *(_agreement(e, g) for e, g in pairs)])
     result = Verification(differences=differences, agreement=agreement, ram=ram)

@@ -56,9 +56,9 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
     """Runs one job in the worker and returns what its function in `jobs` returns.
 
     Args:
-        job: `{"do": "run" | "load" | "time", ...}` with the arguments of the function.
-            Paths must be absolute, as the worker does not follow changes of the
-            working directory.
+        job: `{"do": "run" | "load" | "time" | "micro", ...}` with the arguments of the
+            function. Paths must be absolute, as the worker does not follow changes of
+            the working directory.
         arrays: One array per input of the file, each `[samples, ...]`.
 
     Raises:
@@ -182,7 +182,12 @@ def main() -> None:
 
 
 def _do(folder: pathlib.Path) -> None:
-    functions = {"run": jobs.run, "load": jobs.load, "time": jobs.time_files}
+    functions = {
+        "run": jobs.run,
+        "load": jobs.load,
+        "time": jobs.time_files,
+        "micro": jobs.micro,
+    }
     progress = (folder / "progress").write_text
     progress("at the start")
     try:

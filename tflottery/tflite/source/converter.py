@@ -70,9 +70,9 @@ def to_tflite(
         return float32, float32
     if len(Graph(float32).model.subgraphs) > 1:
         raise ValueError(
-            '`target="int8"` cannot quantize a network with loops, such as an LSTM: '
-            "the converter crashes on it. Build the layer with `unroll=True`, or "
-            "export for another target."
+            "The converter cannot quantize a network with loops, such as an LSTM, to "
+            "int8: it crashes. Build the layer with `unroll=True`, or export for "
+            "another target."
         )
     size = specs[0].shape[0] or 1
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from tflottery.tflite.file.inputs import (
     specs_of,
     take,
 )
-from tflottery.tflite.rewrite.constants import unfold_halves
-from tflottery.tflite.run import runtimes, verify, worker
+from tflottery.tflite.rewrite.constants import densify, unfold_halves
+from tflottery.tflite.run import verify, worker
 from tflottery.tflite.source import converter, other_backend, refusals
 from tflottery.tflite.source.generations import (
     all_layers,
@@ -33,6 +33,7 @@ from tflottery.tflite.source.generations import (
 from tflottery.tflite.source.precision import in_float32
 
 _CALIBRATION_SAMPLES = 256
+_CHECKED_SAMPLES = 64  # of those
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class Source:
     dense: bytes  # quantized if that was asked for
     float32: bytes
     samples: Sequence[np.ndarray]  # one array per input, each [samples, ...]
-    expected: Sequence[np.ndarray]  # outputs of the model on the samples
+    # Outputs of the model on the samples; those of a file in each runtime.
+    expected: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]]
     # Samples of another size and the outputs on them, if sizes are open.
     smaller: tuple[list[np.ndarray], list[np.ndarray]] | None = None
     notes: Sequence[str] = ()
@@ -71,7 +73,14 @@ def from_model(
         holding.warn_if_broken(model)
     model = in_float32(model)
     specs = _specs(model, batch_size, samples, input_shape)
-    arrays = as_samples(samples, specs)
+    is_open = any(None in spec.shape for spec in specs)
+    calibration, given = None, samples
+    if representative_data is not None:
+        calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
+        if samples is None and not is_open:
+            # What is drawn may lie outside of the calibrated range.
+            given = [rows[:_CHECKED_SAMPLES] for rows in calibration]
+    arrays = as_samples(given, specs)
     notes, smaller = [], None
     if any(type(layer).__name__ == "QuantizeWrapperV2" for layer in all_layers(model)):
         notes.append(
@@ -79,13 +88,10 @@ def from_model(
             "sparse. Its training moves pruned weights, unless `tflottery.hold` held "
             "the model that `quantize_model` returned."
         )
-    if any(None in spec.shape for spec in specs):
+    if is_open:
         note, smaller = _try_sizes(model, arrays, specs, drawn=samples is None)
         notes.append(note)
     expected = _answers(model, arrays, specs)
-    calibration = None
-    if representative_data is not None:
-        calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
     here = generation(model) == "tf_keras" or _backend() == "tensorflow"
     to_tflite = converter.to_tflite if here else other_backend.to_tflite
     float32, dense = to_tflite(model, specs, calibration)
@@ -106,32 +112,31 @@ def _backend() -> str:
 
 
 def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
-    """Reads a dense `.tflite` file, which is run for the expected outputs.
+    """Reads a `.tflite` file, which is run for the expected outputs.
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
-        ValueError: If the file is damaged, is sparse already, or does not run.
+        ValueError: If the file is damaged, is sparse in blocks, or does not run.
     """
     path = worker.file(path)
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)
-    if any(tensor.sparsity is not None for tensor in graph.tensors):
-        raise ValueError(f"{path} is sparse already. Give the dense file or the model.")
     samples = as_samples(samples, specs_of(graph))
     try:
-        outputs, _ = verify.run_everywhere(path, samples)
+        outputs, failures, _ = verify.run_everywhere(path, samples)
     except worker.JobError as error:
         raise ValueError(f"{path} does not run, it may be damaged: {error}") from error
     notes = []
-    if unfold_halves(graph):
-        data = graph.to_bytes(keep_names=True)
+    if failures:
+        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
         notes.append(
-            "the float16 values of the given file are written as float32, which takes "
-            'twice the bytes; `target="float16"` writes them as float16.'
+            f"the given file runs only in {', '.join(outputs)}, so the new one was "
+            f"compared there ({listed})."
         )
-    expected = outputs[runtimes.default()]  # computed without XNNPACK
+    if densify(graph) + unfold_halves(graph):
+        data = graph.to_bytes(keep_names=True)
     return Source(
-        dense=data, float32=data, samples=samples, expected=expected, notes=notes
+        dense=data, float32=data, samples=samples, expected=outputs, notes=notes
     )
 
 

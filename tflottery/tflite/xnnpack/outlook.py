@@ -104,7 +104,7 @@ def _partitions(graph: Graph, origin: dict[int, int]) -> list[list[Any]]:
     ready = set(graph.inputs) | set(origin) | {-1}
     ready |= {t for t in range(len(graph.tensors)) if graph.is_const(t)}
     ready |= {t for t, entry in enumerate(graph.tensors) if entry.isVariable}
-    left = [op for op in graph.operators if op.outputs[0] not in origin]
+    left = [op for op in graph.operators if not origin.keys() & op.outputs]
     parts = []
     while first := next((op for op in left if set(op.inputs) <= ready), None):
         kind, part = is_delegated(first), []

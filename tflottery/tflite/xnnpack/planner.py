@@ -25,8 +25,9 @@ class Plan:
 
     Attributes:
         paths: Per operator, in the order of the file, its name and "sparse", "dense" or
-            "wrong".
-        reasons: Why operators are wrong.
+            "wrong"; for other runtimes than XNNPACK also "unpacked", "refused" or
+            "unknown".
+        reasons: Why operators are not dense.
     """
 
     paths: tuple[tuple[str, str], ...]
@@ -34,9 +35,10 @@ class Plan:
 
     @property
     def path(self) -> str:
-        """The worst path of any operator: "wrong", then "sparse", then "dense"."""
+        """The worst path of any operator, from "wrong" to "dense"."""
         found = {path for _, path in self.paths}
-        return next((p for p in ("wrong", "sparse") if p in found), "dense")
+        order = ("wrong", "refused", "unknown", "unpacked", "sparse")
+        return next((path for path in order if path in found), "dense")
 
     @property
     def summary(self) -> str:

@@ -1,0 +1,1 @@
+"""Devices: files for microNPUs and microcontrollers, tried in their vendors' tools."""

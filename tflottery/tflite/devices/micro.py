@@ -1,0 +1,146 @@
+"""Micro: weights in the pruned form that TFLite Micro's DECODE operator unpacks.
+
+A weight is a bitmap of the places that are not at the zero point, the most significant
+bit first, and the values of these places behind a header of 16 bytes. See
+`kernels/decode_state_prune.cc` of TFLite Micro.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from tflottery.tflite.file.graph import FLOAT32, INT8, Graph, schema
+from tflottery.tflite.rewrite import sparsify
+
+NAME = b"TFLM_DECODE"  # of the operator, which is a custom one
+_HEADER = bytes([2, 1, 0, 0, 1, *[0] * 11])  # pruned, version 1; its own version 1
+_TYPES = (INT8, FLOAT32, 7)  # what the operator unpacks: int8, float32 and int16
+_OVERHEAD = 150  # measured bytes of the operator and its two tensors
+
+
+def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
+    """Stores every weight pruned or dense, whichever is smaller, in place.
+
+    Each reader gets an operator of its own directly before it, as TFLite Micro keeps
+    what is unpacked only that long.
+
+    Returns:
+        How each weight is stored, in the order of the graph.
+    """
+    before: dict[int, Any] = {}
+    weights = sparsify.weights(graph)
+    dense = sparsify.sparsify(graph, dense=weights)
+    stored = []
+    for record, (tensor, readers) in zip(dense, weights.items(), strict=True):
+        packed = _pack(graph, tensor)
+        if packed is None:
+            stored.append(record)
+            continue
+        bitmap, values = (graph.add_const(array) for array in packed)
+        for op, position in readers:
+            unpacked = graph.add_tensor(graph.shape(tensor), like=tensor)
+            before[id(op)] = _decode(graph, [bitmap, values], unpacked)
+            op.inputs[position] = unpacked
+        size = sum(array.nbytes for array in packed)
+        stored.append(dataclasses.replace(record, form="pruned", bytes=size))
+    graph.subgraph.operators = [
+        new
+        for op in graph.operators
+        for new in ([before[id(op)]] if id(op) in before else []) + [op]
+    ]
+    return tuple(stored)
+
+
+def unpack(data: bytes) -> bytes:
+    """Returns a pruned file with its weights dense, which other runtimes can run.
+
+    This repeats what TFLite Micro does, and so checks what was written.
+    """
+    graph = Graph(data)
+    kept = []
+    for op in graph.operators:
+        if not is_decode(graph, op):
+            kept.append(op)
+            continue
+        bitmap, held = (graph.raw(tensor) for tensor in op.inputs)
+        target = op.outputs[0]
+        shape, dtype = graph.shape(target), graph.dtype(target)
+        zeros = _zero_points(graph, target)
+        assert held.startswith(_HEADER)
+        assert zeros is not None
+        array = np.empty(shape, dtype)
+        array[...] = zeros
+        bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=array.size)
+        values = np.frombuffer(held[len(_HEADER) :], dtype)
+        array.reshape(-1)[bits.astype(bool)] = values
+        graph.set_const(target, array)
+    graph.subgraph.operators = kept
+    return graph.to_bytes(keep_names=True)
+
+
+def largest(data: bytes) -> int:
+    """Returns the bytes of the largest weight that is unpacked, which needs RAM."""
+    graph = Graph(data)
+    return max(
+        (
+            graph.dtype(op.outputs[0]).itemsize * math.prod(graph.shape(op.outputs[0]))
+            for op in graph.operators
+            if is_decode(graph, op)
+        ),
+        default=0,
+    )
+
+
+def _pack(graph: Graph, tensor: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the bitmap, and the header with the values; None if dense is smaller."""
+    array = graph.const(tensor)
+    zeros = _zero_points(graph, tensor)
+    if array is None or zeros is None or graph.tensors[tensor].type not in _TYPES:
+        return None
+    kept = array != zeros
+    bitmap = np.packbits(kept)
+    values = np.frombuffer(_HEADER + array[kept].tobytes(), np.uint8)
+    pays = bitmap.nbytes + values.nbytes + _OVERHEAD < array.nbytes
+    return (bitmap, values) if pays else None
+
+
+def _zero_points(graph: Graph, tensor: int) -> np.ndarray | None:
+    """Returns the zero points in the shape of the tensor; None if not unpacked."""
+    shape, quantization = graph.shape(tensor), graph.tensors[tensor].quantization
+    if (
+        quantization is None
+        or quantization.scale is None
+        or not len(quantization.scale)
+    ):
+        return np.zeros([1] * len(shape), np.int64)
+    zeros, axis = np.asarray(quantization.zeroPoint), quantization.quantizedDimension
+    if zeros.any() and graph.tensors[tensor].type != INT8:
+        return None
+    if axis not in (0, len(shape) - 1 if zeros.size > 1 else 0):
+        return None
+    if zeros.size > 1:
+        return zeros.reshape([-1 if d == axis else 1 for d in range(len(shape))])
+    return zeros.reshape([1] * len(shape))
+
+
+def _decode(graph: Graph, inputs: list[int], output: int) -> Any:
+    op = graph.op("CUSTOM", inputs, [output])
+    for index, code in enumerate(graph.model.operatorCodes):
+        if code.customCode == NAME:
+            op.opcodeIndex = index
+            return op
+    code = schema().OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.CUSTOM
+    code.customCode, code.version = NAME, 1
+    graph.model.operatorCodes.append(code)
+    op.opcodeIndex = len(graph.model.operatorCodes) - 1
+    return op
+
+
+def is_decode(graph: Graph, op: Any) -> bool:
+    """Returns whether an operator unpacks a weight that `store` packed."""
+    return graph.model.operatorCodes[op.opcodeIndex].customCode == NAME

@@ -1,0 +1,59 @@
+"""NPU: dense int8 weights that a microNPU's compiler codes in few bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflottery.tflite.file.graph import FLOAT16, FLOAT32, Graph
+from tflottery.tflite.rewrite import sparsify
+
+
+def cluster(graph: Graph, count: int) -> None:
+    """Snaps the kept values of each int8 weight to `count` values, in place.
+
+    Pruned weights stay zero. Uses k-means on the integers, whatever their channel, as
+    the compiler codes these.
+    """
+    from sklearn.cluster import KMeans
+
+    for tensor in sparsify.weights(graph):
+        array = graph.const(tensor)
+        if array is None or array.dtype != np.int8:
+            continue
+        values, counts = np.unique(array[array != 0], return_counts=True)
+        if len(values) <= count:
+            continue
+        means = KMeans(count, random_state=0)
+        means.fit(values[:, None], sample_weight=counts)
+        snapped = (
+            np.arange(256).astype(np.uint8).view(np.int8)
+        )  # by the bits of a value
+        snapped[values.view(np.uint8)] = np.rint(
+            means.cluster_centers_[means.labels_, 0]
+        )
+        graph.set_const(tensor, snapped[array.view(np.uint8)])
+
+
+def filled(graph: Graph) -> Graph:
+    """Returns the same network as if nothing were pruned, to compare compilations with.
+
+    Each zero of an int8 weight becomes one of the weight's other values, at random.
+    """
+    generator = np.random.default_rng(0)
+    result = Graph(graph.to_bytes())
+    for tensor in sparsify.weights(result):
+        array = result.const(tensor)
+        if array is not None and array.dtype == np.int8 and array.any():
+            drawn = generator.choice(array[array != 0], array.shape)
+            result.set_const(tensor, np.where(array == 0, drawn, array))
+    return result
+
+
+def in_float(graph: Graph) -> list[str]:
+    """Returns the operators that compute in floating point, which no microNPU does."""
+    floats = (FLOAT32, FLOAT16)
+    return [
+        graph.name(op)
+        for op in graph.operators
+        if any(graph.tensors[t].type in floats for t in [*op.inputs, *op.outputs])
+    ]

@@ -1,0 +1,104 @@
+"""TFLM: files in TFLite Micro's own runtime, which its Python package brings."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import pathlib
+import tempfile
+from collections.abc import Mapping
+
+import numpy as np
+
+from tflottery.tflite.file.graph import Graph
+from tflottery.tflite.run import worker
+
+DEVICE = "tflite-micro"
+_CALLS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MicroRun:
+    """What a file takes in TFLite Micro, which has run it.
+
+    Attributes:
+        name: Name of the file.
+        flash: Size of the file, which a microcontroller keeps in flash.
+        arena: Bytes of RAM for its tensors, including weights while they are unpacked.
+        digest: Hash of its outputs for random inputs.
+    """
+
+    name: str
+    flash: int
+    arena: int
+    digest: str
+
+    def __str__(self) -> str:
+        return (
+            f"runs; flash {self.flash / 1e3:,.1f} KB, arena {self.arena / 1e3:,.1f} KB"
+        )
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("tflite_micro") is not None
+
+
+def tool() -> str:
+    """Returns the name of the runtime with its version."""
+    return (
+        f"tflite-micro {importlib.metadata.version('tflite_micro')}, which ran it here"
+    )
+
+
+def run(files: Mapping[str, bytes]) -> list[MicroRun]:
+    """Runs files on the same random inputs, in a separate process.
+
+    Args:
+        files: Name -> content of files with the same inputs.
+
+    Raises:
+        ModuleNotFoundError: If TFLite Micro is not installed.
+        ValueError: If it does not run a file.
+    """
+    if not installed():
+        raise ModuleNotFoundError(
+            "TFLite Micro is not installed. Try: pip install 'tflottery[micro]'"
+        )
+    graph = Graph(next(iter(files.values())))
+    inputs = [_drawn(graph, tensor) for tensor in graph.inputs]
+    with tempfile.TemporaryDirectory(prefix="tflottery-") as folder:
+        paths = [f"{folder}/{number}.tflite" for number in range(len(files))]
+        for path, data in zip(paths, files.values(), strict=True):
+            pathlib.Path(path).write_bytes(data)
+        job = {"do": "micro", "paths": paths, "outputs": len(graph.outputs)}
+        try:
+            found = worker.call(job, inputs)
+        except worker.JobError as error:
+            raise ValueError(f"TFLite Micro does not run the file: {error}") from error
+    return [
+        MicroRun(
+            name=name,
+            flash=len(data),
+            arena=found["arenas"][number],
+            digest=_digest(found["outputs"][str(number)]),
+        )
+        for number, (name, data) in enumerate(files.items())
+    ]
+
+
+def _digest(outputs: list[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in outputs)).hexdigest()
+
+
+def _drawn(graph: Graph, tensor: int) -> np.ndarray:
+    generator, dtype = np.random.default_rng(0), graph.dtype(tensor)
+    shape = (_CALLS, *graph.shape(tensor))
+    if dtype.kind == "f":
+        return generator.normal(size=shape).astype(dtype)
+    quantization = graph.tensors[tensor].quantization
+    if quantization is None or quantization.scale is None:
+        return generator.integers(0, 2, shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
