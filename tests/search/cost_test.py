@@ -15,7 +15,7 @@ def make_model():
     return keras.Sequential(
         [
             keras.layers.Input((6,)),
-            keras.layers.Dense(40, activation="relu", name="hidden"),
+            keras.layers.Dense(40, activation="relu"),
             keras.layers.Dropout(0.1),
             keras.layers.Dense(3, activation="softmax", name="output"),
         ]
@@ -49,6 +49,10 @@ def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
     assert 0.5 * size < cost.disk_bytes < 1.5 * size
     assert 0 < cost.seconds < 60
     assert str(cost).startswith("4 rounds, 15 steps, about ")
+    options |= {"ticket": ticket, "target_sparsity": 0.82, "rewind_step": 0}
+    numbered_anew = make_model()
+    assert tflottery.estimate_cost(numbered_anew, (X, Y), **options).rounds == 2
+    assert np.all(numbered_anew.get_weights()[0])
 
 
 def test_an_argument_that_find_ticket_lacks_is_an_error():
@@ -63,6 +67,7 @@ def test_an_argument_that_find_ticket_lacks_is_an_error():
         ({"callbacks": [print]}, "`callbacks`"),
         ({"verbose": 7}, "`verbose`"),
         ({"resume": 9}, "`resume`"),
+        ({"ticket": "a.ticket"}, "`ticket` must be a Ticket, as load_ticket returns"),
         ({"target_sparsity": 1e-4}, "`target_sparsity` prunes none of the 360"),
         ({"validation_data": (X, Y + 9)}, "`validation_data` has labels from 9 to"),
     ],

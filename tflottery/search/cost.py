@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks, paths
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig
 from tflottery.engines import data as data_lib
 from tflottery.engines.shuffling import is_ordered
-from tflottery.search.loop import find_ticket, prepared
+from tflottery.search.loop import TICKET, find_ticket, prepared
 from tflottery.search.progress import duration
 from tflottery.search.trainer import Trainer
 
@@ -72,6 +73,7 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
     bound.apply_defaults()
     # A ticket says what is left to prune, and must not change the model.
     given, bound.arguments["ticket"] = bound.arguments["ticket"], None
+    checks.check("ticket", given, TICKET)
     trainer, _ = prepared(**bound.arguments)
     config, settings = trainer.config, trainer.engine.settings
     steps, batches = _batches("ds", trainer.ds, settings), 0
@@ -83,7 +85,10 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
         )
         batches = _batches("validation_data", validation_data, judged)
     engine = trainer.engine
-    masks = given.masks if given is not None else trainer.masks
+    masks = trainer.masks
+    if given is not None:
+        mapping = paths.align(given.trained, engine.weights())
+        masks |= {mapping[path]: mask for path, mask in given.masks.items()}
     plan = plan_lib.plan(masks, config)
     step_seconds, batch_seconds, state = _measured(trainer)
     skipped = 0
