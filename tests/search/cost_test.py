@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 
 import tflottery
 
@@ -53,6 +54,23 @@ def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
     numbered_anew = make_model()
     assert tflottery.estimate_cost(numbered_anew, (X, Y), **options).rounds == 2
     assert np.all(numbered_anew.get_weights()[0])
+
+
+def test_validation_is_timed_on_one_batch(monkeypatch):
+    x, model, shapes = keras.Input((6,), name="x"), make_model(), set()
+    model = keras.Model({"x": x}, model(x))
+    monkeypatch.setattr(model, "test_on_batch", lambda x, y: shapes.add(x["x"].shape))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    data = {"ds": {"x": X}, "y": Y, "batch_size": 8, "validation_split": 0.25}
+    tflottery.estimate_cost(model, **data)
+    assert shapes == {(8, 6)}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others are dense")
+def test_the_cost_of_sparse_matrices_is_told():
+    x = scipy.sparse.csr_matrix(X)
+    cost = tflottery.estimate_cost(make_model(), x, Y, validation_split=0.25)
+    assert cost.steps > 0
 
 
 def test_an_argument_that_find_ticket_lacks_is_an_error():

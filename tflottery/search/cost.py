@@ -148,7 +148,9 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
             verbose=0,
         )
         if validation_data is not None:
-            batch_seconds = _of_validation(model, validation_data)
+            given = engine.settings
+            rows = given.validation_batch_size or given.batch_size or 32
+            batch_seconds = _of_validation(model, validation_data, rows)
     finally:
         if state:
             engine.restore(state)
@@ -163,10 +165,13 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
     return (times[-1] - times[0]) / (len(times) - 1 or 1), batch_seconds, state
 
 
-def _of_validation(model: Any, data: Any) -> float:
-    x, y = data_lib.first_batch(data, "validation_data")
+def _of_validation(model: Any, data: Any, rows: int) -> float:
     if isinstance(data, tuple | list):
-        x, y = (part[:32] if hasattr(part, "shape") else part for part in (x, y))
+        data = data_lib.map_arrays(lambda a: data_lib.rows(a, 0, rows), data)
+        data = data_lib.map_arrays(
+            lambda a: a.toarray() if hasattr(a, "tocsr") else a, data
+        )
+    x, y = data_lib.first_batch(data, "validation_data")
     seconds = 0.0
     for _ in range(2):  # The first one is traced.
         began = time.perf_counter()
