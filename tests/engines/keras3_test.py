@@ -180,6 +180,14 @@ def test_a_copy_holds_its_masks_too(how):
     assert other.ticket == "any"
 
 
+def test_masks_and_patterns_to_hold_are_checked():
+    model = make_model()
+    with pytest.raises(ValueError, match="`masks` must be a dict, or None"):
+        engines.hold(model, model.get_weights())
+    with pytest.raises(ValueError, match="`include` must be a list"):
+        engines.hold(model, include="emb*")
+
+
 def traced_model():
     """Returns a compiled model, and a list that grows by one with every trace."""
     traces = []

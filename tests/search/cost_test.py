@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 
 import tflottery
 
@@ -15,7 +16,7 @@ def make_model():
     return keras.Sequential(
         [
             keras.layers.Input((6,)),
-            keras.layers.Dense(40, activation="relu", name="hidden"),
+            keras.layers.Dense(40, activation="relu"),
             keras.layers.Dropout(0.1),
             keras.layers.Dense(3, activation="softmax", name="output"),
         ]
@@ -50,6 +51,27 @@ def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
     assert 0.5 * size < cost.disk_bytes < 1.5 * size
     assert 0 < cost.seconds < 60
     assert str(cost).startswith("4 rounds, 15 steps, about ")
+    options |= {"ticket": ticket, "target_sparsity": 0.82, "rewind_step": 0}
+    numbered_anew = make_model()
+    assert tflottery.estimate_cost(numbered_anew, (X, Y), **options).rounds == 2
+    assert np.all(numbered_anew.get_weights()[0])
+
+
+def test_validation_is_timed_on_one_batch(monkeypatch):
+    x, model, shapes = keras.Input((6,), name="x"), make_model(), set()
+    model = keras.Model({"x": x}, model(x))
+    monkeypatch.setattr(model, "test_on_batch", lambda x, y: shapes.add(x["x"].shape))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    data = {"ds": {"x": X}, "y": Y, "batch_size": 8, "validation_split": 0.25}
+    tflottery.estimate_cost(model, **data)
+    assert shapes == {(8, 6)}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others are dense")
+def test_the_cost_of_sparse_matrices_is_told():
+    x = scipy.sparse.csr_matrix(X)
+    cost = tflottery.estimate_cost(make_model(), x, Y, validation_split=0.25)
+    assert cost.steps > 0
 
 
 def test_an_argument_that_find_ticket_lacks_is_an_error():
@@ -64,6 +86,7 @@ def test_an_argument_that_find_ticket_lacks_is_an_error():
         ({"callbacks": [print]}, "`callbacks`"),
         ({"verbose": 7}, "`verbose`"),
         ({"resume": 9}, "`resume`"),
+        ({"ticket": "a.ticket"}, "`ticket` must be a Ticket, as load_ticket returns"),
         ({"target_sparsity": 1e-4}, "`target_sparsity` prunes none of the 360"),
         ({"validation_data": (X, Y + 9)}, "`validation_data` has labels from 9 to"),
     ],

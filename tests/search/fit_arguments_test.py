@@ -45,11 +45,18 @@ class Seen(keras.callbacks.Callback):
         self.steps = self.params["steps"]
 
 
-def test_a_batch_size_and_a_split_are_those_of_fit():
-    seen = Seen()
-    ticket = find(
-        *(X, Y), batch_size=8, validation_split=0.25, seed=1, callbacks=[seen]
-    ).ticket
+def test_a_batch_size_and_a_split_are_those_of_fit(monkeypatch):
+    seen, model, sizes = Seen(), make_model(), set()
+    fit = model.fit
+
+    def noted(**given):
+        sizes.add(given["validation_batch_size"] or given["batch_size"])
+        fit(**given)
+
+    monkeypatch.setattr(model, "fit", noted)
+    options = {"batch_size": 8, "validation_split": 0.25, "callbacks": [seen]}
+    ticket = find(X, Y, model=model, seed=1, **options).ticket
+    assert sizes == {8}
     assert [r.steps for r in ticket.rounds] == [2 * 6, 2 * 6]
     assert seen.steps == 6
     assert ticket.monitor == "val_accuracy"
@@ -60,6 +67,11 @@ def test_the_split_is_the_last_examples():
     np.testing.assert_array_equal(x["a"], X[:48])
     np.testing.assert_array_equal(val_x["a"], X[48:])
     np.testing.assert_array_equal(np.concatenate([y, val_y]), Y)
+
+
+def test_a_list_of_labels_cannot_be_split():
+    with pytest.raises(ValueError, match="Received as y: a list of 64"):
+        find(X, list(Y), validation_split=0.25)
 
 
 @pytest.mark.slow

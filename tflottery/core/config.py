@@ -72,7 +72,8 @@ class LotteryConfig:
             resets only the optimizer and its schedule, and `"fine_tune"` resets
             nothing (Renda et al. 2020, section 2).
         monitor: The metric that decides whether a ticket wins. `None` uses the
-            validation accuracy, or the validation loss if there is no accuracy.
+            validation accuracy, or the validation loss if there is no accuracy, or
+            several outputs.
         tolerance: Allowed drop below the dense metric, in the metric's own unit, at
             least 0.
         select: Which round's network to return: `"sparsest_winning"` or `"last"`.
@@ -136,17 +137,22 @@ def check_criterion(criterion: Any) -> str:
 def choose_monitor(metrics: Iterable[str]) -> str:
     """Returns the metric to judge rounds by: an accuracy, or else the loss.
 
-    Metrics on validation data take precedence.
+    Metrics on validation data take precedence. Of a model of several outputs it is the
+    total loss; if there is no `loss` at all, the first that is named so, or the first.
 
     >>> choose_monitor(["accuracy", "loss", "val_loss", "val_accuracy"])
     'val_accuracy'
+    >>> choose_monitor(["loss", "kind_loss", "size_loss", "kind_accuracy"])
+    'loss'
     """
     names = list(metrics)
     prefix = "val_" if any(name.startswith("val_") for name in names) else ""
-    for name in names:
-        metric = name.removeprefix(prefix)
-        if name.startswith(prefix) and (metric.endswith("accuracy") or metric == "acc"):
-            return name
-    if prefix + "loss" in names or not names:
+    found = [n.removeprefix(prefix) for n in names if n.startswith(prefix)] or ["loss"]
+    outputs = tuple(n.removesuffix("loss") for n in found if n.endswith("_loss"))
+    for name in found:
+        part = "loss" in found and name.startswith(outputs)  # Only one output's.
+        if name == "acc" or (name.endswith("accuracy") and not part):
+            return prefix + name
+    if "loss" in found:
         return prefix + "loss"
-    return next(name for name in names if name.startswith(prefix))
+    return prefix + min(found, key=lambda name: not name.endswith("loss"))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks
 from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
 from tflottery.engines import holding, network
@@ -36,6 +37,8 @@ def hold(model: Any, masks: Masks | None = None, *, include: Sequence[str] = ())
         ValueError: If a mask does not fit its weight, or no weight is zero.
     """
     keras = network.keras_of(model)
+    checks.check("masks", masks, checks.or_none(checks.DICT))
+    checks.check("include", include, checks.list_of(checks.TEXT))
     weights = network.read(network.variables(model))
     if masks is None:
         paths = network.prunable(model, keras, include)

@@ -20,7 +20,7 @@ _STEPS_PER_EXECUTION = 20
 
 # The ends of metrics' names that tell their direction where Keras cannot.
 _MORE_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall", "score", "iou")
-_LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy")
+_LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "msle", "crossentropy", "nll")
 
 
 class Engine(abc.ABC):
@@ -152,8 +152,8 @@ class Engine(abc.ABC):
         if isinstance(data, (tuple, list)):
             parts = dict(zip(("x", "y", "sample_weight"), data, strict=False))
         else:
-            parts = {"x": data}
-            del given["batch_size"]
+            parts, size = {"x": data}, given.pop("batch_size")
+            given["validation_batch_size"] = given["validation_batch_size"] or size
             ordered = shuffling.is_ordered(data)
             # Keras warns if it is asked to shuffle what it cannot.
             if ordered or not isinstance(data, self.keras.utils.Sequence):

@@ -165,7 +165,7 @@ def warn_if_broken(model: Any) -> None:
         warnings.warn(
             f"`model` {model.name!r} does not keep its masks: pruned weights are not "
             f"zero in {', '.join(broken)}, as after a checkpoint of other weights. "
-            "Apply the ticket again by `model.ticket.apply(model)`.",
+            "Apply the ticket again: `ticket.apply(model)`.",
             stacklevel=3,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tflottery.core import checks
+from tflottery.engines import data as data_lib
 from tflottery.engines.data import FitSettings, arrays_in, is_array, map_arrays, rows
 
 _COUNT = checks.or_none(checks.whole_from(1))
@@ -84,6 +85,7 @@ def split(data: Any, share: float) -> tuple[Any, Any]:
             f"ds={reprlib.repr(data)}"
         )
     checks.fraction("validation_split", share, "the share of the examples to split off")
+    data_lib.check("ds", data)
     count = arrays_in(data)[0].shape[0]
     first = math.floor(count * (1 - share))
     if not 0 < first < count:

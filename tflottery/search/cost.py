@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import checks, paths
 from tflottery.core import masks as masks_lib
 from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig
 from tflottery.engines import data as data_lib
 from tflottery.engines.shuffling import is_ordered
-from tflottery.search.loop import find_ticket, prepared
+from tflottery.search.loop import TICKET, find_ticket, prepared
 from tflottery.search.progress import duration
 from tflottery.search.trainer import Trainer
 
@@ -72,6 +73,7 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
     bound.apply_defaults()
     # A ticket says what is left to prune, and must not change the model.
     given, bound.arguments["ticket"] = bound.arguments["ticket"], None
+    checks.check("ticket", given, TICKET)
     trainer, _ = prepared(**bound.arguments)
     config, settings = trainer.config, trainer.engine.settings
     steps, batches = _batches("ds", trainer.ds, settings), 0
@@ -83,7 +85,10 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
         )
         batches = _batches("validation_data", validation_data, judged)
     engine = trainer.engine
-    masks = given.masks if given is not None else trainer.masks
+    masks = trainer.masks
+    if given is not None:
+        mapping = paths.align(given.trained, engine.weights())
+        masks |= {mapping[path]: mask for path, mask in given.masks.items()}
     plan = plan_lib.plan(masks, config)
     step_seconds, batch_seconds, state = _measured(trainer)
     skipped = 0
@@ -143,7 +148,9 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
             verbose=0,
         )
         if validation_data is not None:
-            batch_seconds = _of_validation(model, validation_data)
+            given = engine.settings
+            rows = given.validation_batch_size or given.batch_size or 32
+            batch_seconds = _of_validation(model, validation_data, rows)
     finally:
         if state:
             engine.restore(state)
@@ -158,10 +165,13 @@ def _measured(trainer: Trainer) -> tuple[float, float, dict[str, np.ndarray]]:
     return (times[-1] - times[0]) / (len(times) - 1 or 1), batch_seconds, state
 
 
-def _of_validation(model: Any, data: Any) -> float:
-    x, y = data_lib.first_batch(data, "validation_data")
+def _of_validation(model: Any, data: Any, rows: int) -> float:
     if isinstance(data, tuple | list):
-        x, y = (part[:32] if hasattr(part, "shape") else part for part in (x, y))
+        data = data_lib.map_arrays(lambda a: data_lib.rows(a, 0, rows), data)
+        data = data_lib.map_arrays(
+            lambda a: a.toarray() if hasattr(a, "tocsr") else a, data
+        )
+    x, y = data_lib.first_batch(data, "validation_data")
     seconds = 0.0
     for _ in range(2):  # The first one is traced.
         began = time.perf_counter()

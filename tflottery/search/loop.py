@@ -30,6 +30,10 @@ from tflottery.search.selection import Selection
 from tflottery.search.trainer import Trained, Trainer
 from tflottery.ticket import Ticket
 
+TICKET = checks.or_none(
+    checks.Kind(lambda v: isinstance(v, Ticket), "a Ticket, as load_ticket returns")
+)
+
 
 def find_ticket(
     model: Any,
@@ -125,7 +129,8 @@ def find_ticket(
             `"learning_rate"` (only the optimizer and its schedule go back) or
             `"fine_tune"` (nothing does; training goes on at the last learning rate).
         monitor: The name of the metric that decides whether a ticket wins, such as
-            `"val_loss"`. By default the validation accuracy, or else the loss.
+            `"val_loss"`. By default the validation accuracy, or the loss if there
+            is none, or several outputs.
         tolerance: Allowed drop below the dense metric, in the metric's own unit, at
             least 0.
         select: `"sparsest_winning"` returns the sparsest network that reaches the
@@ -236,6 +241,7 @@ def prepared(
     silent = isinstance(verbose, int) and verbose == 0
     progress = None if silent else Progress(verbose)
     callbacks, ticket = arguments["callbacks"], arguments["ticket"]
+    checks.check("ticket", ticket, TICKET)
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings, ticket)
     trainer.verbose = progress.inside_round if progress else 0
     return trainer, progress
