@@ -20,8 +20,8 @@ def define_export(parser: argparse.ArgumentParser) -> None:
     flag("source", metavar="SOURCE", help=text)
     flag("file", metavar="FILE", help="file to write")
     targets = ("size", "int8", "sparse_speed", "float16", "npu", "micro")
-    text = "what to optimize for; default: size"
-    flag("--target", choices=targets, default="size", help=text)
+    text = f"{', '.join(targets)}; default: size"
+    flag("--target", choices=targets, metavar="NAME", default="size", help=text)
     text = "store int8 weights, compute in float32"
     flag("--quantize", choices=["weights"], help=text)
     count, text = flags.at_least(2), "snap kept weights to N values, for --target=npu"

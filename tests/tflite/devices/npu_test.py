@@ -37,6 +37,7 @@ def int8_weights(path):
     return [graph.const(tensor) for tensor in sparsify.weights(graph)]
 
 
+@pytest.mark.slow
 def test_weights_are_dense_int8_and_pruned_ones_exactly_zero(exported):
     path, model, report = exported
     assert set(report.operators).isdisjoint({"DENSIFY", "DEQUANTIZE", "QUANTIZE"})
@@ -71,6 +72,7 @@ def test_the_report_carries_velas_estimate_beside_the_unpruned_network(exported)
     assert '"cycles"' in report.to_json()
 
 
+@pytest.mark.slow
 @needs_vela
 @pytest.mark.parametrize("device", ["ethos-u55-32", "ethos-u65-512", "ethos-u85-2048"])
 def test_a_file_is_compared_on_every_kind_of_npu(device, exported, tmp_path):
@@ -89,6 +91,7 @@ def test_the_command_line_asks_vela(exported, capsys):
     assert "cycles" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_clusters_leave_so_many_values_and_keep_zeros(exported, tmp_path):
     path, model, plain = exported
     few = tmp_path / "few.tflite"
@@ -104,6 +107,7 @@ def test_clusters_leave_so_many_values_and_keep_zeros(exported, tmp_path):
         assert found.file.weights < plain.devices[device].file.weights
 
 
+@pytest.mark.slow
 @needs_vela
 def test_what_stays_on_the_cpu_is_named(tmp_path):
     model, options = convolutions(layers.Activation("elu")), {"target": "npu"}

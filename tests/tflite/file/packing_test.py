@@ -107,13 +107,13 @@ def test_constants_behind_the_flatbuffer_are_read_and_written_inside(tmp_path):
     dense, samples = one_layer(sparse_array((300, 40)))
     behind = with_constants_behind(dense)
     (tmp_path / "behind.tflite").write_bytes(behind)
-    outputs, _ = verify.run_everywhere(tmp_path / "behind.tflite", [samples])
+    outputs, *_ = verify.run_everywhere(tmp_path / "behind.tflite", [samples])
     assert Graph(behind).to_bytes() == dense
     report = export_tflite(tmp_path / "behind.tflite", tmp_path / "sparse.tflite")
     assert report.difference < 1e-5
     assert report.bytes < len(behind) / 4
     (tmp_path / "dense.tflite").write_bytes(dense)
-    expected, _ = verify.run_everywhere(tmp_path / "dense.tflite", [samples])
+    expected, *_ = verify.run_everywhere(tmp_path / "dense.tflite", [samples])
     assert verify.difference(expected["tensorflow"][0], outputs["tensorflow"][0]) == 0
 
 

@@ -12,7 +12,7 @@ def file(tmp_path):
     data, samples = one_layer(sparse_array((5, 4), 0))
     path = tmp_path / "model.tflite"
     path.write_bytes(data)
-    outputs, _ = verify.run_everywhere(path, [samples])
+    outputs, *_ = verify.run_everywhere(path, [samples])
     return path, samples, outputs["tensorflow"][0]
 
 

@@ -95,6 +95,7 @@ def test_a_model_on_jax_is_exported_if_another_process_can_import_its_classes(tm
     assert not (tmp_path / "script.tflite").exists()
 
 
+@pytest.mark.slow
 def test_a_model_still_wrapped_for_pruning_is_refused():
     import tf_keras
 

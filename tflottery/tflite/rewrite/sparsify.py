@@ -162,8 +162,12 @@ def _cheapest(
     array = _const(graph, tensor)
     code = graph.tensors[tensor].type
     forms = [_Form(values=array, type=code)]
-    exact = storage == "keep" and all(
-        map(_is_half, [array, *(_float_bias(graph, op)[1] for op, _ in readers)])
+    exact = (
+        sparse
+        and storage == "keep"
+        and all(
+            map(_is_half, [array, *(_float_bias(graph, op)[1] for op, _ in readers)])
+        )
     )
     if code == FLOAT32 and (storage == "float16" or exact):
         half = _to_half(array)
