@@ -97,3 +97,7 @@ def test_a_criterion_is_known_by_its_name():
     assert check_criterion(Weighted()) == "Weighted"
     with pytest.raises(ValueError, match="`criterion` must be one of 'magnitude', "):
         check_criterion("magnitud")
+
+
+def test_the_metric_may_be_left_to_the_search_by_name():
+    assert LotteryConfig(epochs=1, monitor="auto").monitor is None

@@ -71,8 +71,8 @@ class LotteryConfig:
         retrain: `"rewind"` resets weights and optimizer to step k, `"learning_rate"`
             resets only the optimizer and its schedule, and `"fine_tune"` resets
             nothing (Renda et al. 2020, section 2).
-        monitor: The metric that decides whether a ticket wins. `None` uses the
-            validation accuracy, or the validation loss if there is no accuracy, or
+        monitor: The metric that decides whether a ticket wins. `None`, or "auto", uses
+            the validation accuracy, or the validation loss if there is no accuracy, or
             several outputs.
         tolerance: Allowed drop below the dense metric, in the metric's own unit, at
             least 0.
@@ -109,6 +109,7 @@ class LotteryConfig:
             "layer_fractions": {p: float(f) for p, f in self.layer_fractions.items()},
             "skip": tuple(self.skip),
             "include": tuple(self.include),
+            "monitor": None if self.monitor == "auto" else self.monitor,
         }
         for name in ("epochs", "rewind_step", "rounds", "seed"):
             if getattr(self, name) is not None:

@@ -129,8 +129,8 @@ def find_ticket(
             `"learning_rate"` (only the optimizer and its schedule go back) or
             `"fine_tune"` (nothing does; training goes on at the last learning rate).
         monitor: The name of the metric that decides whether a ticket wins, such as
-            `"val_loss"`. By default the validation accuracy, or the loss if there
-            is none, or several outputs.
+            `"val_loss"`. By default, or as `"auto"`, the validation accuracy, or the
+            loss if there is none, or several outputs.
         tolerance: Allowed drop below the dense metric, in the metric's own unit, at
             least 0.
         select: `"sparsest_winning"` returns the sparsest network that reaches the
