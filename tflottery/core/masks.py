@@ -128,7 +128,8 @@ def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     [[True, False], [True, True]]
     """
     count = math.prod(map(int, shape))
-    if bits.dtype != np.uint8 or bits.shape != ((count + 7) // 8,):
+    fits = bits.dtype == np.uint8 and bits.shape == ((count + 7) // 8,)
+    if min(shape, default=0) < 0 or not fits:
         raise ValueError(
             f"A mask of shape {shape} needs {(count + 7) // 8} bytes of bits. "
             f"Received: {bits.dtype} array of shape {bits.shape}."

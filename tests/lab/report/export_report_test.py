@@ -29,6 +29,7 @@ def report(**more):
         "differences": {"litert": 0.0},
         "agreement": 1.0,
         "load_ram": None,
+        "devices": {},
         "warnings": (),
     }
     return ExportReport(**{**fields, **more})
