@@ -41,6 +41,21 @@ def prune(model, sparsity=0.9, seed=0):
     return model
 
 
+def without_inputs():
+    """Returns a Keras 3 model of 3 units that does not define its inputs."""
+    import keras
+
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    return Plain()
+
+
 def one_layer(weight):
     """Returns a dense file of one layer with that weight, rank 2 or 4, and its input.
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from making.tflite_files import prune
+from making.tflite_files import prune, without_inputs
 
 from tflottery.tflite import benchmark_tflite, evaluate_tflite, export_tflite
 from tflottery.tflite.file.graph import Graph
@@ -61,15 +61,9 @@ def test_an_input_shape_fixes_what_is_open(shape, images, tmp_path):
 
 
 def test_an_input_shape_describes_a_model_that_does_not_know_its_inputs(tmp_path):
-    class Plain(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = layers.Dense(3)
-
-        def call(self, x):
-            return self.dense(x)
-
-    report = export_tflite(Plain(), tmp_path / "model.tflite", input_shape=(5,))
+    report = export_tflite(
+        without_inputs(), tmp_path / "model.tflite", input_shape=(5,)
+    )
     assert report.difference < 1e-5
 
 

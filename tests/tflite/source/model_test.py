@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from making.tflite_files import one_layer, prune, sparse_array
+from making.tflite_files import one_layer, prune, sparse_array, without_inputs
 
 from tflottery.tflite import export_tflite
 from tflottery.tflite.file import inputs as inputs_lib
@@ -117,15 +117,7 @@ def test_an_operator_that_tflite_lacks_is_an_error_that_names_it():
 
 
 def test_a_model_that_does_not_know_its_inputs_needs_samples():
-    class Plain(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = layers.Dense(3)
-
-        def call(self, x):
-            return self.dense(x)
-
-    model = Plain()
+    model = without_inputs()
     model(np.zeros((1, 5), np.float32))
     with pytest.raises(ValueError, match="does not define its inputs"):
         model_lib.from_model(model)

@@ -25,12 +25,9 @@ def cluster(graph: Graph, count: int) -> None:
             continue
         means = KMeans(count, random_state=0)
         means.fit(values[:, None], sample_weight=counts)
-        snapped = (
-            np.arange(256).astype(np.uint8).view(np.int8)
-        )  # by the bits of a value
-        snapped[values.view(np.uint8)] = np.rint(
-            means.cluster_centers_[means.labels_, 0]
-        )
+        centers = np.rint(means.cluster_centers_[means.labels_, 0])
+        snapped = np.arange(256).astype(np.uint8).view(np.int8)  # by a value's bits
+        snapped[values.view(np.uint8)] = centers
         graph.set_const(tensor, snapped[array.view(np.uint8)])
 
 

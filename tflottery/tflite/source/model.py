@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.engines import holding
+from tflottery.engines import holding, network
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.file.inputs import (
     Spec,
@@ -27,7 +27,6 @@ from tflottery.tflite.source import converter, other_backend, refusals
 from tflottery.tflite.source.generations import (
     all_layers,
     caller,
-    generation,
     structure,
 )
 from tflottery.tflite.source.precision import in_float32
@@ -92,7 +91,7 @@ def from_model(
         note, smaller = _try_sizes(model, arrays, specs, drawn=samples is None)
         notes.append(note)
     expected = _answers(model, arrays, specs)
-    here = generation(model) == "tf_keras" or _backend() == "tensorflow"
+    here = network.on_tensorflow(network.keras_of(model))
     to_tflite = converter.to_tflite if here else other_backend.to_tflite
     float32, dense = to_tflite(model, specs, calibration)
     return Source(
@@ -103,12 +102,6 @@ def from_model(
         smaller=smaller,
         notes=notes,
     )
-
-
-def _backend() -> str:
-    import keras
-
-    return keras.backend.backend()
 
 
 def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
@@ -259,7 +252,7 @@ def _answers(
 
 def _changing_layers(model: Any, specs: Sequence[Spec]) -> list[str]:
     """Returns the layers that draw random numbers, or else assign to their weights."""
-    if generation(model) == "keras" and _backend() != "tensorflow":
+    if not network.on_tensorflow(network.keras_of(model)):
         # Keras' own layers do not draw in inference.
         layers = [x for x in all_layers(model) if type(x).__module__[:6] != "keras."]
         seeded = "seed_generator"

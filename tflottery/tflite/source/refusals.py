@@ -28,7 +28,7 @@ def check(model: Any) -> None:
             "`model` is still wrapped for pruning. Give "
             "tfmot.sparsity.keras.strip_pruning(model)."
         )
-    if type(model).call is keras.Model.call:
+    if not network.can_be_called(model, keras):
         parts = [
             f"model.{name}"
             for name, part in vars(model).items()
