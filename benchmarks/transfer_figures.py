@@ -43,6 +43,8 @@ assert setting.dense is not None
 dense = intervals.interval(setting.dense.by_seed("metric").values())
 names = [figures.label(curve, setting) for curve in setting.curves]
 lines = [
+    f"# Table of {header['experiment']}, preset {header['preset']}",
+    "",
     f"Dense: {percent(dense)} % over {dense.count} seeds. The columns: test accuracy "
     "less dense of the same seed, in points, with 95 % intervals by Student's t.",
     "",

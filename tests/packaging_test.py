@@ -38,7 +38,7 @@ DEPENDENCIES = declared(PROJECT["dependencies"])
 EXTRAS = {
     name: declared(requirements)
     for name, requirements in PROJECT["optional-dependencies"].items()
-    if name != "test"
+    if name not in ("test", "docs")
 }
 
 
