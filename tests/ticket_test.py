@@ -1,6 +1,8 @@
 """Tickets: what is saved comes back, and what does not fit is named."""
 
 import dataclasses
+import json
+import math
 import os
 import pathlib
 import re
@@ -112,6 +114,28 @@ def test_weights_of_any_type_and_shape_come_back(tmp_path, dtype):
         assert found.trained[path].dtype == w.dtype
         assert found.trained[path].shape == w.shape
         assert found.trained[path].tobytes() == w.tobytes()
+
+
+def test_ten_lines_of_safetensors_and_numpy_read_a_ticket(saved):
+    from safetensors import safe_open
+
+    with safe_open(saved, "np") as file:
+        header = json.loads(file.metadata()["tflottery"])["header"]
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights, masks = {}, {}
+    for path, shape in header["shapes"].items():
+        values = weights[path] = arrays[f"trained/{path}"]  # or "rewind/", "initial/"
+        if path in header["masked"]:  # Bits, and the kept values in order.
+            bits = np.unpackbits(arrays[f"masks/{path}"], count=math.prod(shape))
+            masks[path] = bits.astype(bool).reshape(shape)
+            weights[path] = np.zeros(shape, values.dtype)
+            weights[path][masks[path]] = values
+    found = ticket_lib.load_ticket(saved)
+    for mine, theirs in ((masks, found.masks), (weights, found.trained)):
+        assert mine.keys() == theirs.keys()
+        for path in mine:
+            assert np.array_equal(mine[path], theirs[path])
+            assert mine[path].dtype == theirs[path].dtype
 
 
 def test_a_sparse_ticket_is_small(tmp_path):

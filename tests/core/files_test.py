@@ -42,10 +42,19 @@ def container(path, arrays=None, header=None):
     return path.read_bytes()
 
 
-def forged(path, body, tensors=None):
+def sign(text):
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text[:-1]},"text_sha256":"{digest}"}}'
+
+
+def sign_first(text):
+    """The form of earlier files: two JSON texts."""
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + text
+
+
+def forged(path, body, tensors=None, sign=sign):
     """Writes a container whose checksums fit, whatever its header says."""
-    text = json.dumps(body) if not isinstance(body, str) else body
-    signed = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + text
+    signed = sign(json.dumps(body) if not isinstance(body, str) else body)
     tensors = {} if tensors is None else tensors
     path.write_bytes(safetensors.numpy.save(tensors, metadata={"tflottery": signed}))
     return path
@@ -259,9 +268,21 @@ GOOD = np.ones(2, np.float32)
         ),
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused(tmp_path, body, tensors):
+@pytest.mark.parametrize("sign", [sign, sign_first])
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, body, tensors, sign):
     with pytest.raises(files.FileError, match=r"/x is damaged: "):
-        files.read_arrays(forged(tmp_path / "x", body, tensors))
+        files.read_arrays(forged(tmp_path / "x", body, tensors, sign))
+
+
+def test_a_file_whose_header_is_two_texts_is_read(tmp_path):
+    data = container(tmp_path / "x", header={"n": 1})
+    outer = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    body = json.loads(outer["__metadata__"]["tflottery"])
+    del body["text_sha256"]
+    tensors = {"w": np.arange(4, dtype="f4")}
+    arrays, header = files.read_arrays(forged(tmp_path / "y", body, tensors, sign_first))
+    assert header == {"n": 1}
+    assert arrays["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_values_are_never_read_as_another_type(tmp_path):
@@ -269,7 +290,8 @@ def test_values_are_never_read_as_another_type(tmp_path):
     container(integers, {"w": GOOD.view(np.int32)})
     data = integers.read_bytes()
     outer = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    body = json.loads(outer["__metadata__"]["tflottery"].split("}", 1)[1])
+    body = json.loads(outer["__metadata__"]["tflottery"])
+    del body["text_sha256"]
     # The checksum is that of the same bytes as integers, but they are floats here.
     with pytest.raises(
         files.FileError, match="header says that 'w' is 'int32', but it is stored"
@@ -284,10 +306,9 @@ def test_a_shape_beyond_the_data_takes_no_memory(tmp_path, shape):
     """Writes what safetensors itself would not."""
     count = 0 if 0 in shape else 1
     text = json.dumps({"header": 1, "dtypes": {"w": "float32"}, "sha256": {"w": "0"}})
-    signed = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + text
     outer = json.dumps(
         {
-            "__metadata__": {"tflottery": signed},
+            "__metadata__": {"tflottery": sign(text)},
             "w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * count]},
         }
     ).encode()

@@ -1,7 +1,8 @@
 """Files: written completely or not at all, and checked bit for bit when read.
 
-A container is one safetensors file: arrays by name, and a header of plain data. Each
-array and the header have a SHA-256, so that an error can name the damaged part.
+A container is one safetensors file: arrays by name, and one metadata entry, a JSON
+object. It has a header of plain data, and a SHA-256 of each array and of its own text,
+so that an error can name the damaged part.
 """
 
 import contextlib
@@ -170,8 +171,7 @@ def write_arrays(path: Any, arrays: Mapping[str, np.ndarray], header: Any) -> No
     }
     text = json.dumps(body, separators=(",", ":"))
     # One metadata entry: safetensors does not keep the order of several.
-    signed = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + text
-    write(path, safetensors.numpy.save(plain, metadata={_KEY: signed}))
+    write(path, safetensors.numpy.save(plain, metadata={_KEY: _sign(text)}))
 
 
 def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
@@ -208,12 +208,25 @@ def read_arrays(path: Any) -> tuple[dict[str, np.ndarray], Any]:
     return arrays, body["header"]
 
 
+def _sign(text: str) -> str:
+    """Returns a JSON object with the SHA-256 of its text so far as its last item."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text[:-1]},"text_sha256":"{digest}"}}'
+
+
+def _sign_first(text: str) -> str:
+    """Returns what files had before: the SHA-256 as a JSON text in front of another."""
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + text
+
+
+_SIGNED, _SIGNED_FIRST = len(_sign("")), len(_sign_first(""))
+
+
 def _check_header(path: Any, signed: Any) -> dict[str, Any]:
     try:
-        head, end = json.JSONDecoder().raw_decode(signed)
-        text = signed[end:]
-        if head["sha256"] == hashlib.sha256(text.encode()).hexdigest():
-            body = json.loads(text)
+        text, old = signed[:-_SIGNED] + "}", signed[_SIGNED_FIRST:]
+        if signed in (_sign(text), _sign_first(old)):
+            body = json.loads(text if signed == _sign(text) else old)
             if body.keys() == {"header", "dtypes", "sha256"} and all(
                 isinstance(body[key], dict) for key in ("dtypes", "sha256")
             ):
