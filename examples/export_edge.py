@@ -1,6 +1,6 @@
 """Exports a ticket, and measures the accuracy and the latency of the file.
 
-python examples/export_edge.py
+pip install scikit-learn && python examples/export_edge.py
 """
 
 import keras

@@ -1,6 +1,6 @@
 """Finds a winning ticket in a Keras 3 model, with one call instead of `fit`.
 
-python examples/find_ticket.py
+pip install scikit-learn && python examples/find_ticket.py
 """
 
 import keras

@@ -1,6 +1,6 @@
 """Turns a tfmot program into a search, with one schedule and one callback.
 
-    python examples/tfmot_lottery.py
+    pip install -e '.[tfmot]' scikit-learn && python examples/tfmot_lottery.py
 
 A small LeNet on scikit-learn's digits, pruned in five rounds within a single `fit`.
 """

@@ -1,6 +1,6 @@
 """Moves a ticket to another task: a new head, the same masks, and a small file.
 
-    python examples/transfer_cifar10.py --full
+    pip install scikit-learn && python examples/transfer_cifar10.py --full
 
 With --full it goes from CIFAR-10 to FashionMNIST, which Keras downloads. Without, it
 goes from the digits 0 to 4 to the digits 5 to 9, in half a minute.

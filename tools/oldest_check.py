@@ -14,9 +14,10 @@ PYPROJECT = pathlib.Path(__file__).absolute().parent.parent / "pyproject.toml"
 
 
 def requirements() -> list[str]:
-    """Returns the dependencies, each pinned to its lower bound."""
+    """Returns the dependencies, with tfmot's, each pinned to its lower bound."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    return [re.sub(r">=([^,]+).*", r"==\1", line) for line in project["dependencies"]]
+    lines = project["dependencies"] + project["optional-dependencies"]["tfmot"]
+    return [re.sub(r">=([^,]+).*", r"==\1", line) for line in lines]
 
 
 def check() -> None:

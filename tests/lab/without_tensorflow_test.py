@@ -108,7 +108,7 @@ def found(tmp_path_factory):
 
 def test_digits_and_files_load(found):
     assert (found["digits"], found["mnist"]) == (1438, 20)
-    message = "needs tensorflow_datasets and TensorFlow, or the file cifar10.npz"
+    message = "'tflottery[tfds]', or give the file cifar10.npz in `data_dir`"
     assert message in found["cifar10"]
 
 

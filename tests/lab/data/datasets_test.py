@@ -58,6 +58,19 @@ def test_validation_images_are_the_same_share_of_each_class_and_never_test_image
     np.testing.assert_array_equal(y_val, x_val.ravel() % 5)
 
 
+def test_a_split_is_that_of_scikit_learn():
+    from sklearn.model_selection import train_test_split
+
+    y = np.repeat([0, 1, 2, 5], [30, 17, 17, 3])
+    for fraction, seed in ((0.5, 0), (0.23, 1), (0.1, 2), (0.9, 3)):
+        count = round(fraction * len(y))
+        _, chosen = train_test_split(
+            np.arange(len(y)), test_size=count, stratify=y, random_state=seed
+        )
+        found = datasets._stratified(y, fraction, seed)
+        assert np.flatnonzero(found).tolist() == sorted(chosen)
+
+
 def test_the_split_depends_on_the_seed_alone():
     def chosen(seed):
         return images().split_validation(0.5, seed)[1][0].tobytes()

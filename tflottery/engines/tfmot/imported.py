@@ -8,13 +8,16 @@ import os
 import warnings
 from typing import Any
 
-import tensorflow as tf
+from tflottery.core import extras
 
-_ = tf.keras.Model  # From here on `tf.keras` stays what it is.
-_given = os.environ.get("TF_USE_LEGACY_KERAS")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # distutils
-    import tensorflow_model_optimization as tfmot
+with extras.needed("tfmot", "A tf_keras model or a tfmot program"):
+    import tensorflow as tf
+
+    _ = tf.keras.Model  # From here on `tf.keras` stays what it is.
+    _given = os.environ.get("TF_USE_LEGACY_KERAS")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # distutils
+        import tensorflow_model_optimization as tfmot
 if _given is None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
 else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.resources
 import io
 import os
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.core import checks, files
+from tflottery.core import checks, extras, files
 from tflottery.lab.models import unknown
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -110,8 +111,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
 
     1. `data_dir/NAME.npz` with the arrays x_train, y_train, x_test and y_test. NumPy
        alone reads it, and NAME may be any: this is how to use your own data.
-    2. For `digits`, scikit-learn, which contains it: 1,797 images of 8x8 pixels. A
-       fifth of each class, always the same, is the test set.
+    2. For `digits`, tflottery itself: 1,797 images of 8x8 pixels. A fifth of each
+       class, always the same, is the test set.
     3. TensorFlow Datasets in `data_dir`, downloaded if it is not there yet.
 
     Args:
@@ -160,21 +161,46 @@ def save_npz(
 
 
 def _stratified(y: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Returns which examples are in a stratified `fraction` of all: [N] bool."""
-    from sklearn.model_selection import train_test_split
+    """Returns which examples are in a stratified `fraction` of all: [N] bool.
 
+    They are those of scikit-learn's `train_test_split` with this seed, without the
+    200 MB that it takes.
+    """
     count, classes = round(fraction * len(y)), len(np.unique(y))
     if not classes <= count <= len(y) - classes:
         raise ValueError(
             "`fraction` leaves no image of some class to train on, or to validate on. "
             f"Received: {fraction=} of {len(y)} images of {classes} classes"
         )
-    _, members = train_test_split(
-        np.arange(len(y)), test_size=count, stratify=y, random_state=seed
-    )
+    generator = np.random.RandomState(seed)
+    labels, sizes = np.unique(y, return_counts=True)
+    others = _apportioned(sizes, len(y) - count, generator)
+    counts = _apportioned(sizes - others, count, generator)
     chosen = np.zeros(len(y), bool)
-    chosen[members] = True
+    for label, size, skipped, n in zip(labels, sizes, others, counts, strict=True):
+        order = generator.permutation(size)[skipped : skipped + n]
+        chosen[np.flatnonzero(y == label)[order]] = True
     return chosen
+
+
+def _apportioned(
+    sizes: np.ndarray, count: int, generator: np.random.RandomState
+) -> np.ndarray:
+    """Returns `count` in shares of `sizes`, the largest remainders rounded up.
+
+    >>> _apportioned(np.array([6, 3, 1]), 2, np.random.RandomState(0)).tolist()
+    [1, 1, 0]
+    """
+    shares = sizes / sizes.sum() * count
+    counts = np.floor(shares)
+    remainders = shares - counts
+    for remainder in np.unique(remainders)[::-1]:
+        left = int(count - counts.sum())
+        if left == 0:
+            break
+        [equal] = np.nonzero(remainders == remainder)
+        counts[generator.choice(equal, min(left, len(equal)), replace=False)] += 1
+    return counts.astype(int)
 
 
 def _check_images(key: str, x: Any) -> None:
@@ -227,11 +253,12 @@ def _load_npz(name: str, path: Any) -> Images:
 
 
 def _load_digits() -> Images:
-    from sklearn import datasets as sklearn_datasets
-
-    x, y = map(np.asarray, sklearn_datasets.load_digits(return_X_y=True))
-    x = np.rint(x.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    y = y.astype(np.int64)
+    # The test set of Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten
+    # Digits", doi.org/10.24432/C50P49 (CC BY 4.0): 17 grey levels.
+    source = importlib.resources.files("tflottery.lab.data") / "digits.npz"
+    with source.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        x, y = archive["x"][..., None], archive["y"].astype(np.int64)
+    x = np.rint(x * (255 / 16)).astype(np.uint8)
     test = _stratified(y, 0.2, seed=0)
     parts = {"x_train": x[~test], "y_train": y[~test]}
     parts |= {"x_test": x[test], "y_test": y[test]}
@@ -246,13 +273,13 @@ def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> Images:
     if data_dir:
         _check_holds_datasets(data_dir)
     try:
-        importlib.import_module("tensorflow")  # TFDS itself would fail only later.
-        tfds = importlib.import_module("tensorflow_datasets")
+        with extras.needed("tfds", f"The dataset {name!r}"):
+            importlib.import_module("tensorflow")  # TFDS itself would fail only later.
+            tfds = importlib.import_module("tensorflow_datasets")
         builder = tfds.builder(name, data_dir=data_dir and os.fspath(data_dir))
     except ImportError as error:
         raise DatasetError(
-            f"The dataset {name!r} needs tensorflow_datasets and TensorFlow, or the "
-            f"file {name}.npz in `data_dir`: {error}. {remedy}"
+            f"{error}, or give the file {name}.npz in `data_dir`. {remedy}"
         ) from error
     try:
         if not builder.is_prepared():

@@ -8,6 +8,8 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tflottery.core import extras
+
 Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
@@ -20,14 +22,10 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
     """Runs each part as one task of a Ray cluster.
 
     It joins the cluster in the environment (`RAY_ADDRESS`, or a Ray job's), or else
-    starts one on this machine. Without Ray, it raises RuntimeError.
+    starts one on this machine. Without Ray, it raises ImportError.
     """
-    try:
+    with extras.needed("ray", "The executor 'ray'"):
         library = importlib.import_module("ray")
-    except ImportError as error:
-        raise RuntimeError(
-            "The executor 'ray' needs Ray: pip install 'tflottery[ray]'"
-        ) from error
     if not library.is_initialized():
         library.init(log_to_driver=False)
     # The part of a killed worker runs again; what it finished is in files.

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tflottery.core import extras
+
 BLACK, GREY = "#000000", "#666666"
 STYLES = {
     "ticket trained": ("#0072B2", "o", "-"),
@@ -88,13 +90,8 @@ def draw(
 @contextlib.contextmanager
 def _matplotlib() -> Iterator[Any]:
     """Yields Matplotlib's `figure` module, with its default settings in force."""
-    try:
+    with extras.needed("plots", "A figure"):
         from matplotlib import figure, style
-    except ImportError as error:
-        raise ImportError(
-            "A report needs Matplotlib, which is not installed. Install it with "
-            "pip install 'tflottery[plots]'."
-        ) from error
     logger = logging.getLogger("matplotlib.font_manager")
     before = logger.level
     logger.setLevel(logging.ERROR)

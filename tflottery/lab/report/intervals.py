@@ -19,8 +19,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 
-from scipy import stats
-
+from tflottery.core import extras
 from tflottery.lab.report.results import Curve, Point
 
 # Finer than any accuracy; without it, 0.895 - 0.9 would be below -0.005.
@@ -80,6 +79,8 @@ def interval(values: Iterable[float]) -> Interval:
         return Interval(mean, None, 1)
     if max(values) - min(values) < _ROUNDING:
         return Interval(mean, 0.0, count)  # SciPy warns about equal values.
+    with extras.needed("lab", "An interval over seeds"):
+        from scipy import stats
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return Interval(mean, float(high - low) / 2, count)
 

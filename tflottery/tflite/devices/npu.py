@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tflottery.core import extras
 from tflottery.tflite.file.graph import FLOAT16, FLOAT32, Graph
 from tflottery.tflite.rewrite import sparsify
 
@@ -14,7 +15,8 @@ def cluster(graph: Graph, count: int) -> None:
     Pruned weights stay zero. Uses k-means on the integers, whatever their channel, as
     the compiler codes these.
     """
-    from sklearn.cluster import KMeans
+    with extras.needed("npu", "`clusters`"):
+        from sklearn.cluster import KMeans
 
     for tensor in sparsify.weights(graph):
         array = graph.const(tensor)
