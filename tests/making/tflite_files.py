@@ -87,6 +87,26 @@ def one_layer(weight):
     return packing.to_bytes(model, keep_names=False), values
 
 
+def one_uint8_layer(weight, zero_point):
+    """Returns `one_layer` in uint8, with a uint8 weight of that zero point."""
+    graph = Graph(one_layer(np.ones(weight.shape, np.float32))[0])
+    (op,) = graph.operators
+    read, weighted, bias = op.inputs
+    graph.set_const(weighted, weight)
+    graph.set_const(bias, np.arange(len(weight), dtype=np.int32) * 100)
+    scales = {read: (0.02, 128), weighted: (0.01, zero_point)}
+    scales |= {bias: (0.0002, 0), op.outputs[0]: (0.3, 120)}
+    for tensor, (scale, zero) in scales.items():
+        graph.tensors[tensor].quantization = packing.table(
+            "QuantizationParametersT",
+            scale=np.float32([scale]),
+            zeroPoint=np.int64([zero]),
+        )
+        if tensor != bias:
+            graph.tensors[tensor].type = schema().TensorType.UINT8
+    return graph.to_bytes()
+
+
 def stored_sparse(graph):
     """Returns the encodings of the sparse constants of a graph."""
     found = (encoding.read(graph, tensor) for tensor in range(len(graph.tensors)))

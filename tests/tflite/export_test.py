@@ -3,7 +3,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from making.tflite_files import one_layer, prune, sparse_array, stored_sparse
+from making.tflite_files import (
+    one_layer,
+    one_uint8_layer,
+    prune,
+    sparse_array,
+    stored_sparse,
+)
 
 from tflottery.tflite import WrongFileError, evaluate_tflite, export_tflite
 from tflottery.tflite.file.graph import Graph
@@ -104,6 +110,26 @@ def test_a_sparse_file_is_unpacked_and_written_anew(target, dense_lenet, tmp_pat
     again = export_tflite(tmp_path / "first.tflite", tmp_path / "again.tflite")
     assert again.difference < 1e-6
     assert again.bytes <= first.bytes
+
+
+@pytest.mark.parametrize("shape", [(40, 300), (40, 3, 3, 30)], ids=["dense", "conv"])
+def test_uint8_weights_pruned_to_their_zero_point_are_stored_sparse(shape, tmp_path):
+    generator = np.random.default_rng(0)
+    weight = generator.integers(0, 256, shape, np.uint8)
+    weight[generator.random(shape) < 0.85] = 122
+    weight[0] = 0  # far from zero, although the bytes are
+    given, path = tmp_path / "given.tflite", tmp_path / "sparse.tflite"
+    given.write_bytes(one_uint8_layer(weight, 122))
+    report = export_tflite(given, path)
+    assert report.bytes < given.stat().st_size * 0.6
+    assert report.difference < 0.01  # a step of uint8: XNNPACK rounds in its own way
+    assert report.bound_ratio > 1
+    (stored,) = report.weights
+    assert (stored.form, stored.dtype) == ("sparse", "uint8")
+    assert stored.nonzeros == np.count_nonzero(weight != 122)
+    again = export_tflite(path, tmp_path / "again.tflite")
+    assert again.bytes == report.bytes
+    assert again.difference == 0
 
 
 def test_a_dense_float16_file_is_taken_for_the_values_it_holds(dense_lenet, tmp_path):

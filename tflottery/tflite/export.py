@@ -13,7 +13,7 @@ from tflottery.tflite.devices import micro, npu
 from tflottery.tflite.devices import report as devices
 from tflottery.tflite.devices.fate import fates
 from tflottery.tflite.file.destination import destination
-from tflottery.tflite.file.graph import INT8, Graph
+from tflottery.tflite.file.graph import INT8, UINT8, Graph
 from tflottery.tflite.report import ExportReport
 from tflottery.tflite.rewrite import dead_units, sparsify
 from tflottery.tflite.rewrite.widen import widen
@@ -140,9 +140,10 @@ def export_tflite(
         )
     graph = Graph(source.dense)
     results = [tensor for op in graph.operators for tensor in op.outputs]
-    integers = any(graph.tensors[tensor].type == INT8 for tensor in results)
-    if target in _INTEGERS and not integers:
-        needed = "a quantized .tflite file" if given_file else "`representative_data`"
+    types = {graph.tensors[tensor].type for tensor in results}
+    integers = bool(types & {INT8, UINT8})
+    if target in _INTEGERS and INT8 not in types:
+        needed = "a .tflite file in int8" if given_file else "`representative_data`"
         raise ValueError(f'`target="{target}"` needs {needed}, to calibrate it.')
     if tolerance is None:
         tolerance = _INT8_WEIGHTS_TOLERANCE if quantize else _TOLERANCES[target]

@@ -13,14 +13,14 @@ import numpy as np
 from tflottery.tflite.file import packing
 from tflottery.tflite.file.packing import schema, table
 
-FLOAT32, FLOAT16, INT8 = 0, 1, 9  # TensorType
+FLOAT32, FLOAT16, UINT8, INT8 = 0, 1, 3, 9  # TensorType
 
 # TensorType -> NumPy, for the types that hold plain numbers.
 _DTYPES: dict[int, type[np.generic]] = {
     FLOAT32: np.float32,
     FLOAT16: np.float16,
     2: np.int32,
-    3: np.uint8,
+    UINT8: np.uint8,
     4: np.int64,
     6: np.bool_,
     7: np.int16,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.tflite.file import encoding
-from tflottery.tflite.file.graph import FLOAT32, Graph, schema
+from tflottery.tflite.file.graph import FLOAT32, UINT8, Graph, schema
 from tflottery.tflite.rewrite.sparsify import weights
 
 READERS = frozenset({"CONV_2D", "FULLY_CONNECTED"})
@@ -30,6 +30,8 @@ def densify(graph: Graph) -> int:
         if graph.name(op) == "DENSIFY" and held is not None:
             graph.set_const(op.outputs[0], encoding.decode(held))
             count += 1
+        elif (folded := _unflipped(graph, op)) is not None:
+            graph.set_const(op.outputs[0], folded)
         else:
             kept.append(op)
     graph.subgraph.operators = kept
@@ -43,6 +45,20 @@ def densify(graph: Graph) -> int:
             op.opcodeIndex = graph.opcode("FULLY_CONNECTED")
             count += 1
     return count
+
+
+def _unflipped(graph: Graph, op: Any) -> np.ndarray | None:
+    """Returns what BITCAST or BITWISE_XOR makes of uint8 constants, else None."""
+    kind = graph.name(op)
+    if kind not in ("BITCAST", "BITWISE_XOR"):
+        return None
+    if graph.tensors[op.outputs[0]].type != UINT8:
+        return None
+    held = [graph.const(tensor) for tensor in op.inputs]
+    if any(array is None or array.itemsize != 1 for array in held):
+        return None
+    bits = [array.view(np.uint8) for array in held if array is not None]
+    return bits[0] if kind == "BITCAST" else np.bitwise_xor(*bits)
 
 
 def unfold_halves(graph: Graph) -> int:

@@ -20,7 +20,7 @@ from tflottery.tflite.rewrite.constants import (
     fold_constants,
     keeps_channels,
 )
-from tflottery.tflite.rewrite.sparsify import weights
+from tflottery.tflite.rewrite.sparsify import from_zero, weights
 
 # Operators that compute each value by itself.
 _UNARY = frozenset(
@@ -151,9 +151,8 @@ def _remove(graph: Graph, group: _Group) -> int:
         return 0
     needed = np.zeros(group.channels, bool)
     for op in group.readers:
-        array = graph.const(op.inputs[1])
+        array = from_zero(graph, op.inputs[1])
         repeat = group.tensors[op.inputs[0]]
-        assert array is not None
         columns = array.any(axis=tuple(range(array.ndim - 1)))
         needed |= columns.reshape(repeat, group.channels).any(axis=0)
     if not needed.any():

@@ -17,7 +17,7 @@ import numpy as np
 from tflottery.tflite.file import encoding as encodings
 from tflottery.tflite.file import packing
 from tflottery.tflite.file.encoding import Encoding
-from tflottery.tflite.file.graph import FLOAT16, FLOAT32, INT8, Graph
+from tflottery.tflite.file.graph import FLOAT16, FLOAT32, INT8, UINT8, Graph
 from tflottery.tflite.rewrite.quantized import Quantized, quantize
 
 Storage = Literal["keep", "float16", "int8"]
@@ -109,9 +109,9 @@ def sparsify(
     stored = []
     for tensor, readers in weights(graph).items():
         # LiteRT refuses a sparse int8 weight in FULLY_CONNECTED.
-        # DENSIFY takes only these types.
+        # DENSIFY takes only these types; the bits of uint8 pass as int8.
         type_ = graph.tensors[tensor].type
-        sparse = tensor not in dense and type_ in (FLOAT32, INT8)
+        sparse = tensor not in dense and type_ in (FLOAT32, INT8, UINT8)
         sparse &= not (
             type_ == INT8
             and any(graph.name(op) == "FULLY_CONNECTED" for op, _ in readers)
@@ -153,6 +153,7 @@ class _Form:
     def cost(self) -> int:
         """Bytes in the file, including the operators that restore the weight."""
         operators = self.narrow + (self.coded is not None)
+        operators += 2 * (self.coded is not None and self.type == UINT8)
         return self.nbytes + operators * _OVERHEAD + self.extra
 
 
@@ -161,7 +162,7 @@ def _cheapest(
 ) -> _Form:
     array = _const(graph, tensor)
     code = graph.tensors[tensor].type
-    forms = [_Form(values=array, type=code)]
+    forms = [_Form(values=from_zero(graph, tensor), type=code)]
     exact = (
         sparse
         and storage == "keep"
@@ -190,6 +191,25 @@ def _const(graph: Graph, tensor: int) -> np.ndarray:
     return array
 
 
+def _zero_point(graph: Graph, tensor: int) -> int:
+    """Returns what stands for 0 in a uint8 tensor; 0 in others."""
+    held = graph.tensors[tensor].quantization
+    known = held is not None and held.zeroPoint is not None and len(held.zeroPoint)
+    is_uint8 = graph.tensors[tensor].type == UINT8
+    return int(held.zeroPoint[0]) if is_uint8 and known else 0
+
+
+def from_zero(graph: Graph, tensor: int) -> np.ndarray:
+    """Returns the values of a weight with 0 where it is 0.
+
+    Those of uint8 are XORed with the zero point, and have their bits in int8.
+    """
+    array = _const(graph, tensor)
+    if array.dtype != np.uint8:
+        return array
+    return (array ^ np.uint8(_zero_point(graph, tensor))).view(np.int8)
+
+
 def _store_for_kernel(graph: Graph, tensor: int, readers: _Readers) -> Stored:
     array = _const(graph, tensor)
     coded = encodings.encode(array, range(array.ndim))
@@ -208,15 +228,24 @@ def _store(graph: Graph, tensor: int, form: _Form) -> list[Any]:
     if coded is None and not form.narrow:
         return []
     shape = graph.shape(tensor)
-    held = graph.add_tensor(shape, type_=form.type)
+    type_, flipped = form.type, form.type == UINT8
+    if flipped:
+        type_ = INT8
+    held = graph.add_tensor(shape, type_=type_)
     values = form.values if coded is None else coded.values
     graph.tensors[held].buffer = graph.add_buffer(values)
     operators = []
     if coded is not None:
         graph.tensors[held].sparsity = encodings.parameters(coded)
-        unpacked = graph.add_tensor(shape, type_=form.type) if form.narrow else tensor
+        last = not form.narrow and not flipped
+        unpacked = tensor if last else graph.add_tensor(shape, type_=type_)
         operators.append(graph.op("DENSIFY", [held], [unpacked]))
         held = unpacked
+    if flipped:
+        bits = graph.add_tensor(shape, type_=UINT8)
+        zero = graph.add_const(np.uint8([_zero_point(graph, tensor)]))
+        operators.append(graph.op("BITCAST", [held], [bits]))
+        operators.append(graph.op("BITWISE_XOR", [bits, zero], [tensor]))
     if form.narrow:
         version = 3 if scale is None else 5 if scale.scale.size > 1 else 2
         if scale is not None:
@@ -232,7 +261,7 @@ def _record(graph: Graph, tensor: int, form: _Form) -> Stored:
         name=(graph.tensors[tensor].name or b"").decode(),
         shape=graph.shape(tensor),
         nonzeros=int(np.count_nonzero(form.values)),
-        dtype=form.values.dtype.name,
+        dtype="uint8" if form.type == UINT8 else form.values.dtype.name,
         form="dense" if coded is None else "sparse",
         order=() if coded is None else coded.order,
         levels=0 if coded is None else coded.levels,
@@ -290,7 +319,7 @@ def entropy_bound(graph: Graph, value_bytes: int) -> int:
     kernels = weights(graph)
     total = 0.0
     for tensor in kernels:
-        array = _const(graph, tensor)
+        array = from_zero(graph, tensor)
         count = int(np.count_nonzero(array))
         places = encodings.entropy_bits(count, array.size) / 8
         exact = array.dtype == np.float32 and _is_half(array)

@@ -50,6 +50,8 @@ def widen(graph: Graph, *, quantize: bool = False, always: bool = False) -> int:
 def _fits(graph: Graph, op: Any, array: np.ndarray) -> bool:
     shape = graph.shape(op.inputs[0])
     options = op.builtinOptions
+    if array.dtype == np.uint8:
+        return False
     if graph.name(op) == "FULLY_CONNECTED":
         width = array.shape[1]
         rows = int(np.prod(shape)) // width
