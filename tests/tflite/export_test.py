@@ -132,6 +132,29 @@ def test_uint8_weights_pruned_to_their_zero_point_are_stored_sparse(shape, tmp_p
     assert again.difference == 0
 
 
+def test_a_file_in_integers_is_told_which_targets_change_nothing(tmp_path):
+    weight = np.random.default_rng(0).integers(0, 256, (8, 9), np.uint8)
+    graph = Graph(one_uint8_layer(weight, 122))
+    bias = graph.tensors[graph.operators[0].inputs[2]]
+    bias.quantization.quantizedDimension = 3  # as TFLite Micro's person_detect has it
+    given = tmp_path / "given.tflite"
+    given.write_bytes(graph.to_bytes())
+    report = export_tflite(given, tmp_path / "out.tflite", target="float16")
+    assert "already: the file is that of" in str(report)
+    assert "`quantized_dimension` was set to 0" in str(report)
+    assert "no faster" not in str(report)
+    with pytest.raises(ValueError, match="needs a .tflite file in int8"):
+        export_tflite(given, tmp_path / "out.tflite", target="micro")
+
+
+def test_gzip_of_the_dense_file_is_named_where_it_is_smaller(tmp_path):
+    given = tmp_path / "given.tflite"
+    given.write_bytes(one_layer(sparse_array((64, 500), 0.8))[0])
+    for options, named in (({}, True), ({"quantize": "weights"}, False)):
+        report = export_tflite(given, tmp_path / "out.tflite", **options)
+        assert ("KB of the dense file" in str(report)) == named
+
+
 def test_a_dense_float16_file_is_taken_for_the_values_it_holds(dense_lenet, tmp_path):
     graph = Graph(dense_lenet)
     sparsify.sparsify(graph, "float16", dense=sparsify.weights(graph))

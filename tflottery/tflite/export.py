@@ -169,8 +169,17 @@ def export_tflite(
         )
     data = graph.to_bytes(keep_names=keep_names)
     plans = planner.plan(Graph(data)) | fates(Graph(data))
-    if not loops:
+    if not loops and not integers:
         notes += planner.warn(plans, target)
+    narrow = integers and all(record.dtype.endswith("int8") for record in stored)
+    if narrow and (quantize or target not in ("size", *_INTEGERS)):
+        notes.append('the weights are integers already: the file is that of "size".')
+    gzipped, plain = (len(gzip.compress(held, 9)) for held in (data, source.dense))
+    if target != "npu" and plain < len(data):
+        notes.append(
+            f"gzip makes {plain / 1e3:,.1f} KB of the dense file and "
+            f"{gzipped / 1e3:,.1f} KB of this one, for downloads."
+        )
     bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
     operators = collections.Counter(graph.name(op) for op in graph.operators)
     with files.replacing(final) as temporary:
@@ -184,7 +193,7 @@ def export_tflite(
             target=target,
             quantize=quantize,
             bytes=len(data),
-            gzip_bytes=len(gzip.compress(data, 9)),
+            gzip_bytes=gzipped,
             dense_float32_bytes=len(source.float32),
             dense_int8_bytes=_dense_int8_bytes(source.float32),
             entropy_bound=bound,

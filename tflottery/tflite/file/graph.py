@@ -214,6 +214,23 @@ class Graph:
         for tensor in [] if self.is_open else self.tensors:
             tensor.shapeSignature = None
 
+    def mend_axes(self) -> int:
+        """Sets the axis of the scales of vectors to 0, in place; returns how many.
+
+        Some files for TFLite Micro, which does not look at it, name another one.
+        """
+        wrong = [
+            tensor.quantization
+            for tensor in self.tensors
+            if tensor.quantization is not None
+            and tensor.quantization.quantizedDimension
+            and tensor.shape is not None
+            and len(tensor.shape) == 1
+        ]
+        for quantization in wrong:
+            quantization.quantizedDimension = 0
+        return len(wrong)
+
     def to_bytes(self, *, keep_names: bool = False) -> bytes:
         """Returns the content of the file, without anything that is not used."""
         return packing.to_bytes(self.model, keep_names=keep_names)

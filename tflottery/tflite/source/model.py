@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,11 +116,19 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)
     samples = as_samples(samples, specs_of(graph))
-    try:
-        outputs, failures, _ = verify.run_everywhere(path, samples)
-    except worker.JobError as error:
-        raise ValueError(f"{path} does not run, it may be damaged: {error}") from error
     notes = []
+    with tempfile.TemporaryDirectory(prefix="tflottery-") as folder:
+        run = path
+        if graph.mend_axes():
+            notes.append("a vector's `quantized_dimension` was set to 0, its only one.")
+            data, run = graph.to_bytes(keep_names=True), f"{folder}/mended.tflite"
+            pathlib.Path(run).write_bytes(data)
+        try:
+            outputs, failures, _ = verify.run_everywhere(run, samples)
+        except worker.JobError as error:
+            raise ValueError(
+                f"{path} does not run, it may be damaged: {error}"
+            ) from error
     if failures:
         listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
         notes.append(
