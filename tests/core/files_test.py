@@ -280,7 +280,9 @@ def test_a_file_whose_header_is_two_texts_is_read(tmp_path):
     body = json.loads(outer["__metadata__"]["tflottery"])
     del body["text_sha256"]
     tensors = {"w": np.arange(4, dtype="f4")}
-    arrays, header = files.read_arrays(forged(tmp_path / "y", body, tensors, sign_first))
+    arrays, header = files.read_arrays(
+        forged(tmp_path / "y", body, tensors, sign_first)
+    )
     assert header == {"n": 1}
     assert arrays["w"].tolist() == [0, 1, 2, 3]
 

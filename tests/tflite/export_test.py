@@ -143,7 +143,7 @@ def test_a_file_in_integers_is_told_which_targets_change_nothing(tmp_path):
     assert "already: the file is that of" in str(report)
     assert "`quantized_dimension` was set to 0" in str(report)
     assert "no faster" not in str(report)
-    with pytest.raises(ValueError, match="needs a .tflite file in int8"):
+    with pytest.raises(ValueError, match=r"needs a \.tflite file in int8"):
         export_tflite(given, tmp_path / "out.tflite", target="micro")
 
 

@@ -194,9 +194,9 @@ def _const(graph: Graph, tensor: int) -> np.ndarray:
 def _zero_point(graph: Graph, tensor: int) -> int:
     """Returns what stands for 0 in a uint8 tensor; 0 in others."""
     held = graph.tensors[tensor].quantization
-    known = held is not None and held.zeroPoint is not None and len(held.zeroPoint)
-    is_uint8 = graph.tensors[tensor].type == UINT8
-    return int(held.zeroPoint[0]) if is_uint8 and known else 0
+    if graph.tensors[tensor].type != UINT8 or held is None or held.zeroPoint is None:
+        return 0
+    return int([*held.zeroPoint, 0][0])
 
 
 def from_zero(graph: Graph, tensor: int) -> np.ndarray:
@@ -243,7 +243,7 @@ def _store(graph: Graph, tensor: int, form: _Form) -> list[Any]:
         held = unpacked
     if flipped:
         bits = graph.add_tensor(shape, type_=UINT8)
-        zero = graph.add_const(np.uint8([_zero_point(graph, tensor)]))
+        zero = graph.add_const(np.array([_zero_point(graph, tensor)], np.uint8))
         operators.append(graph.op("BITCAST", [held], [bits]))
         operators.append(graph.op("BITWISE_XOR", [bits, zero], [tensor]))
     if form.narrow:
