@@ -137,11 +137,11 @@ def test_steps_are_executed_together_unless_a_callback_wants_each():
         def on_train_begin(self, logs=None):
             seen.append(int(self.model.steps_per_execution.numpy()))
 
-    for callback, expected in ((Batches(), [0, 1]), (Executions(), [20])):
+    for callback, expected in ((Batches(), list(range(32))), (Executions(), [20])):
         seen = []
         model = tf_keras.Sequential([layers.Input((6,)), layers.Dense(3, "softmax")])
         model.compile("sgd", "sparse_categorical_crossentropy")
-        find(model, epochs=1, rounds=1, callbacks=[callback])
+        find(model, epochs=1, rounds=1, batch_size=2, callbacks=[callback])
         assert seen == expected * 2
         assert int(model.steps_per_execution.numpy()) == 1
 

@@ -14,7 +14,8 @@ import tflottery
 from tflottery.core import masks as masks_lib
 from tflottery.core import paths as paths_lib
 from tflottery.core import pruning
-from tflottery.engines import network
+from tflottery.engines import data as data_lib
+from tflottery.engines import engine, network
 from tflottery.lab.data import pipelines
 from tflottery.search.trainer import engine_for
 
@@ -611,13 +612,14 @@ def seen():
 
 
 @pytest.mark.without_tensorflow
-# Steps run together end at step k: 3 of them, a whole epoch's, or 1; the user's 2 stay
-# or give way.
+# Steps run together end at step k: 3 of them, as at an epoch's end, or 1; the user's 2
+# stay or give way.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps_per_execution", "k"), [(1, 3), (1, 4), (1, 5), (2, 3), (2, 4)]
 )
-def test_rewinding_captures_exactly_step_k(seen, steps_per_execution, k):
+def test_rewinding_captures_exactly_step_k(seen, steps_per_execution, k, monkeypatch):
+    monkeypatch.setattr(engine, "_STEPS_PER_EXECUTION", 3)
     model = compiled(
         keras.optimizers.Adam(0.01),
         metrics=None,
@@ -714,7 +716,9 @@ def test_a_callback_that_asks_for_batches_gets_each_one():
     )
     for callbacks, steps in (([], 20), ([counting], 1), ([listing], 1)):
         model = compiled()
-        engine_for(model).prepare(DATA, rewind_step=0, callbacks=callbacks)
+        under_test = engine_for(model)
+        under_test.settings = data_lib.FitSettings(batch_size=2)
+        under_test.prepare(DATA, rewind_step=0, callbacks=callbacks)
         assert model.steps_per_execution == steps
     ticket = search(compiled(), batches(), callbacks=[counting, listing]).ticket
     assert counting.count == sum(r.steps for r in ticket.rounds) == 2 * 2 * 4

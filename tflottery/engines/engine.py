@@ -115,10 +115,12 @@ class Engine(abc.ABC):
             and not getattr(model, "autotune_steps_per_execution", False)
             and not any(holding.wants_batches(c, self.keras) for c in callbacks)
             and not self.distributed  # TensorFlow cannot merge replicas in a loop.
-            # tf_keras loses batches if it cannot tell an epoch's last execution.
+            # tf_keras loses batches if it cannot tell an epoch's last execution; and a
+            # loop takes longer to trace than the calls of a few batches.
             and (
                 self.keras.__name__ != "tf_keras"
-                or data_lib.steps_per_epoch(data, self.settings) is not None
+                if (batches := data_lib.steps_per_epoch(data, self.settings)) is None
+                else batches > _STEPS_PER_EXECUTION
             )
         ):
             # An execution may run past `steps_per_epoch`.
