@@ -88,6 +88,8 @@ def compiled(which: Program, model: Any, keras: Any) -> Any:
 
 
 BOTH = ("keras", "tf_keras")
+# After a search on data of a kind, an ordinary network is like any other.
+ORDINARY = ("ticket", "reload", "transfer", "export")
 # What is said of a model without a graph of layers.
 NO_GRAPH = {"transfer": "is a subclassed model, so its classifier cannot be cut off"}
 # Keras does not save the weights of such a model.

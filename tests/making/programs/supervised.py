@@ -8,6 +8,7 @@ import numpy as np
 from making.programs.catalogue import (
     BOTH,
     NO_STRINGS,
+    ORDINARY,
     PLAIN,
     classifier,
     dataset,
@@ -120,6 +121,7 @@ def wide_and_deep(keras: Any):
         "metrics": [keras.metrics.Recall(name="recall")],
     },
     generations=BOTH,
+    untested=ORDINARY,
 )
 def imbalanced(keras: Any):
     model = keras.Sequential([keras.Input((6,)), *dense(keras, 16, 1).layers])
@@ -219,7 +221,7 @@ def plain(keras: Any) -> Any:
     return keras.Sequential([keras.Input((6,)), *layers])
 
 
-@program(classifier, generations=BOTH)
+@program(classifier, generations=BOTH, untested=ORDINARY)
 def py_dataset(keras: Any):
     # tf_keras has no PyDataset; its name there is Sequence.
     kind = getattr(keras.utils, "PyDataset", keras.utils.Sequence)
@@ -235,7 +237,7 @@ def py_dataset(keras: Any):
     return plain(keras), {"ds": Batches(), "validation_data": (numbers(6), whole(3))}
 
 
-@program(classifier)
+@program(classifier, untested=ORDINARY)
 def endless(keras: Any):
     ds = dataset(numbers(6), whole(3)).repeat()
     return plain(keras), {
@@ -246,7 +248,7 @@ def endless(keras: Any):
     }
 
 
-@program(classifier)
+@program(classifier, untested=ORDINARY)
 def image_generator(keras: Any):
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
@@ -257,7 +259,7 @@ def image_generator(keras: Any):
     return model, {"ds": flow, "validation_data": flow}
 
 
-@program(classifier)
+@program(classifier, untested=ORDINARY)
 def data_frame(keras: Any):
     import pandas as pd
 
@@ -274,7 +276,8 @@ def data_frame(keras: Any):
         **PLAIN,
         "loss": "sparse_categorical_crossentropy",
         "weighted_metrics": ["accuracy"],
-    }
+    },
+    untested=ORDINARY,
 )
 def sample_weights(keras: Any):
     return plain(keras), {
@@ -327,7 +330,7 @@ def efficientnet_tuned(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=False)
 
 
-@program(classifier, untested=("hold", "ticket", "reload", "export"))
+@program(classifier, untested=("search",))
 def efficientnet_frozen(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=True)
 
