@@ -1,4 +1,4 @@
-"""Two virtual CPUs for the distribution tests, made before TensorFlow starts."""
+"""Two virtual CPUs, made before TensorFlow starts, and the order of the tests."""
 
 import os
 
@@ -14,6 +14,11 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
     )
+
+
+def pytest_collection_modifyitems(items):
+    """Puts long tests first, so that no core waits for one at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 # Doctests are looked for in every module, which imports it.
