@@ -16,11 +16,12 @@ PACKAGE = "tflottery"
 LAYERS = {
     "core": (),
     "engines": ("core",),
-    "ticket": ("core", "engines"),
+    "showing": ("core",),
+    "ticket": ("core", "engines", "showing"),
     "search": ("core", "engines", "ticket"),
     "transfer": ("core", "engines", "ticket"),
     "tflite": ("core", "engines", "ticket"),
-    "lab": ("core",),
+    "lab": ("core", "showing"),
     "cli": ("core", "engines", "ticket", "search", "transfer", "tflite", "lab"),
     "__main__": ("cli",),
 }

@@ -443,3 +443,52 @@ def test_align_reads_the_tickets_weights():
         "dense/kernel": "dense_3/kernel",
         "dense/bias": "dense_3/bias",
     }
+
+
+HOSTILE = ("[red]x[/red]/kernel", "<script>/kernel", "a|b/kernel", "$x_1$/kernel")
+
+
+def hostile():
+    weights = {name: np.ones((2, 2)) for name in HOSTILE}
+    masks = {name: np.ones((2, 2), bool) for name in HOSTILE}
+    return ticket(masks=masks, initial=weights, rewind=weights, trained=weights)
+
+
+def test_a_notebook_shows_the_tables_of_the_summary_with_names_escaped():
+    lines = []
+    ticket().summary(print_fn=lines.append)
+    shown = ticket()._repr_html_()
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", shown)
+    assert {"dense/kernel", "75.00", "0.9100", "&lt;- this ticket"} <= set(cells)
+    words = " ".join(cells).replace("&lt;", "<").split()
+    assert set(words) <= set(lines[0].split())
+    assert "&lt;script&gt;/kernel" in hostile()._repr_html_()
+    assert "<script>" not in hostile()._repr_html_()
+
+
+def test_a_plot_has_the_metric_the_layers_and_the_first_masks():
+    pytest.importorskip("matplotlib")
+    parts = ticket().plot().subfigs
+    labels = [part.axes[0].get_xlabel() for part in parts]
+    assert labels == [
+        "weights left (%), log scale",
+        "weights left in the layer (%)",
+        "",
+    ]
+    [picture] = parts[2].axes[0].get_images()
+    assert picture.get_array().tolist() == [[1, 0], [1, 1]]
+    assert len(ticket(rounds=()).plot().subfigs) == 2
+    assert len(hostile().plot().subfigs) == 3
+
+
+def test_a_model_card_starts_with_metadata_and_has_the_tables():
+    yaml = pytest.importorskip("yaml")
+    card = ticket().model_card()
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "tflottery"
+    assert "| dense/kernel | 2x2 | 3 | 4 | 75.00 |" in body
+    assert "`val_accuracy`: 0.9100; the dense network: 0.9000." in body
+    assert "- seed: `1`" in body
+    assert "| a\\|b/kernel |" in hostile().model_card()
+    assert "<script>" not in hostile().model_card()
+    assert "keeps 75.0 % of the weights" in ticket(rounds=()).model_card()

@@ -1,7 +1,6 @@
 """Tickets: masks, the weights to start from, and how they were found, in one file."""
 
 import dataclasses
-import io
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from tflottery.core.masks import Masks, Weights
 from tflottery.core.paths import architecture
 from tflottery.core.records import Round
 from tflottery.engines import network
+from tflottery.showing import drawing, model_card, ticket_figures, ticket_tables
 
 _FORMAT = "tflottery ticket 1"
 WEIGHTS = ("initial", "rewind", "trained")
@@ -169,38 +169,50 @@ class Ticket:
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Prints the layers' densities and the results of each round."""
-        from rich import box, console, table
+        print_fn(ticket_tables.as_text(self))
 
-        layers = table.Table("weight", "shape", "kept", "of", "left %", box=box.SIMPLE)
-        for path, mask in self.masks.items():
-            layers.add_row(*_layer_row(path, mask.shape, {path: mask}))
-        layers.add_section()
-        layers.add_row(*_layer_row("all masked", (), self.masks))
-        dense = self.rounds[0].metrics.get(self.monitor) if self.rounds else None
-        rounds = table.Table(
-            "round", "left %", self.monitor, "to dense", "seconds", "", box=box.SIMPLE
-        )
-        for r in self.rounds:
-            metric = r.metrics.get(self.monitor)
-            gain = None if metric is None or dense is None else metric - dense
-            rounds.add_row(
-                str(r.round),
-                f"{100 * (1 - r.sparsity):.2f}",
-                "" if metric is None else f"{metric:.4f}",
-                "" if gain is None else f"{gain:+.4f}",
-                "" if r.seconds is None else f"{r.seconds:.1f}",
-                r.failure or ("<- this ticket" if r.round == self.round else ""),
-            )
-        for column in (*layers.columns[2:], *rounds.columns[:5]):
-            column.justify = "right"
-        page = console.Console(
-            file=io.StringIO(), width=88, markup=False, emoji=False, color_system=None
-        )
-        page.print(f"Ticket: {100 * self.density:.2f} % of the prunable weights left")
-        sizes = {path: w.size for path, w in self.trained.items()}
-        page.print(masks_lib.coverage(self.masks, sizes)[1])
-        page.print(layers, rounds)
-        print_fn(page.file.getvalue().rstrip())  # type: ignore[attr-defined]
+    def _repr_html_(self) -> str:
+        return ticket_tables.as_html(self)
+
+    def plot(self) -> Any:
+        """Draws the metric over density, the layers' densities, and the first masks.
+
+        Example:
+
+        ```python
+        model.ticket.plot().savefig("ticket.png")
+        ```
+
+        Returns:
+            A `matplotlib.figure.Figure`, which a notebook shows. Tickets without rounds
+            have no first panel.
+
+        Raises:
+            ImportError: If Matplotlib is not installed (`tflottery[plots]`).
+        """
+        title = f"{100 * self.density:.3g} % of all"
+        per_layer = masks_lib.density_per_layer(self.masks)
+        pictures = [
+            ticket_figures.rounds_metric(self.rounds, self.monitor, self.round),
+            ticket_figures.layers([per_layer], title),
+            ticket_figures.first_masks(self.masks),
+        ]
+        return drawing.panels([picture for picture in pictures if picture])
+
+    def model_card(self) -> str:
+        """Returns Markdown for the README.md of the ticket's model repository.
+
+        It starts with the metadata that the Hugging Face Hub reads. The license, the
+        dataset and the results on test data are yours to add.
+
+        Example:
+
+        ```python
+        model.ticket.save("my.ticket")
+        open("README.md", "w").write(model.ticket.model_card())
+        ```
+        """
+        return model_card.model_card(self)
 
 
 def load_ticket(path: Any) -> Ticket:
@@ -304,16 +316,6 @@ def _check_texts(ticket: Ticket) -> None:
             raise ValueError(
                 f"A ticket's names must be printable text. Received: {text!r}"
             )
-
-
-def _layer_row(name: str, shape: tuple[int, ...], masks: Masks) -> tuple[str, ...]:
-    return (
-        name,
-        "x".join(map(str, shape)),
-        f"{masks_lib.kept(masks):,}",
-        f"{masks_lib.size(masks):,}",
-        f"{100 * masks_lib.density(masks):.2f}",
-    )
 
 
 def _fill(

@@ -18,9 +18,9 @@ import pytest
 
 from tflottery.core import config, files
 from tflottery.core.records import Round
-from tflottery.lab.report import drawing
 from tflottery.lab.report import write as report_lib
 from tflottery.search import run_dir as run_dir_lib
+from tflottery.showing import drawing
 from tflottery.ticket import Ticket
 
 EVIL = "<script>alert(1)</script>"
@@ -159,7 +159,7 @@ def undrawn(monkeypatch):
     """Leaves figures empty where a test is about words, as drawing takes long."""
 
     def draw(plot, *, alt, caption, height=0):
-        return drawing.Picture(svg=b"", alt=alt, caption=caption)
+        return drawing.Picture(svg=b"", onto=plot, alt=alt, caption=caption)
 
     monkeypatch.setattr(drawing, "draw", draw)
 

@@ -23,11 +23,11 @@ if _given is None:
 else:
     os.environ["TF_USE_LEGACY_KERAS"] = _given
 
-import tf_keras  # noqa: E402
-from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import (  # noqa: E402
+import tf_keras
+from tensorflow_model_optimization.python.core.sparsity.keras.prune_registry import (
     PruneRegistry,
 )
-from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (  # noqa: E402
+from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
     PruneLowMagnitude,
 )
 

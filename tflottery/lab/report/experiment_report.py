@@ -7,9 +7,11 @@ from typing import Any
 from tflottery.core import files
 from tflottery.core.checks import Kind, check, is_number, list_of, or_none
 from tflottery.lab.report import figures, page, results, tables
-from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline, share
+from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline
 from tflottery.lab.report.page import Details, Section
 from tflottery.lab.report.results import Cell, Curve, Setting
+from tflottery.showing import ticket_figures
+from tflottery.showing.drawing import share
 
 _NAMES = {"fine_tuned": "fine-tuned", "two_layer": "two-layer"}
 # What the page shows by itself, and not among the settings.
@@ -140,7 +142,7 @@ def _section(
             figures.accuracy(setting),
             figures.differences(setting, tolerance),
             figures.steps_to_best(setting),
-            figures.layers(densities, title),
+            ticket_figures.layers(densities, title),
         ],
         details=[
             *([Details(summary="Every layer", table=layers)] if layers else []),

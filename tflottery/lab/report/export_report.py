@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflottery import ExportReport
-from tflottery.lab.report import drawing
-from tflottery.lab.report.intervals import share
 from tflottery.lab.report.page import Section, Table
+from tflottery.showing import drawing
+from tflottery.showing.drawing import share
 
 # A file's report, and its metrics as `evaluate_tflite` returns them.
 Exported = tuple[ExportReport, Mapping[str, float]]

@@ -2,13 +2,13 @@
 
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tflottery.lab.report import drawing
-from tflottery.lab.report.drawing import BLACK, GREY, Picture
-from tflottery.lab.report.intervals import Interval, compare, interval, share
+from tflottery.lab.report.intervals import Interval, compare, interval
 from tflottery.lab.report.results import Curve, Point, Setting
+from tflottery.showing import drawing
+from tflottery.showing.drawing import BLACK, GREY, Picture, share
 
 _STARTS = {"trained": "θT", "rewind": "θk", "initial": "θ0"}
 _NAMES = {
@@ -82,57 +82,6 @@ def differences(setting: Setting, tolerance: float) -> Picture | None:
         "arm wins if its whole interval is at or above "
         + (f"-{100 * tolerance:g} points." if tolerance > 0 else "zero."),
     )
-
-
-def layers(densities: Sequence[Mapping[str, float]], title: str) -> Picture | None:
-    """Draws the density of every layer, averaged over the tickets; none draws nothing.
-
-    `densities` hold the share kept by path for each of the tickets that `title` names.
-    """
-    found = means_by_layer(densities)
-    if not found:
-        return None
-    values = dict(zip(layer_names(list(found)), found.values(), strict=True))
-
-    def plot(axes: Any) -> None:
-        drawing.bars(axes, values)
-        axes.set_xlabel("weights left in the layer (%)")
-
-    listed = ", ".join(f"{name} {mean:.3g}" for name, (mean, *_) in values.items())
-    return drawing.draw(
-        plot,
-        height=0.9 + 0.22 * len(values),
-        alt=f"Weights left per layer in percent: {listed}.",
-        caption=f"Weights left per layer, {title}."
-        + (" Black lines: range over the seeds." if len(densities) > 1 else ""),
-    )
-
-
-def means_by_layer(
-    densities: Sequence[Mapping[str, float]],
-) -> dict[str, tuple[float, float, float]]:
-    """Returns each layer's mean density in percent, with the smallest and largest.
-
-    >>> means_by_layer([{"a": 0.25}, {"a": 0.75}])
-    {'a': (50.0, 25.0, 75.0)}
-    """
-    found = {}
-    for path in densities[0] if densities else ():
-        values = [100 * density[path] for density in densities if path in density]
-        found[path] = statistics.fmean(values), min(values), max(values)
-    return found
-
-
-def layer_names(paths: Sequence[str]) -> list[str]:
-    """Returns the paths without their last part if all have the same one.
-
-    >>> layer_names(["a/kernel", "b/kernel"]), layer_names(["a/kernel", "a/bias"])
-    (['a', 'b'], ['a/kernel', 'a/bias'])
-    """
-    parts = [drawing.plain(path).rpartition("/") for path in paths]
-    if len({end for _, _, end in parts}) == 1 and all(start for start, _, _ in parts):
-        return [start for start, _, _ in parts]
-    return ["".join(part) for part in parts]
 
 
 def overlap(pairs: Sequence[tuple[float, float]]) -> Picture | None:

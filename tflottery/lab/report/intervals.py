@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 from tflottery.core import extras
 from tflottery.lab.report.results import Curve, Point
+from tflottery.showing.drawing import share
 
 # Finer than any accuracy; without it, 0.895 - 0.9 would be below -0.005.
 _ROUNDING = 1e-9
@@ -219,17 +220,6 @@ def points(
         digits = 2 if half is not None and _ROUNDING <= half < 0.00095 else 1
     text = f"{mean:{'+' if signed else ''}.{digits}f}"
     return text if half is None else f"{text} ± {100 * half:.{digits}f}"
-
-
-def share(density: float) -> str:
-    """Returns a density as a percentage with at most three digits.
-
-    >>> share(0.0687), share(1.0), share(0.2621), share(0.00412)
-    ('6.9 %', '100 %', '26.2 %', '0.41 %')
-    """
-    percent = 100 * density
-    digits = 0 if percent >= 99.95 else 1 if percent >= 1 else 2
-    return f"{percent:.{digits}f} %"
 
 
 def headline(choice: Choice | None, tolerance: float = 0.0) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from tflottery.lab.report.drawing import Picture
+from tflottery.showing.drawing import Picture
 
 
 @dataclasses.dataclass(frozen=True)

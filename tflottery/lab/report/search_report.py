@@ -9,12 +9,12 @@ from tflottery.core import files
 from tflottery.core.checks import TEXT, check, dict_of, list_of, or_none
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.records import Round
-from tflottery.lab.report import drawing, figures, page, tables
+from tflottery.lab.report import page, tables
 from tflottery.lab.report.experiment_report import plain
-from tflottery.lab.report.intervals import share
 from tflottery.lab.report.page import Details, Section, Table
+from tflottery.showing import ticket_figures
+from tflottery.showing.drawing import share
 
-_LARGEST = 1e100  # Matplotlib cannot draw longer axes.
 # Values of a manifest, apart from its config.
 _MANIFEST = {
     "paths": list_of(TEXT),
@@ -49,14 +49,15 @@ def search_page(path: Any, *more: Section) -> bytes:
         monitor = choose_monitor(rounds[0].metrics)
     chosen = None if ticket is None else ticket.round
     sections = []
-    if any(_counts(r, monitor) for r in rounds):
+    if any(ticket_figures.counts(r, monitor) for r in rounds):
         shown = rounds[-1 if chosen is None else chosen]
         title = f"round {shown.round}, {share(1 - shown.sparsity)} of the weights"
         layers = tables.layers([shown.density_per_layer], title)
         drawn = [
-            rounds_metric(rounds, monitor, chosen),
-            learning_curves(rounds, monitor),
-            figures.layers([shown.density_per_layer], title),
+            ticket_figures.rounds_metric(rounds, monitor, chosen),
+            ticket_figures.learning_curves(rounds, monitor),
+            ticket_figures.layers([shown.density_per_layer], title),
+            *([ticket_figures.first_masks(ticket.masks)] if ticket else []),
         ]
         details = [Details(summary="Every layer", table=layers)]
         sections.append(Section(figures=drawn, details=details))
@@ -162,83 +163,3 @@ def _call(config: LotteryConfig) -> str:
     defaults, given = LotteryConfig().to_dict(), config.to_dict()
     changed = [f"{name}={v!r}" for name, v in given.items() if v != defaults[name]]
     return f"tflottery.find_ticket({', '.join(['model', 'ds', *changed])})"
-
-
-def rounds_metric(
-    rounds: Sequence[Round], monitor: str, chosen: int | None
-) -> drawing.Picture:
-    """Draws the metric after each round of a search over density."""
-    found = {
-        r.round: (1 - r.sparsity, r.metrics[monitor])
-        for r in rounds
-        if _counts(r, monitor)
-    }
-    densities, metrics = zip(*found.values(), strict=True)
-
-    def plot(axes: Any) -> None:
-        if 0 in found:
-            dense = found[0][1]
-            axes.axhline(dense, color=drawing.BLACK, ls="--", lw=1, label="dense")
-        percents = [100 * density for density in densities]
-        color, marker, _ = drawing.STYLES["ticket trained"]
-        axes.plot(percents, metrics, color=color, marker=marker, label="rounds")
-        if chosen in found:
-            density, metric = found[chosen]
-            color, *_ = drawing.STYLES["ticket initial"]
-            axes.plot(
-                100 * density, metric, "*", ms=14, color=color, label="the ticket"
-            )
-        drawing.density_axis(axes, densities)
-        axes.set_ylabel(drawing.plain(monitor))
-
-    listed = "; ".join(f"{metric:.4g} at {share(d)}" for d, metric in found.values())
-    return drawing.draw(
-        plot,
-        alt=f"{monitor} over weights left: {listed}.",
-        caption=f"{monitor} after each round; round 0 is the dense network.",
-    )
-
-
-def learning_curves(rounds: Sequence[Round], monitor: str) -> drawing.Picture | None:
-    """Draws the metric over the epochs of each round of a search."""
-    curves = [
-        (r, [v if abs(v) < _LARGEST else math.nan for v in r.history[monitor]])
-        for r in rounds
-        if r.history.get(monitor)
-    ]
-    if not curves:
-        return None
-
-    def plot(axes: Any) -> None:
-        from matplotlib import cm, colors, ticker
-
-        left = [100 * (1 - r.sparsity) for r, _ in curves]
-        bounds = colors.LogNorm(min([*left, 50]), 100)
-        colormap = cm.ScalarMappable(bounds, "cividis")
-        dense = {"color": drawing.BLACK, "ls": "--", "lw": 1.6, "zorder": 3}
-        for (r, values), percent in zip(curves, left, strict=True):
-            sparse = {"color": colormap.cmap(bounds(percent)), "lw": 1.2}
-            look = sparse if r.round else dense | {"label": "dense"}
-            marker = "o" if len(values) == 1 else None
-            axes.plot(range(1, len(values) + 1), values, marker=marker, **look)
-        bar = axes.figure.colorbar(
-            colormap, ax=axes, pad=0.02, label="weights left (%)", **drawing.percents()
-        )
-        bar.minorticks_off()
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        axes.set_xlabel("epochs trained in the round")
-        axes.set_ylabel(drawing.plain(monitor))
-
-    ends = "; ".join(
-        f"round {r.round} ends at {values[-1]:.4g}" for r, values in curves
-    )
-    return drawing.draw(
-        plot,
-        alt=f"{monitor} over the epochs of {len(curves)} rounds: {ends}.",
-        caption=f"{monitor} in each round; darker lines have fewer weights.",
-    )
-
-
-def _counts(record: Round, monitor: str) -> bool:
-    value = record.metrics.get(monitor)
-    return record.failure is None and value is not None and abs(value) < _LARGEST

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tflottery.lab.report import figures, intervals
-from tflottery.lab.report.intervals import Interval, compare, share, verdict
+from tflottery.lab.report.intervals import Interval, compare, verdict
 from tflottery.lab.report.page import Table
 from tflottery.lab.report.results import SETTING, Cell, Curve, Point, Setting
+from tflottery.showing import ticket_figures
+from tflottery.showing.drawing import share
 
 # How far, as a share, a point's density may be from the one asked for.
 _SAME_DENSITY = 0.02
@@ -87,7 +89,7 @@ def layers(densities: Sequence[Mapping[str, float]], title: str) -> Table | None
     """Returns the density of every layer, averaged over the tickets."""
     rows = [
         {"weight": path, "left (%)": f"{mean:.2f}"}
-        for path, (mean, *_) in figures.means_by_layer(densities).items()
+        for path, (mean, *_) in ticket_figures.means_by_layer(densities).items()
     ]
     return (
         Table(f"Weights left per layer, {title}", rows, ("weight",)) if rows else None

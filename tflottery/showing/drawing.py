@@ -58,6 +58,7 @@ class Picture:
     """A drawn figure: an SVG file."""
 
     svg: bytes
+    onto: Callable[[Any], None]  # Draws it onto a Matplotlib figure.
     alt: str  # What it shows, for readers who cannot see it.
     caption: str  # What to know when looking at it.
 
@@ -75,16 +76,31 @@ def draw(
     Raises:
         ImportError: If Matplotlib is not installed; the message says how to install it.
     """
-    with _matplotlib() as figures:
-        figure = figures.Figure(figsize=(_WIDTH, height), layout="constrained")
+
+    def onto(figure: Any) -> None:
         axes = figure.add_subplot()
         plot(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
             figure.legend(handles, labels, loc="outside lower center", ncols=2)
+
+    with _matplotlib() as figures:
+        figure = figures.Figure(figsize=(_WIDTH, height), layout="constrained")
+        onto(figure)
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(svg=svg.getvalue(), alt=alt, caption=caption)
+    return Picture(svg=svg.getvalue(), onto=onto, alt=alt, caption=caption)
+
+
+def panels(pictures: Sequence[Picture]) -> Any:
+    """Returns a Matplotlib figure with the pictures side by side."""
+    with _matplotlib() as figures:
+        size = (_WIDTH * len(pictures), 3.6)
+        figure = figures.Figure(figsize=size, layout="constrained")
+        parts = figure.subfigures(1, len(pictures), squeeze=False)[0]
+        for part, picture in zip(parts, pictures, strict=True):
+            picture.onto(part)
+    return figure
 
 
 @contextlib.contextmanager
@@ -111,6 +127,17 @@ def plain(text: str) -> str:
     'a\ufffdb'
     """
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def share(density: float) -> str:
+    """Returns a density as a percentage with at most three digits.
+
+    >>> share(0.0687), share(1.0), share(0.2621), share(0.00412)
+    ('6.9 %', '100 %', '26.2 %', '0.41 %')
+    """
+    percent = 100 * density
+    digits = 0 if percent >= 99.95 else 1 if percent >= 1 else 2
+    return f"{percent:.{digits}f} %"
 
 
 def percents() -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Showing: the figures, tables and pages of a ticket and of a search."""
