@@ -296,8 +296,8 @@ ARGUMENTS = {
         "`resume` must be one of 'auto', 'never'. Received: resume='always'"
     ),
     "run_dir=3": (
-        "`run_dir` must be a local path, or a URL that starts with gs://, s3:// or "
-        'az://, such as "runs/a" or "gs://bucket/a". Received: run_dir=3'
+        "`run_dir` must be a local path, or a URL that fsspec knows, such as "
+        '"runs/a", "s3://bucket/a" or "hf://user/repository/a". Received: run_dir=3'
     ),
     "criterion=lambda trained: trained": (
         "`criterion` must take two dicts of arrays, (trained, rewind), and "

@@ -486,8 +486,7 @@ def test_a_second_search_in_one_process_is_refused(tmp_path):
         assert run.path == tmp_path.with_name(tmp_path.name + "-2")
 
 
-def test_a_run_dir_may_lie_in_an_object_store(unbroken, tmp_path, monkeypatch):
-    monkeypatch.setitem(files._PACKAGES, "memory", "fsspec")
+def test_a_run_dir_may_lie_in_an_object_store(unbroken, tmp_path):
     folder = files.path_of(f"memory://{tmp_path}/run")
     assert not isinstance(folder, pathlib.Path)
     with pytest.raises(KeyboardInterrupt):

@@ -36,7 +36,7 @@ EXCEPTIONS = {
 
 # Libraries that the core may import; those for file formats and URLs in files.py only.
 CORE_MAY_IMPORT = {"numpy"}
-FILES_MAY_IMPORT = CORE_MAY_IMPORT | {"safetensors", "ml_dtypes", "upath"}
+FILES_MAY_IMPORT = CORE_MAY_IMPORT | {"safetensors", "ml_dtypes", "fsspec", "upath"}
 
 TENSORFLOW = {"tensorflow", "tf_keras", "tensorflow_model_optimization"}
 FRAMEWORKS = TENSORFLOW | {"keras", "jax", "torch"}

@@ -134,9 +134,8 @@ def test_a_search_is_kept_in_s3_goes_on_there_and_is_locked(tmp_path):
 
 
 @pytest.fixture
-def folder(monkeypatch, tmp_path):
+def folder(tmp_path):
     """A folder in an object store in memory."""
-    monkeypatch.setitem(files._PACKAGES, "memory", "fsspec")
     return files.path_of(f"memory://{tmp_path}/run")
 
 

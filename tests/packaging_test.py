@@ -20,8 +20,9 @@ TREES = {
 # Distributions that are not named like the package that one imports.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "upath": "universal_pathlib"}
 DISTRIBUTIONS |= {"absl": "absl-py"}
-# Declared for tensorflow-datasets, run as a program, as a backend of Keras, for s3://.
+# Declared for tensorflow-datasets, run as a program, as a backend of Keras, for URLs.
 NOT_IMPORTED = {"importlib-resources", "ethos-u-vela", "jax", "s3fs"}
+NOT_IMPORTED |= {"huggingface-hub"}
 
 
 def normal(name: str) -> str:

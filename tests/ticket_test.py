@@ -138,6 +138,20 @@ def test_ten_lines_of_safetensors_and_numpy_read_a_ticket(saved):
             assert mine[path].dtype == theirs[path].dtype
 
 
+def test_a_ticket_may_lie_wherever_fsspec_reads_and_writes(saved, tmp_path):
+    url = f"memory:/{tmp_path}/a.ticket"
+    ticket().save(url)
+    assert files.path_of(url).read_bytes() == saved.read_bytes()
+    assert ticket_lib.load_ticket(url).rounds == ticket_lib.load_ticket(saved).rounds
+
+
+def test_a_url_of_the_hugging_face_hub_is_of_its_file_system():
+    hub = pytest.importorskip("huggingface_hub")
+    path = files.path_of("hf://user/repository/a.ticket")
+    assert isinstance(path.fs, hub.HfFileSystem)
+    assert str(path.parent / "b") == "hf://user/repository/b"
+
+
 def test_a_sparse_ticket_is_small(tmp_path):
     kernel = np.random.default_rng(0).normal(size=(300, 100)).astype("float32")
     masks = {"k/kernel": np.zeros(kernel.shape, bool)}
@@ -340,8 +354,9 @@ def test_what_is_no_path_is_refused(call, path):
     with pytest.raises((TypeError, ValueError)) as caught:
         call(path)
     assert str(caught.value) == (
-        "`path` must be a local path, or a URL that starts with gs://, s3:// or az://, "
-        f'such as "runs/a" or "gs://bucket/a". Received: path={path!r}'
+        "`path` must be a local path, or a URL that fsspec knows, such as "
+        '"runs/a", "s3://bucket/a" or "hf://user/repository/a". Received: '
+        f"path={path!r}"
     )
 
 
@@ -473,7 +488,7 @@ def test_a_plot_has_the_metric_the_layers_and_the_first_masks():
     assert labels == [
         "weights left (%), log scale",
         "weights left in the layer (%)",
-        "",
+        "mask of dense/kernel, kept is black",
     ]
     [picture] = parts[2].axes[0].get_images()
     assert picture.get_array().tolist() == [[1, 0], [1, 1]]

@@ -8,7 +8,6 @@ so that an error can name the damaged part.
 import contextlib
 import errno
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -27,8 +26,6 @@ _PLAIN |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _AGAIN = "Copy the file again from its source."
 # What reading a damaged header may raise.
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-# The package that each kind of object store needs.
-_PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
 class FileError(ValueError):
@@ -55,24 +52,30 @@ def path_of(path: Any, name: str = "path") -> Any:
         if isinstance(path, UPath):
             return path
     is_text = isinstance(text, str)
-    scheme, is_url, _ = text.partition("://") if is_text else ("", "", "")
-    if not text or not is_text or "\0" in text or (is_url and scheme not in _PACKAGES):
-        raise (ValueError if is_text else TypeError)(
-            f"`{name}` must be a local path, or a URL that starts with gs://, s3:// or "
-            f'az://, such as "runs/a" or "gs://bucket/a". Received: {name}={path!r}'
-        )
-    if not is_url:
-        return pathlib.Path(os.path.expanduser(text))
-    package = _PACKAGES[scheme]
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(
-            f"`{name}` needs the package {package} for {scheme}:// URLs. Run `pip "
-            f"install {package}`. Received: {name}={path!r}"
-        )
-    from upath import UPath
+    if is_text and text and "\0" not in text:
+        scheme, is_url, _ = text.partition("://")
+        if not is_url:
+            return pathlib.Path(os.path.expanduser(text))
+        import fsspec
+        from upath import UPath
+        from upath.registry import available_implementations
 
-    # Without a cache of listings: another machine may have changed the store since.
-    return UPath(text, use_listings_cache=False)
+        # A file:// URL would not be written completely or not at all.
+        if scheme in {*available_implementations()} - {"file", "local"}:
+            try:
+                fsspec.get_filesystem_class(scheme)
+            except ImportError as error:
+                raise ImportError(
+                    f"`{name}` needs a package that is missing. {error}. Received: "
+                    f"{name}={path!r}"
+                ) from error
+            # Without a cache of listings: another machine may have changed the store.
+            return UPath(text, use_listings_cache=False)
+    raise (ValueError if is_text else TypeError)(
+        f"`{name}` must be a local path, or a URL that fsspec knows, such as "
+        f'"runs/a", "s3://bucket/a" or "hf://user/repository/a". Received: '
+        f"{name}={path!r}"
+    )
 
 
 def make_folder(path: Any) -> None:

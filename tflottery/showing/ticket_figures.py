@@ -165,6 +165,8 @@ def first_masks(masks: Masks) -> Picture | None:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(f"mask of {name}, kept is black")
 
     name = drawing.plain(path)
     kept = share(float(np.mean(mask)))
