@@ -33,11 +33,12 @@ def kernels(model):
         ("conv4", CIFAR, 2_425_024, 259_776),
         ("conv6", CIFAR, 2_261_184, 1_144_512),
         ("resnet20", CIFAR, 270_896, 270_256),
+        ("resnet6", CIFAR, 278_624, 277_344),
         ("resnet18", CIFAR, 11_164_352, 11_159_232),
         ("vgg19", CIFAR, 20_024_000, 20_018_880),
     ],
 )
-def test_kernels_have_as_many_weights_as_in_the_papers(
+def test_kernels_have_as_many_weights_as_documented(
     keras, name, shape, total, in_convolutions
 ):
     model = models.builder(name)(shape, 10, keras=keras)

@@ -50,6 +50,15 @@ def test_learning_rates_drop_at_their_steps_exactly(keras):
     np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 2 + [0.001] * 2, rtol=1e-6)
 
 
+def test_a_learning_rate_with_a_warmup_rises_and_then_falls_to_zero(keras):
+    make = SGD(learning_rate=0.1, warmup=0.25)
+    rate = make(keras, 8).learning_rate
+    if not callable(rate):
+        rate = make(keras, 8)._learning_rate
+    rates = [float(rate(step)) for step in (0, 1, 2, 5, 8)]
+    np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.05, 0], atol=1e-7)
+
+
 def test_weight_decay_is_the_papers_in_the_long_run(keras):
     """Compares with SGD that has the penalty in the gradient, at a small rate."""
     optimizer = SGD(learning_rate=0.01, momentum=0.9, weight_decay=0.02)(keras, 1)

@@ -104,9 +104,24 @@ def resnet20(net: Network) -> None:
 
 
 @_model
-def resnet20_narrow(net: Network) -> None:
-    """`resnet20` at half its width: 67,912 kernel weights on CIFAR-10."""
-    _resnet(net, (8, 16, 32), blocks=3)
+def resnet6(net: Network) -> None:
+    """A ResNet for two cores: 278,624 kernel weights on CIFAR-10, 7.5M multiply-adds.
+
+    Three convolutions of stride 2 (32, 64 and 128 channels) go down to 4x4 places,
+    where weights are cheap; the last two are followed by a residual convolution each.
+
+    Source: made for the study in docs/results/transfer.md.
+    """
+    for stage, filters in enumerate((32, 64, 128), start=1):
+        net.conv_bn(filters, f"stage{stage}_conv", strides=2)
+        net.add("ReLU", name=f"stage{stage}_relu")
+        if stage > 1:
+            start = net.x
+            net.conv_bn(filters, f"stage{stage}_residual")
+            net.add("ReLU", name=f"stage{stage}_residual_relu")
+            layer = net.keras.layers.Add(name=f"stage{stage}_add")
+            net.x = layer([start, net.x])
+    net.add("GlobalAveragePooling2D", name="average_pool")
 
 
 @_model

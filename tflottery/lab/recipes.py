@@ -122,6 +122,24 @@ _MEHTA_VGG19 = dataclasses.replace(
         learning_rate=1e-2, weight_decay=1e-4, drops=((1 / 2, 1e-3), (3 / 4, 1e-4))
     ),
 )
+_RESNET6 = Recipe(
+    name="resnet6",
+    source="made for the study in docs/results/transfer.md",
+    model="resnet6",
+    dataset="cifar10",
+    batch_size=128,
+    steps=2_250,  # Six epochs.
+    optimizer=SGD(learning_rate=0.2, weight_decay=5e-4, warmup=0.2),
+    validation=0.04,
+    standardized=True,
+    input_shape=(32, 32, 3),
+    augment=flip_and_crop,
+    keep="last",
+    skip=("output",),
+    retrain="learning_rate",
+    target_sparsity=0.95,
+    tolerance=0.005,
+)
 
 
 def _target(source: Recipe, dataset: str, steps: int) -> Recipe:
@@ -146,6 +164,7 @@ RECIPES: dict[str, Recipe] = {
         _MEHTA_VGG19,
         _target(_MEHTA_VGG19, "fashion_mnist", 112_000),
         _target(_MEHTA_VGG19, "smallnorb", 50_000),
+        _RESNET6,
     )
 }
 

@@ -31,7 +31,10 @@ class Adam:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Makes a Keras SGD whose learning rate drops during a round.
+    """Makes a Keras SGD whose learning rate changes during a round.
+
+    It drops in steps, or with a `warmup` rises to `learning_rate` and then falls to 0
+    as a half cosine.
 
     `weight_decay` is the factor of the weights in the gradient, as in the papers, where
     momentum accumulates it to weight_decay / (1 - momentum). Keras' own decay bypasses
@@ -43,6 +46,7 @@ class SGD:
     weight_decay: float = 0.0
     # Pairs of a share of the round's steps, in (0, 1), and the rate from there on.
     drops: tuple[tuple[float, float], ...] = ()
+    warmup: float = 0.0  # Share of the round's steps, in [0, 1).
 
     def __call__(self, keras: Any, steps: int) -> Any:
         rate: Any = self.learning_rate
@@ -52,6 +56,11 @@ class SGD:
         if bounds:
             rate = keras.optimizers.schedules.PiecewiseConstantDecay(
                 bounds, [rate, *(after for _, after in self.drops)]
+            )
+        if self.warmup:
+            rise = round(self.warmup * steps)
+            rate = keras.optimizers.schedules.CosineDecay(
+                0.0, steps - rise, warmup_target=rate, warmup_steps=rise
             )
         return keras.optimizers.SGD(
             rate,
@@ -75,11 +84,15 @@ class Recipe:
     steps: int  # Optimizer steps of a round.
     optimizer: Optimizer
     validation: float = 0.1  # Share of the training images, in (0, 1).
+    images_per_class: int | None = None  # Training images; `None` is all.
     standardized: bool = (
         False  # Channels get mean 0, deviation 1; else values in [0, 1].
     )
     input_shape: tuple[int, int, int] | None = None  # To adapt images to.
     augment: Augment | None = None  # Augments a batch of training images.
+    # The epoch whose weights an experiment reports: "best" on validation, or "last",
+    # for a rate that ends at 0 and validation images too few to choose by.
+    keep: str = "best"
     # As in `LotteryConfig`.
     prune_fraction: float = 0.2
     target_sparsity: float = 0.9
@@ -96,6 +109,8 @@ class Recipe:
         checks.whole("batch_size", self.batch_size, at_least=1)
         checks.whole("steps", self.steps, at_least=1)
         checks.fraction("validation", self.validation, "a share of the training images")
+        if self.keep not in ("best", "last"):
+            raise ValueError(unknown("keep", self.keep, ("best", "last")))
         LotteryConfig(**self.search_settings(self.batch_size))
 
     def epochs(self, num_images: int) -> int:
@@ -118,8 +133,9 @@ class Recipe:
 
         Images are adapted to `input_shape`, then scaled, or standardized by the
         statistics of the training images. Validation images are taken from the
-        training images; `seed` chooses them.
+        training images; `seed` chooses them, and the `images_per_class`.
         """
+        images = images.per_class(self.images_per_class, seed)
         shape = self.input_shape or images.input_shape
         adapted = {
             k: pixels.adapt(getattr(images, k), shape) for k in ("x_train", "x_test")

@@ -78,6 +78,26 @@ def test_the_split_depends_on_the_seed_alone():
     assert chosen(1) == chosen(1) != chosen(2)
 
 
+def test_images_per_class_are_the_same_for_a_seed_and_those_of_fewer_are_among_them():
+    data = images(
+        x_train=np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1),
+        x_test=np.zeros((6, 1, 1, 1), np.uint8),
+    )
+    assert data.per_class(None, seed=0) is data
+    few, more = (data.per_class(count, seed=0) for count in (1, 3))
+    assert np.bincount(more.y_train).tolist() == [3] * 5
+    np.testing.assert_array_equal(more.y_train, more.x_train.ravel() % 5)
+    assert set(few.x_train.ravel()) < set(more.x_train.ravel())
+    assert set(data.per_class(1, seed=1).x_train.ravel()) != set(few.x_train.ravel())
+    assert len(few.x_test) == 6
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_more_images_per_class_than_there_are_are_an_error(count):
+    with pytest.raises(ValueError, match=f"`images_per_class` must be .*{count}"):
+        images().per_class(count, seed=0)
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 0.01, 0.99])
 def test_a_fraction_that_leaves_a_part_empty_is_an_error(fraction):
     with pytest.raises(ValueError, match=r"`fraction` (must be in|leaves no image)"):

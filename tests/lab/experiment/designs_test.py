@@ -13,7 +13,11 @@ def test_the_papers_transfer_compares_every_arm_regime_and_head():
     paper = designs.design("sparse_transfer", "paper")
     trials = list(paper.trials(0))
     assert len(trials) == 4 * (1 + 15 * 5)
-    assert {t.weights for t in trials if t.arm == "ticket"} == set(designs.TICKETS)
+    assert {t.weights for t in trials if t.arm == "ticket"} == {
+        "trained",
+        "rewind",
+        "initial",
+    }
     assert {t.regime for t in trials} == {"fine_tuned", "frozen"}
     assert {t.head for t in trials} == {"linear", "two_layer"}
     # 20 % of what is left each round, as in the paper.
@@ -21,20 +25,39 @@ def test_the_papers_transfer_compares_every_arm_regime_and_head():
 
 
 def test_the_figures_have_eight_densities_down_to_5_percent_and_five_arms():
-    for name, seeds in (("sparse_transfer", 3), ("lenet_transfer", 5)):
+    sanity = {("dense", "fresh"), ("layer_shuffled", "trained")}
+    for name, seeds, more in (
+        ("sparse_transfer", 3, sanity),
+        ("few_shot_transfer", 3, sanity),
+        ("lenet_transfer", 5, set()),
+    ):
         figure = designs.design(name, "cpu")
         densities = [figure.density(number) for number in figure.rounds]
-        assert len(densities) >= 8
+        assert len(densities) >= 6
         assert densities[-1] <= 0.05 + 1e-9
         assert figure.seeds == seeds
         trials = {(t.arm, t.weights) for t in figure.trials(0)}
-        assert trials == {
+        assert trials == more | {
             ("dense", "trained"),
             ("ticket", "trained"),
             ("ticket", "initial"),
             ("reinitialized", "fresh"),
             ("randomly_masked", "fresh"),
         }
+
+
+def test_only_the_tickets_own_weights_and_dense_ones_are_frozen_with_every_head():
+    trials = list(designs.design("sparse_transfer", "cpu").trials(0))
+    targets = ("fashion_mnist_50", "fashion_mnist_500", "fashion_mnist_all")
+    assert {t.target for t in trials} == set(targets)
+    assert len(trials) == 3 * ((2 + 6 * 5) + 2 * (1 + 6))
+    frozen = [t for t in trials if t.regime == "frozen"]
+    assert {(t.arm, t.weights) for t in frozen} == {
+        ("dense", "trained"),
+        ("ticket", "trained"),
+    }
+    assert {t.head for t in frozen} == {"linear", "two_layer"}
+    assert {t.head for t in trials if t.regime == "fine_tuned"} == {"linear"}
 
 
 @pytest.mark.parametrize("design", ALL, ids=lambda d: f"{d.name}-{d.preset}")
@@ -48,7 +71,7 @@ def test_designs_that_smoke_need_no_download(name):
     smoke = designs.DESIGNS[name].get("smoke")
     if smoke is not None:
         assert smoke.source.dataset == "digits"
-        assert smoke.target is None or smoke.target.dataset == "digits"
+        assert all(target.dataset == "digits" for target in smoke.targets)
 
 
 def test_an_arm_of_step_k_needs_a_rewind_step():

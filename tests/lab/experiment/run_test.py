@@ -27,7 +27,7 @@ SMOKE = designs.design("sparse_transfer", "smoke")
 TINY = dataclasses.replace(
     SMOKE,
     source=dataclasses.replace(SMOKE.source, steps=10, rewind_step=3),
-    target=dataclasses.replace(SMOKE.target, steps=10),
+    targets=(dataclasses.replace(SMOKE.targets[0], steps=10),),
     prunings=2,
     rounds=(2,),
     arms=("trained", "randomly_masked"),
@@ -94,7 +94,13 @@ def test_the_masks_of_a_cell_hold_to_the_end_and_differ_from_the_cell_before(fin
     found = load_ticket(folder / "searches" / TINY.ticket(0, 2))
     images = datasets.load("digits").of_classes(TINY.target_classes)
     place = bench.Bench(
-        TINY, 5, images, regime="fine_tuned", head="linear", ticket=found
+        TINY,
+        TINY.targets[0],
+        5,
+        images,
+        regime="fine_tuned",
+        head="linear",
+        ticket=found,
     )
     before = None
     for trial in (t for t in ONE_HEAD.trials(0) if t.round == 2):
@@ -316,7 +322,7 @@ def test_smallnorb_in_its_real_format_goes_through_the_whole_experiment(
         source=dataclasses.replace(
             mehta, dataset="digits", target_sparsity=0.5, validation=0.2, **changes
         ),
-        target=dataclasses.replace(mehta, validation=1 / 6, **changes),
+        targets=(dataclasses.replace(mehta, validation=1 / 6, **changes),),
         prunings=1,
         rounds=(1,),
         arms=("trained",),

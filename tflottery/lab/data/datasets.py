@@ -79,6 +79,31 @@ class Images:
         _, (x, y) = self.split_validation(count / len(self.x_train), seed=0)
         return dataclasses.replace(self, x_train=x, y_train=y)
 
+    def per_class(self, count: int | None, seed: int) -> "Images":
+        """Returns the dataset with `count` training images of each class.
+
+        `seed` draws them, the same ones first for a smaller count; `None` means all.
+
+        Raises:
+            ValueError: If a class has fewer.
+        """
+        if count is None:
+            return self
+        checks.whole("images_per_class", count, at_least=1)
+        fewest = np.bincount(self.y_train, minlength=self.num_classes).min()
+        if count > fewest:
+            raise ValueError(
+                f"`images_per_class` must be at most {fewest}, the images of the "
+                f"smallest class of {self.name}. Received: images_per_class={count}"
+            )
+        order = np.random.default_rng(seed).permutation(len(self.y_train))
+        labels = self.y_train[order]
+        chosen = [order[labels == c][:count] for c in range(self.num_classes)]
+        chosen = np.sort(np.concatenate(chosen))
+        return dataclasses.replace(
+            self, x_train=self.x_train[chosen], y_train=self.y_train[chosen]
+        )
+
     def of_classes(self, classes: Collection[int] | None) -> "Images":
         """Returns the images of some classes, with labels from 0; `None` means all."""
         if classes is None:

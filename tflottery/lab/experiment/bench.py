@@ -19,7 +19,7 @@ from tflottery.core import masks as masks_lib
 from tflottery.lab import models, training
 from tflottery.lab.data import pipelines
 from tflottery.lab.data.datasets import Images
-from tflottery.lab.experiment.designs import CONTROLS, TICKETS, Design, Search, Trial
+from tflottery.lab.experiment.design import CONTROLS, TICKETS, Design, Search, Trial
 from tflottery.lab.training import Arrays, Recipe
 
 _EVALUATION_BATCH = 1_000
@@ -54,16 +54,17 @@ def search(
 
 
 class Bench:
-    """Trains the cells of one regime and one head.
+    """Trains the cells of one target, one regime and one head.
 
-    The source task has `num_classes`; `images` are the target task's or, without one,
-    the source task's. The `ticket` may be any of the design. After `train`, `model` has
-    the weights of the best epoch.
+    The source task has `num_classes`; `target` and `images` are the target task's or,
+    without one, `None` and the source task's. The `ticket` may be any of the design.
+    After `train`, `model` has the weights of the epoch that the recipe keeps.
     """
 
     def __init__(
         self,
         design: Design,
+        target: Recipe | None,
         num_classes: int,
         images: Images,
         *,
@@ -71,14 +72,14 @@ class Bench:
         head: str,
         ticket: tflottery.Ticket,
     ):
-        self._recipe = design.target or design.source
+        self._recipe = target or design.source
         self._images = images
         self._network = functools.partial(
             models.builder(design.source.model),
             self._recipe.input_shape or images.input_shape,
             num_classes,
         )
-        self._transfers = design.target is not None
+        self._transfers = target is not None
         self._regime, self._head = regime, head
         self.model = self._student(ticket, 0) if self._transfers else self._network()
         training.compile_model(
@@ -103,16 +104,23 @@ class Bench:
         weights: Any = trial.weights if trial.weights in TICKETS else "trained"
         found.apply(self.model, weights=weights)
         epochs = self._recipe.epochs(len(arrays.train[0]))
-        best: Any = keras.callbacks.EarlyStopping(
-            "val_accuracy", mode="max", patience=epochs, restore_best_weights=True
-        )
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=self._check)]
+        if self._recipe.keep == "best":
+            callbacks.append(
+                keras.callbacks.EarlyStopping(
+                    "val_accuracy",
+                    mode="max",
+                    patience=epochs,
+                    restore_best_weights=True,
+                )
+            )
         train.epoch = 0
         history = self.model.fit(
             train,
             validation_data=arrays.validation,
             validation_batch_size=_EVALUATION_BATCH,
             epochs=epochs,
-            callbacks=[best, keras.callbacks.LambdaCallback(on_epoch_end=self._check)],
+            callbacks=callbacks,
             shuffle=False,
             verbose=0,
         )
@@ -120,14 +128,18 @@ class Bench:
             *arrays.test, _EVALUATION_BATCH, return_dict=True, verbose=0
         )
         diverged = not math.isfinite(history.history["loss"][-1])
+        values = history.history["val_accuracy"]
+        best = values.index(max(values))
         return {
             "density": found.density,
             "sparsity": found.sparsity,
             "dataset": self._images.name,
+            "images_per_class": self._recipe.images_per_class,
             "metric": float(metrics["accuracy"]),
-            "val_metric": float(best.best),
+            "val_metric": values[best if self._recipe.keep == "best" else -1],
+            "val_metrics": values,
             "steps": len(history.epoch) * len(train),
-            "steps_to_best": (best.best_epoch + 1) * len(train),
+            "steps_to_best": (best + 1) * len(train),
             "seconds": time.monotonic() - began,
             "density_per_layer": masks_lib.density_per_layer(found.masks),
             "failure": "diverged" if diverged else None,
@@ -139,7 +151,7 @@ class Bench:
 
     def _ticket_of(self, trial: Trial, ticket: tflottery.Ticket) -> tflottery.Ticket:
         """Returns the ticket that a cell trains, derived from its round's."""
-        if trial.arm in CONTROLS:
+        if trial.weights == "fresh" or trial.arm in CONTROLS:
             fresh = controls.weights_of(self._network(seed=_OTHER_SEEDS + trial.seed))
             ticket = controls.ARMS[trial.arm](ticket, fresh, trial.seed)
         return self._student(ticket, trial.seed).ticket if self._transfers else ticket

@@ -1,136 +1,12 @@
-"""Designs: the published comparisons as data: networks, tasks and arms."""
+"""Designs: the published comparisons."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from tflottery.lab import recipes
+from tflottery.lab.experiment.design import HEADS, REGIMES, Design
 from tflottery.lab.models import unknown
 from tflottery.lab.training import SGD, Adam, Recipe
-
-TICKETS = ("trained", "rewind", "initial")
-"""The arms that start from a ticket's own weights: θT, θk and θ0."""
-
-CONTROLS = ("reinitialized", "randomly_masked", "layer_shuffled", "globally_shuffled")
-"""The arms of `tflottery.controls` that a ticket is compared with."""
-
-REGIMES = ("fine_tuned", "frozen")
-HEADS = ("linear", "two_layer")
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """One search of a design: its name, number of prunings and last sparsity."""
-
-    seed: int
-    name: str
-    prunings: int
-    sparsity: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One cell of a design: a network to train.
-
-    Training starts from the `weights` `"trained"`, `"rewind"` or `"initial"`; for a
-    control from `"fresh"`, or `"trained"` if it has the ticket's own weights.
-    """
-
-    arm: str  # "ticket", "dense" or a name in `CONTROLS`.
-    weights: str
-    round: int  # Round of the search that its masks come from; 0 is dense.
-    seed: int  # Seed of its search, its order of the data and its head.
-    regime: str = "fine_tuned"  # Or "frozen", if only the head trains.
-    head: str = "linear"  # Or "two_layer".
-
-    @property
-    def name(self) -> str:
-        """A unique name, for its folder."""
-        return (
-            f"seed{self.seed}/round{self.round:02d}-{self.arm}-{self.weights}-"
-            f"{self.regime}-{self.head}"
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Design:
-    """A comparison: a search on a source task, and arms trained on a target task.
-
-    Each pruning keeps the same share of the remaining weights, down to the source's
-    `target_sparsity`. Without a target, the arms are trained like the source, on the
-    same task with the same head.
-    """
-
-    name: str  # As in `tflottery reproduce NAME`.
-    preset: str  # "smoke", "cpu" or "paper".
-    shows: str  # The claim that it tests, in one sentence.
-    source: Recipe  # How tickets are searched for.
-    target: Recipe | None  # How the arms are trained.
-    prunings: int  # How often to prune, at least 1.
-    rounds: tuple[int, ...]  # Rounds to compare at, from 1 to `prunings`.
-    arms: tuple[str, ...]  # Names in `TICKETS` and `CONTROLS`, besides dense.
-    regimes: tuple[str, ...] = ("fine_tuned",)
-    heads: tuple[str, ...] = ("linear",)
-    seeds: int = 3  # Default number of seeds.
-    images: int | None = None  # Most training images of each task; `None` is all.
-    one_shot: bool = False  # Prunes to each density at once, from the dense network.
-    source_classes: tuple[int, ...] | None = None  # Those that make up the task.
-    target_classes: tuple[int, ...] | None = None
-
-    def __post_init__(self):
-        for name, known in (
-            ("arms", (*TICKETS, *CONTROLS)),
-            ("regimes", REGIMES),
-            ("heads", HEADS),
-            ("rounds", range(1, self.prunings + 1)),
-        ):
-            for value in getattr(self, name):
-                if value not in known:
-                    raise ValueError(
-                        f"Each of `{name}` must be one of "
-                        f"{', '.join(map(str, known))}. Received: {value!r}"
-                    )
-        if "rewind" in self.arms and not self.source.rewind_step:
-            raise ValueError(
-                "`arms` has 'rewind' (θk), but `source` has rewind_step=0, which makes "
-                "it equal to 'initial' (θ0). Leave it out, or set a `rewind_step`."
-            )
-
-    def density(self, round_number: int) -> float:
-        """Returns the density that a round is pruned to, before rounding."""
-        target = 1 - self.source.target_sparsity
-        return target ** (round_number / self.prunings)
-
-    def searches(self, seed: int) -> list[Search]:
-        """Returns the searches of a seed."""
-        if not self.one_shot:
-            sparsity = self.source.target_sparsity
-            return [Search(seed, f"seed{seed}", self.prunings, sparsity)]
-        return [
-            Search(seed, f"seed{seed}-once{number:02d}", 1, 1 - self.density(number))
-            for number in self.rounds
-        ]
-
-    def ticket(self, seed: int, round_number: int) -> str:
-        """Returns the path of a round's ticket, relative to the searches."""
-        if not self.one_shot:
-            return f"seed{seed}/rounds/{round_number:03d}.ticket"
-        once = round_number or self.rounds[0]
-        return f"seed{seed}-once{once:02d}/rounds/{min(round_number, 1):03d}.ticket"
-
-    def trials(self, seed: int) -> Iterator[Trial]:
-        """Yields the cells of a seed, grouped by the compiled model that they share."""
-        for regime, head in itertools.product(self.regimes, self.heads):
-            more: dict[str, Any] = {"seed": seed, "regime": regime, "head": head}
-            start = "initial" if self.target is None else "trained"
-            yield Trial(arm="dense", weights=start, round=0, **more)
-            for number, arm in itertools.product(self.rounds, self.arms):
-                if arm in TICKETS:
-                    yield Trial(arm="ticket", weights=arm, round=number, **more)
-                else:
-                    own = "trained" if arm == "layer_shuffled" else "fresh"
-                    yield Trial(arm=arm, weights=own, round=number, **more)
 
 
 def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
@@ -152,24 +28,35 @@ def _changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 _WITHOUT_REWIND = ("trained", "initial", "reinitialized", "randomly_masked")
+_SANITY = (
+    "trained",
+    "layer_shuffled",
+    "initial",
+    "reinitialized",
+    "randomly_masked",
+    "from_scratch",
+)
 _MEHTA = recipes.recipe("mehta_resnet18")
 _LENET = recipes.recipe("frankle_lenet")
 _DIGITS = recipes.recipe("digits")
-_SMALL_RESNET = _changed(
-    _MEHTA,
-    name="mehta_resnet20_narrow",
-    model="resnet20_narrow",
-    input_shape=(16, 16, 3),
-    augment=None,
-    batch_size=64,
-    steps=705,
-    # At most a tenth of the paper's steps, so ten times its first learning rate.
-    optimizer=SGD(
-        learning_rate=5e-2, weight_decay=1e-4, drops=((0.5, 5e-3), (0.75, 5e-4))
-    ),
-    retrain="learning_rate",
-    target_sparsity=0.95,
-)
+_RESNET6 = recipes.recipe("resnet6")
+
+
+def _targets(dataset: str, sizes: dict[int | None, int]) -> tuple[Recipe, ...]:
+    """Returns a recipe for each number of images per class, with its steps."""
+    return tuple(
+        dataclasses.replace(
+            _RESNET6,
+            name=f"{dataset}_{size or 'all'}",
+            dataset=dataset,
+            images_per_class=size,
+            steps=steps,
+            optimizer=SGD(learning_rate=0.05, weight_decay=5e-4, warmup=0.2),
+            validation=0.1 if size else 0.04,
+        )
+        for size, steps in sizes.items()
+    )
+
 
 _TRANSFER = Design(
     name="sparse_transfer",
@@ -178,7 +65,7 @@ _TRANSFER = Design(
     "(Mehta 2019, section 4).",
     # θk is from Frankle et al. (2020, figure 5); Mehta has only θ0 and θT.
     source=dataclasses.replace(_MEHTA, rewind_step=1_000),
-    target=recipes.recipe("mehta_resnet18_fashion_mnist"),
+    targets=(recipes.recipe("mehta_resnet18_fashion_mnist"),),
     prunings=15,
     rounds=tuple(range(1, 16)),
     arms=("trained", "rewind", "initial", "reinitialized", "randomly_masked"),
@@ -194,7 +81,7 @@ _FRANKLE = Design(
     shows="Tickets trained again from θ0 reach the dense network's accuracy; "
     "re-initialized ones do not (Frankle & Carbin 2019, figures 3 and 4).",
     source=_LENET,
-    target=None,
+    targets=(),
     prunings=16,
     rounds=tuple(range(1, 17)),
     arms=("initial", "reinitialized", "randomly_masked"),
@@ -216,29 +103,38 @@ for _design in (
     dataclasses.replace(
         _TRANSFER,
         name="sparse_transfer_norb",
-        target=recipes.recipe("mehta_resnet18_smallnorb"),
+        targets=(recipes.recipe("mehta_resnet18_smallnorb"),),
     ),
     dataclasses.replace(
         _TRANSFER,
         name="sparse_transfer_vgg19",
         source=dataclasses.replace(recipes.recipe("mehta_vgg19"), rewind_step=1_000),
-        target=recipes.recipe("mehta_vgg19_fashion_mnist"),
+        targets=(recipes.recipe("mehta_vgg19_fashion_mnist"),),
     ),
     dataclasses.replace(
         _TRANSFER,
         preset="cpu",
-        source=_SMALL_RESNET,
-        target=_changed(
-            _SMALL_RESNET,
-            name="mehta_resnet20_narrow_fashion_mnist",
-            dataset="fashion_mnist",
-        ),
-        prunings=8,
-        rounds=tuple(range(1, 9)),
-        arms=_WITHOUT_REWIND,
-        regimes=("fine_tuned",),
-        heads=("linear",),
-        images=10_000,
+        source=_RESNET6,
+        targets=_targets("fashion_mnist", {50: 200, 500: 540, None: 900}),
+        prunings=6,
+        rounds=tuple(range(1, 7)),
+        arms=_SANITY,
+        frozen_arms=("trained",),
+    ),
+    dataclasses.replace(
+        _TRANSFER,
+        name="few_shot_transfer",
+        preset="cpu",
+        shows="With few labels, tickets of five classes of CIFAR-10 beat dense "
+        "networks on the other five (T et al. 2022).",
+        source=dataclasses.replace(_RESNET6, steps=1_128),
+        targets=_targets("cifar10", {50: 160, 500: 432}),
+        prunings=6,
+        rounds=tuple(range(1, 7)),
+        arms=_SANITY,
+        frozen_arms=("trained",),
+        source_classes=(0, 1, 2, 3, 4),
+        target_classes=(5, 6, 7, 8, 9),
     ),
     dataclasses.replace(
         _TRANSFER,
@@ -251,11 +147,13 @@ for _design in (
             target_sparsity=0.9,
             rewind_step=20,
         ),
-        target=_changed(
-            _DIGITS,
-            name="digits_5_to_9",
-            steps=60,
-            optimizer=Adam(learning_rate=5e-3),
+        targets=(
+            _changed(
+                _DIGITS,
+                name="digits_5_to_9",
+                steps=60,
+                optimizer=Adam(learning_rate=5e-3),
+            ),
         ),
         prunings=4,
         rounds=(2, 4),
@@ -270,8 +168,10 @@ for _design in (
         shows="Tickets of LeNet-300-100 on MNIST reach the dense network's accuracy on "
         "FashionMNIST.",
         source=_LENET_SOURCE,
-        target=_changed(
-            _LENET_SOURCE, name="lenet_fashion_mnist", dataset="fashion_mnist"
+        targets=(
+            _changed(
+                _LENET_SOURCE, name="lenet_fashion_mnist", dataset="fashion_mnist"
+            ),
         ),
         prunings=9,
         rounds=tuple(range(1, 10)),

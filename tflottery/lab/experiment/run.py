@@ -24,10 +24,11 @@ from tflottery.core import files, masks
 from tflottery.core.checks import whole
 from tflottery.core.records import library_versions
 from tflottery.lab.data import datasets
-from tflottery.lab.experiment.designs import Design, Search, Trial
+from tflottery.lab.experiment.design import Design, Search, Trial
 from tflottery.lab.experiment.executors import EXECUTORS, Executor, local
 from tflottery.lab.experiment.progress import Progress
 from tflottery.lab.models import unknown
+from tflottery.lab.training import Recipe
 
 _VERSIONS = ("tflottery", "keras", "tensorflow", "jax", "numpy")
 
@@ -72,8 +73,11 @@ def run(
     folder = _absolute(run_dir)
     _open(folder, design)
     worker = _Worker(design, data_dir and _absolute(data_dir), folder)
-    searches = [part for seed in range(count) for part in design.searches(seed)]
-    cells = [trial for seed in range(count) for trial in design.trials(seed)]
+    # A cluster searches with all seeds at once; one process finishes seed by seed.
+    every = list(range(count))
+    groups = [[seed] for seed in every] if executor is local else [every]
+    searches = [part for seed in every for part in design.searches(seed)]
+    cells = [trial for seed in every for trial in design.trials(seed)]
     rounds_done = {part.name: worker.rounds_done(part) for part in searches}
     results = _Results(folder, design, count, command)
     progress = Progress(
@@ -87,26 +91,35 @@ def run(
         worker = dataclasses.replace(worker, on_round=add_round)
     try:
         with progress.bars:
-            left = [
-                part
-                for part in searches
-                if not (folder / "searches" / part.name / "ticket.safetensors").exists()
-            ]
-            for part in executor(worker.search, left):
-                if executor is not local:
-                    for _ in range(part.prunings + 1 - rounds_done[part.name]):
-                        add_round(part.name)
-            if left:
-                results.compare_masks()
-            left = [t for t in cells if not _result_path(folder, t).exists()]
-            for trial in executor(worker.train, left):
-                row = results.add(trial)
-                progress.add(
-                    "cells",
-                    f"seed {trial.seed}, {100 * row['density']:.2f} % left, "
-                    f"{trial.arm} ({trial.weights}), {trial.regime}, {trial.head} "
-                    f"head: {row['failure'] or format(row['metric'], '.4f')}",
-                )
+            for group in groups:
+                left = [
+                    part
+                    for part in searches
+                    if part.seed in group
+                    and not (
+                        folder / "searches" / part.name / "ticket.safetensors"
+                    ).exists()
+                ]
+                for part in executor(worker.search, left):
+                    if executor is not local:
+                        for _ in range(part.prunings + 1 - rounds_done[part.name]):
+                            add_round(part.name)
+                if left:
+                    results.compare_masks()
+                left = [
+                    trial
+                    for trial in cells
+                    if trial.seed in group and not _result_path(folder, trial).exists()
+                ]
+                for trial in executor(worker.train, left):
+                    row = results.add(trial)
+                    where = f"{trial.target}, " if len(design.targets) > 1 else ""
+                    progress.add(
+                        "cells",
+                        f"seed {trial.seed}, {where}{100 * row['density']:.2f} % left, "
+                        f"{trial.arm} ({trial.weights}), {trial.regime}, {trial.head} "
+                        f"head: {row['failure'] or format(row['metric'], '.4f')}",
+                    )
     except KeyboardInterrupt:
         progress.say(f"Stopped. Run the same command to resume: {folder}")
         raise
@@ -139,7 +152,7 @@ class _Worker:
         from tflottery.lab.experiment import bench
 
         on_round = functools.partial(self.on_round, part.name)
-        run_dir, images = self.folder / "searches" / part.name, self._images("source")
+        run_dir, images = self.folder / "searches" / part.name, self._images(None)
         bench.search(self.design.source, images, part, run_dir, on_round)
         return part
 
@@ -164,25 +177,32 @@ class _Worker:
     def _bench(self, trial: Trial, ticket: Any) -> Any:
         from tflottery.lab.experiment import bench
 
-        key = self.folder, trial.regime, trial.head
+        key = self.folder, trial.target, trial.regime, trial.head
         if key not in _CACHE:
+            # One at a time: each holds the images of its target.
+            for other in [k for k, v in _CACHE.items() if isinstance(v, bench.Bench)]:
+                del _CACHE[other]
+            target = self.design.target(trial.target)
             _CACHE[key] = bench.Bench(
                 self.design,
-                self._images("source").num_classes,
-                self._images("source" if self.design.target is None else "target"),
+                target,
+                self._images(None).num_classes,
+                self._images(target),
                 regime=trial.regime,
                 head=trial.head,
                 ticket=ticket,
             )
         return _CACHE[key]
 
-    def _images(self, task: str) -> datasets.Images:
-        key = self.folder, task
+    def _images(self, target: Recipe | None) -> datasets.Images:
+        """Returns the images of a target or, without one, of the source."""
+        design = self.design
+        dataset = (target or design.source).dataset
+        classes = design.target_classes if target else design.source_classes
+        key = self.folder, dataset, classes
         if key not in _CACHE:
-            dataset = getattr(self.design, task).dataset
             images = datasets.load(dataset, data_dir=self.data_dir)
-            images = images.of_classes(getattr(self.design, f"{task}_classes"))
-            _CACHE[key] = images.limited(self.design.images)
+            _CACHE[key] = images.of_classes(classes).limited(design.images)
         return _CACHE[key]
 
 

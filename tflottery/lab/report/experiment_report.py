@@ -190,9 +190,12 @@ def _setting_name(settings: Sequence[Setting], setting: Setting) -> str:
     parts = []
     for name in results.SETTING:
         value = getattr(setting, name)
-        if value and len({getattr(s, name) for s in settings}) > 1:
-            end = " head" if name == "head" else ""
-            parts.append(f"{_NAMES.get(value, value)}{end}")
+        if len({getattr(s, name) for s in settings}) > 1:
+            if name == "images_per_class":
+                parts.append(f"{value} images per class" if value else "all images")
+            elif value:
+                end = " head" if name == "head" else ""
+                parts.append(f"{_NAMES.get(value, value)}{end}")
     return ", ".join(parts)
 
 
@@ -201,7 +204,9 @@ def _tolerance(header: Mapping[str, Any]) -> float:
     recipe = header.get("recipe")
     places: list[Any] = [header]
     if isinstance(recipe, dict):
-        places += [recipe.get("target"), recipe, recipe.get("source")]
+        targets = recipe.get("targets") or recipe.get("target")
+        places += targets if isinstance(targets, list) else [targets]
+        places += [recipe, recipe.get("source")]
     for place in places:
         value: Any = place.get("tolerance") if isinstance(place, dict) else None
         if is_number(value) and 0 <= value < 1:

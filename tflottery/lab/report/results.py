@@ -4,13 +4,13 @@ import dataclasses
 import math
 import operator
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tflottery.core import checks
-from tflottery.core.checks import NUMBER, TEXT, WHOLE, or_none
+from tflottery.core.checks import NUMBER, TEXT, WHOLE, list_of, or_none
 
-SETTING = ("experiment", "dataset", "regime", "head")
+SETTING = ("experiment", "dataset", "images_per_class", "regime", "head")
 """The attributes of a cell that name its setting."""
 
 # If a setting has several dense networks, the first of these is compared with.
@@ -19,12 +19,14 @@ _STARTS = {"trained": 0, "rewind": 1, "initial": 2}
 _SAME_DENSITY = 0.01
 
 _KINDS = {
+    **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
     "arm": TEXT,
     "density": checks.Kind(
         lambda v: checks.is_number(v) and 0 < v <= 1, "a number in (0, 1]"
     ),
     "seed": WHOLE,
-    **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
+    "images_per_class": or_none(WHOLE),
+    "val_metrics": or_none(list_of(NUMBER)),
     **dict.fromkeys(("metric", "val_metric", "steps"), or_none(NUMBER)),
     **dict.fromkeys(("steps_to_best", "seconds"), or_none(NUMBER)),
     "source_round": or_none(WHOLE),
@@ -41,6 +43,7 @@ class Cell:
     seed: int  # Arms are paired by it.
     experiment: str | None = None
     dataset: str | None = None
+    images_per_class: int | None = None  # Training images; `None` is all.
     regime: str | None = None
     head: str | None = None
     weights: str | None = (
@@ -48,6 +51,7 @@ class Cell:
     )
     metric: float | None = None  # Test accuracy, in [0, 1].
     val_metric: float | None = None  # Validation accuracy, in [0, 1].
+    val_metrics: Sequence[float] | None = None  # After each epoch.
     steps: float | None = None
     steps_to_best: float | None = None  # To the best validation accuracy.
     seconds: float | None = None
@@ -131,6 +135,7 @@ class Setting:
 
     experiment: str | None
     dataset: str | None
+    images_per_class: int | None
     regime: str | None
     head: str | None
     dense: Point | None
