@@ -10,6 +10,7 @@ from tflottery.lab.report import figures, page, results, tables
 from tflottery.lab.report.intervals import HOW, Choice, choose, compare, headline
 from tflottery.lab.report.page import Details, Section
 from tflottery.lab.report.results import Cell, Curve, Setting
+from tflottery.lab.report.verdicts import verdicts as judged
 from tflottery.showing import ticket_figures
 from tflottery.showing.drawing import share
 
@@ -44,11 +45,14 @@ def experiment_page(path: Any) -> bytes:
         check("mask_overlap", header.get("mask_overlap"), _OVERLAPS)
     except ValueError as error:
         raise files.FileError(f"{path} is not a valid results file. {error}") from error
-    tolerance = _tolerance(header)
+    tolerance = tolerance_of(header)
     settings = results.settings(cells)
     sections, verdicts = [], []
+    gain = figures.gain(settings)
+    if gain:
+        sections.append(Section(title="What a ticket is worth", figures=[gain]))
     for setting in settings:
-        name = _setting_name(settings, setting)
+        name = setting_name(settings, setting)
         chosen = [(c, choose(c, setting.dense, tolerance)) for c in setting.tickets]
         sections.append(_section(name, setting, chosen, tolerance))
         verdicts += [
@@ -67,7 +71,8 @@ def experiment_page(path: Any) -> bytes:
         sections,
         shows=header.get("shows"),
         how=_how(first_name, first, tolerance) if first else "",
-        verdicts=[(name, headline(c, tolerance)) for name, c in verdicts[1:]],
+        verdicts=judged(settings, tolerance, setting_name)
+        or [(name, headline(c, tolerance)) for name, c in verdicts[1:]],
         notes=_notes(cells, settings, header),
     )
 
@@ -185,21 +190,21 @@ def _item(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _setting_name(settings: Sequence[Setting], setting: Setting) -> str:
+def setting_name(settings: Sequence[Setting], setting: Setting) -> str:
     """Returns what tells a setting from the others; nothing if it is the only one."""
     parts = []
     for name in results.SETTING:
         value = getattr(setting, name)
         if len({getattr(s, name) for s in settings}) > 1:
             if name == "images_per_class":
-                parts.append(f"{value} images per class" if value else "all images")
+                parts.append(figures.size(value))
             elif value:
                 end = " head" if name == "head" else ""
                 parts.append(f"{_NAMES.get(value, value)}{end}")
     return ", ".join(parts)
 
 
-def _tolerance(header: Mapping[str, Any]) -> float:
+def tolerance_of(header: Mapping[str, Any]) -> float:
     """Returns the tolerance of the target's recipe, or of the only recipe."""
     recipe = header.get("recipe")
     places: list[Any] = [header]

@@ -84,6 +84,72 @@ def differences(setting: Setting, tolerance: float) -> Picture | None:
     )
 
 
+def gain(settings: Sequence[Setting]) -> Picture | None:
+    """Draws by how much θT beats dense from scratch, for each number of images.
+
+    Only settings that are fine-tuned and have dense networks from scratch are drawn.
+    Each line starts at 100 % with the pretrained dense network.
+    """
+    lines: dict[str, list[tuple[float, Interval]]] = {}
+    for setting in settings:
+        curves = {(c.arm, c.weights): c for c in setting.curves}
+        scratch = curves.get(("dense", "fresh"))
+        ticket = curves.get(("ticket", "trained"))
+        if not scratch or not ticket or not setting.dense:
+            continue
+        found = [
+            (point.density, difference.times(100))
+            for point in (setting.dense, *ticket.points)
+            if (difference := compare(point, scratch.points[0]).test)
+        ]
+        if found:
+            name = size(setting.images_per_class)
+            if len({s.dataset for s in settings}) > 1:
+                name = f"{setting.dataset}, {name}"
+            lines[name] = found
+    if not lines:
+        return None
+
+    def plot(axes: Any) -> None:
+        looks = itertools.cycle(drawing.STYLES.values())
+        for name, found in lines.items():
+            color, marker, line = next(looks)
+            axes.errorbar(
+                [100 * density for density, _ in found],
+                [v.mean for _, v in found],
+                yerr=[v.half or 0 for _, v in found],
+                color=color,
+                marker=marker,
+                linestyle=line,
+                capsize=2,
+                elinewidth=0.8,
+                label=name,
+            )
+        axes.axhline(0, color=BLACK, linewidth=1.2, label="dense from scratch")
+        drawing.density_axis(axes, [d for found in lines.values() for d, _ in found])
+        axes.set_ylabel("gain over dense from scratch (points)")
+
+    listed = "; ".join(
+        f"{name} {found[0][1].mean:+.1f} at {share(found[0][0])}, "
+        f"{found[-1][1].mean:+.1f} at {share(found[-1][0])}"
+        for name, found in lines.items()
+    )
+    return drawing.draw(
+        plot,
+        alt=f"Gain of θT over dense from scratch, in points of accuracy: {listed}.",
+        caption="What pretrained weights are worth as fewer of them are left: the test "
+        "accuracy of the ticket θT, fine-tuned, less that of the whole network trained "
+        "from scratch on the same images. At 100 % is the pretrained dense network: "
+        "where a line stays level, the ticket equals it. Bars: 95 % intervals by "
+        "Student's t over the seeds.",
+    )
+
+
+def size(images_per_class: int | None) -> str:
+    """Returns how many training images a target has, in words."""
+    return f"{images_per_class} images per class" if images_per_class else "all images"
+
+
 def overlap(pairs: Sequence[tuple[float, float]]) -> Picture | None:
     """Draws how much of their masks the tickets of two seeds share.
 
