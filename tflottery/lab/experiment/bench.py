@@ -104,7 +104,9 @@ class Bench:
         weights: Any = trial.weights if trial.weights in TICKETS else "trained"
         found.apply(self.model, weights=weights)
         epochs = self._recipe.epochs(len(arrays.train[0]))
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=self._check)]
+        callbacks: list[Any] = [
+            keras.callbacks.LambdaCallback(on_epoch_end=self._check)
+        ]
         if self._recipe.keep == "best":
             callbacks.append(
                 keras.callbacks.EarlyStopping(
