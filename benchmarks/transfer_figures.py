@@ -92,6 +92,7 @@ for setting in settings:
         pictures[f"accuracy{end}"] = figures.accuracy(setting)
         if len(settings) == 1:
             pictures["steps"] = figures.steps_to_best(setting)
+        pictures[f"cost{end}"] = figures.cost(setting)
 for what, picture in pictures.items():
     if picture is not None:
         files.write(arguments.out / f"{name}_{what}.svg", picture.svg)

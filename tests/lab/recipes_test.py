@@ -82,7 +82,7 @@ def test_patterns_match_weights_of_the_recipes_network(name):
 
 def test_every_published_model_has_a_recipe():
     known = {recipe.model for recipe in RECIPES.values()}
-    assert known == set(models.MODELS)
+    assert known == set(models.MODELS) - {"conv4_narrow"}  # Of no paper.
 
 
 def test_a_recipe_is_found_by_model_and_dataset():

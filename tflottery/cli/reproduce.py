@@ -12,8 +12,10 @@ def define(parser: argparse.ArgumentParser) -> None:
         "name",
         metavar="NAME",
         help="lenet_mnist or conv_cifar10 (Frankle & Carbin 2019), sparse_transfer "
-        "(Mehta 2019), sparse_transfer_one_shot or lenet_transfer; with the preset "
-        "paper also sparse_transfer_norb and sparse_transfer_vgg19",
+        "(Mehta 2019), sparse_transfer_one_shot or lenet_transfer; cost_accuracy or "
+        "cost_accuracy_conv (what a ticket costs, and what else the same training "
+        "buys); with the preset paper also sparse_transfer_norb and "
+        "sparse_transfer_vgg19",
     )
     text = "minutes, hours on a few cores (the default), or as published"
     flag("--preset", choices=["smoke", "cpu", "paper"], default="cpu", help=text)

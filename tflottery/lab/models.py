@@ -67,6 +67,12 @@ def conv4(net: Network) -> None:
 
 
 @_model
+def conv4_narrow(net: Network) -> None:
+    """Conv-4 at a quarter of its filters: 215,728 kernel weights on 16x16 images."""
+    _conv(net, (16, 32))
+
+
+@_model
 def conv6(net: Network) -> None:
     """Conv-6 of the same table: 2,261,184 kernel weights on CIFAR-10.
 

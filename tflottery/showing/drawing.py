@@ -26,6 +26,13 @@ STYLES = {
     "reinitialized": ("#CC79A7", "v", ":"),
     "layer_shuffled": ("#56B4E9", "P", "-."),
     "globally_shuffled": ("#999999", "X", "--"),
+    "learning_rate_rewinding": ("#0072B2", "o", "-"),
+    "settle": ("#009E73", "^", "-"),
+    "one_shot_rewound": ("#CC79A7", "v", ":"),
+    "one_shot_fine_tuned": ("#56B4E9", "P", ":"),
+    "gradual": ("#666666", "<", "--"),
+    "gradual_twice": ("#000000", ">", "--"),
+    "ac_dc": ("#999999", "*", "-."),
 }
 """Colour, marker and line style of each arm."""
 
@@ -69,18 +76,26 @@ class Picture:
 
 
 def draw(
-    plot: Callable[[Any], None], *, alt: str, caption: str, height: float = 3.4
+    plot: Callable[[Any], None],
+    *,
+    alt: str,
+    caption: str,
+    height: float = 3.4,
+    parts: int = 1,
 ) -> Picture:
     """Returns what `plot` draws on the Matplotlib axes that it is given.
+
+    With several `parts`, in rows of two, `plot` is given them all.
 
     Raises:
         ImportError: If Matplotlib is not installed; the message says how to install it.
     """
 
     def onto(figure: Any) -> None:
-        axes = figure.add_subplot()
-        plot(axes)
-        handles, labels = axes.get_legend_handles_labels()
+        rows, columns = -(-parts // 2), min(parts, 2)
+        axes = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+        plot(axes if parts > 1 else axes[0])
+        handles, labels = axes[0].get_legend_handles_labels()
         if labels:
             figure.legend(handles, labels, loc="outside lower center", ncols=2)
 

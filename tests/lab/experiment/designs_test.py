@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from tflottery.lab.experiment import design as design_lib
 from tflottery.lab.experiment import designs
 
 ALL = [design for presets in designs.DESIGNS.values() for design in presets.values()]
@@ -95,9 +96,25 @@ def test_one_shot_searches_once_for_each_density():
     assert design.ticket(2, 0) == "seed2-once03/rounds/000.ticket"
 
 
+def test_a_comparison_of_costs_searches_once_for_all_densities_that_it_can():
+    design = designs.design("cost_accuracy", "cpu")
+    found = {search.name: search for search in design.searches(seed=1)}
+    assert found["seed1-ticket15"].prunings == 15
+    once = found["seed1-one_shot_rewound10"]
+    assert once.prunings == 1
+    assert once.sparsity == pytest.approx(0.903, abs=0.001)
+    for name in design_lib.SEARCHES:
+        searches = [s for s in found.values() if s.name.startswith(f"seed1-{name}")]
+        assert len(searches) == (4 if "one_shot" in name else 1)
+    assert design.ticket(1, 7) == "seed1-ticket15/rounds/007.ticket"
+    once = design.ticket_of("one_shot_rewound", 1, 15)
+    assert once == "seed1-one_shot_rewound15/rounds/001.ticket"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"methods": ("luck",)}, "`methods` must be one of ticket, .*'luck'"),
         ({"arms": ("best",)}, "`arms` must be one of trained, .*'best'"),
         ({"rounds": (0,)}, "`rounds` must be one of 1, 2.*Received: 0"),
         ({"heads": ("big",)}, "`heads` must be one of linear, two_layer"),

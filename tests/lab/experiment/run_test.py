@@ -252,6 +252,38 @@ def test_frankle_and_carbins_arms_train_on_the_source_task_itself(tmp_path):
     }
 
 
+@pytest.mark.slow
+def test_every_method_reaches_the_searchs_densities_for_the_steps_that_it_says(
+    tmp_path,
+):
+    small = designs.design("cost_accuracy", "smoke")
+    small = dataclasses.replace(
+        small,
+        source=dataclasses.replace(small.source, steps=15),
+        prunings=1,
+        rounds=(1,),
+        methods=("ticket", "gradual_twice", "ac_dc", "randomly_masked"),
+        seeds=1,
+    )
+    rows = {row["arm"]: row for row in run(small, tmp_path)["rows"]}
+    assert {arm: row["cost"] for arm, row in rows.items()} == {
+        "dense": 1,
+        "ticket": pytest.approx(1 + 2 / 3),  # It goes on from the first of 3 epochs.
+        "gradual_twice": 2,
+        "ac_dc": 1,
+        "randomly_masked": 1,
+    }
+    assert rows.pop("dense")["density"] == 1
+    for row in rows.values():
+        assert row["failure"] is None
+        assert row["density"] == pytest.approx(0.03, abs=0.0005)
+    densities = rows["randomly_masked"]["density_per_layer"]
+    assert rows["ac_dc"]["density_per_layer"] == densities
+    assert rows["gradual_twice"]["density_per_layer"] == pytest.approx(
+        densities, abs=0.01
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

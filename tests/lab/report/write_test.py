@@ -18,6 +18,8 @@ import pytest
 
 from tflottery.core import config, files
 from tflottery.core.records import Round
+from tflottery.lab.report import figures
+from tflottery.lab.report import results as results_lib
 from tflottery.lab.report import write as report_lib
 from tflottery.search import run_dir as run_dir_lib
 from tflottery.showing import drawing
@@ -69,6 +71,17 @@ def rows(seeds=3, layer="stem/kernel", **more):
                 | more
             )
     return found
+
+
+def test_accuracy_is_drawn_over_cost_in_a_panel_for_each_density():
+    found = [row | {"cost": 1 + row["source_round"]} for row in rows()]
+    (setting,) = results_lib.settings(results_lib.read(found))
+    picture = figures.cost(setting)
+    assert picture is not None
+    assert "6.9 % left: ticket θT 91.4 for 13, " in picture.alt
+    assert picture.svg.count(b"<!-- 6.9 % left -->") == 1
+    (setting,) = results_lib.settings(results_lib.read(rows()))
+    assert figures.cost(setting) is None
 
 
 def header(**more):

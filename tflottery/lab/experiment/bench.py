@@ -22,8 +22,8 @@ from tflottery.lab.data.datasets import Images
 from tflottery.lab.experiment.design import CONTROLS, TICKETS, Design, Search, Trial
 from tflottery.lab.training import Arrays, Recipe
 
-_EVALUATION_BATCH = 1_000
-_STEPS_PER_EXECUTION = 20
+EVALUATION_BATCH = 1_000
+STEPS_PER_EXECUTION = 20
 # About 50,000 more weights on ResNet-18's 512 features, as in Mehta 2019, section 3.
 _HIDDEN = 100
 # Added to a cell's seed, for weights that its search did not start from.
@@ -37,11 +37,12 @@ def search(
     arrays = recipe.arrays(images, seed=part.seed)
     settings = recipe.search_settings(len(arrays.train[0]))
     settings |= {"rounds": part.prunings, "target_sparsity": part.sparsity}
+    settings |= part.settings
     tflottery.find_ticket(
         training.compile_model(recipe.build(images, seed=part.seed), recipe),
-        _train_pipeline(recipe, arrays, part.seed),
+        train_pipeline(recipe, arrays, part.seed),
         validation_data=arrays.validation,
-        validation_batch_size=_EVALUATION_BATCH,
+        validation_batch_size=EVALUATION_BATCH,
         **settings,
         select="last",
         seed=part.seed,
@@ -83,7 +84,7 @@ class Bench:
         self._regime, self._head = regime, head
         self.model = self._student(ticket, 0) if self._transfers else self._network()
         training.compile_model(
-            self.model, self._recipe, steps_per_execution=_STEPS_PER_EXECUTION
+            self.model, self._recipe, steps_per_execution=STEPS_PER_EXECUTION
         )
         self._optimizer = self.model.optimizer
         self._optimizer.build(self.model.trainable_variables)
@@ -96,7 +97,7 @@ class Bench:
         if trial.seed != self._seed:
             self._seed = trial.seed
             self._arrays = self._recipe.arrays(self._images, seed=trial.seed)
-            self._train = _train_pipeline(self._recipe, self._arrays, trial.seed)
+            self._train = train_pipeline(self._recipe, self._arrays, trial.seed)
         arrays, train = self._arrays, self._train
         found = self._ticket_of(trial, ticket)
         for variable, value in zip(self._optimizer.variables, self._first, strict=True):
@@ -120,14 +121,14 @@ class Bench:
         history = self.model.fit(
             train,
             validation_data=arrays.validation,
-            validation_batch_size=_EVALUATION_BATCH,
+            validation_batch_size=EVALUATION_BATCH,
             epochs=epochs,
             callbacks=callbacks,
             shuffle=False,
             verbose=0,
         )
         metrics = self.model.evaluate(
-            *arrays.test, _EVALUATION_BATCH, return_dict=True, verbose=0
+            *arrays.test, EVALUATION_BATCH, return_dict=True, verbose=0
         )
         diverged = not math.isfinite(history.history["loss"][-1])
         values = history.history["val_accuracy"]
@@ -179,7 +180,9 @@ class Bench:
             )
 
 
-def _train_pipeline(recipe: Recipe, arrays: Arrays, seed: int) -> Any:
+def train_pipeline(recipe: Recipe, arrays: Arrays, seed: int, keras: Any = None) -> Any:
+    """Returns the shuffled batches of a recipe, for Keras 3 or `keras`."""
+    options = {"seed": seed, "augment": recipe.augment, "keras": keras}
     return pipelines.train_pipeline(
-        *arrays.train, batch_size=recipe.batch_size, seed=seed, augment=recipe.augment
+        *arrays.train, batch_size=recipe.batch_size, **options
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tflottery.lab.training import Recipe
@@ -17,6 +17,17 @@ _SCRATCH = "from_scratch"  # The dense network with fresh weights.
 REGIMES = ("fine_tuned", "frozen")
 HEADS = ("linear", "two_layer")
 
+SEARCHES: Mapping[str, Mapping[str, Any]] = {
+    "ticket": {},
+    "learning_rate_rewinding": {"retrain": "learning_rate"},
+    "one_shot_rewound": {"rounds": 1},
+    "one_shot_fine_tuned": {"rounds": 1, "retrain": "fine_tune"},
+}
+"""The methods that are searches, with their settings of `find_ticket`."""
+
+METHODS = (*SEARCHES, "gradual", "gradual_twice", "ac_dc", "randomly_masked")
+"""The methods whose accuracy and cost are compared; see `costs`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Search:
@@ -26,6 +37,7 @@ class Search:
     name: str
     prunings: int
     sparsity: float
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +48,7 @@ class Trial:
     control from `"fresh"`, or `"trained"` if it has the ticket's own weights.
     """
 
-    arm: str  # "ticket", "dense" or a name in `CONTROLS`.
+    arm: str  # "ticket", "dense" or a name in `CONTROLS` or `METHODS`.
     weights: str
     round: int  # Round of the search that its masks come from; 0 is dense.
     seed: int  # Seed of its search, its order of the data and its head.
@@ -78,6 +90,7 @@ class Design:
     frozen_arms: tuple[str, ...] | None = None
     seeds: int = 3  # Default number of seeds.
     images: int | None = None  # Most training images of each task; `None` is all.
+    methods: tuple[str, ...] = ()  # Names in `METHODS`, compared instead of the arms.
     one_shot: bool = False  # Prunes to each density at once, from the dense network.
     source_classes: tuple[int, ...] | None = None  # Those that make up the task.
     target_classes: tuple[int, ...] | None = None
@@ -88,6 +101,7 @@ class Design:
             ("frozen_arms", (*TICKETS, *CONTROLS, _SCRATCH)),
             ("regimes", REGIMES),
             ("heads", HEADS),
+            ("methods", METHODS),
             ("rounds", range(1, self.prunings + 1)),
         ):
             for value in getattr(self, name) or ():
@@ -113,6 +127,13 @@ class Design:
 
     def searches(self, seed: int) -> list[Search]:
         """Returns the searches of a seed."""
+        if self.methods:
+            return [
+                self._search(seed, name, end)
+                for name in SEARCHES
+                if name in (*self.methods, "ticket")
+                for end in self._ends(name)
+            ]
         if not self.one_shot:
             sparsity = self.source.target_sparsity
             return [Search(seed, f"seed{seed}", self.prunings, sparsity)]
@@ -123,13 +144,41 @@ class Design:
 
     def ticket(self, seed: int, round_number: int) -> str:
         """Returns the path of a round's ticket, relative to the searches."""
+        if self.methods:
+            return self.ticket_of("ticket", seed, round_number)
         if not self.one_shot:
             return f"seed{seed}/rounds/{round_number:03d}.ticket"
         once = round_number or self.rounds[0]
         return f"seed{seed}-once{once:02d}/rounds/{min(round_number, 1):03d}.ticket"
 
+    def ticket_of(self, method: str, seed: int, round_number: int) -> str:
+        """Returns the path of what a method that is a search found."""
+        end = min(e for e in self._ends(method) if e >= round_number)
+        found = self._search(seed, method, end)
+        return f"{found.name}/rounds/{min(round_number, found.prunings):03d}.ticket"
+
+    def _ends(self, method: str) -> tuple[int, ...]:
+        """Returns the rounds that a method needs a search of its own for."""
+        return self.rounds if "rounds" in SEARCHES[method] else (self.prunings,)
+
+    def _search(self, seed: int, method: str, end: int) -> Search:
+        settings = SEARCHES[method]
+        return Search(
+            seed,
+            f"seed{seed}-{method}{end:02d}",
+            settings.get("rounds", end),
+            1 - self.density(end),
+            settings,
+        )
+
     def trials(self, seed: int) -> Iterator[Trial]:
         """Yields the cells of a seed, grouped by the compiled model that they share."""
+        if self.methods:
+            start = "rewind" if self.source.rewind_step else "initial"
+            yield Trial(arm="dense", weights="initial", round=0, seed=seed)
+            for method, number in itertools.product(self.methods, self.rounds):
+                yield Trial(arm=method, weights=start, round=number, seed=seed)
+            return
         names = [recipe.name for recipe in self.targets] or [None]
         for regime, head, target in itertools.product(self.regimes, self.heads, names):
             arms = self.arms

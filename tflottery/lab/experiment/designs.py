@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from tflottery.lab import recipes
-from tflottery.lab.experiment.design import HEADS, REGIMES, Design
+from tflottery.lab.experiment.design import HEADS, METHODS, REGIMES, Design
 from tflottery.lab.models import unknown
 from tflottery.lab.training import SGD, Adam, Recipe
 
@@ -86,6 +86,28 @@ _FRANKLE = Design(
     rounds=tuple(range(1, 17)),
     arms=("initial", "reinitialized", "randomly_masked"),
     seeds=5,
+)
+# The rates drop, or rewinding the learning rate would rewind nothing.
+_COST = Design(
+    name="cost_accuracy",
+    preset="cpu",
+    shows="What a ticket costs, and what else the same training buys.",
+    source=_changed(
+        _LENET,
+        name="cost_lenet",
+        batch_size=128,
+        steps=1_440,
+        optimizer=SGD(learning_rate=5e-2, drops=((0.6, 5e-3), (0.8, 5e-4))),
+        scope="global",
+        layer_fractions={},
+        rewind_step=144,
+    ),
+    targets=(),
+    prunings=15,
+    rounds=(7, 10, 13, 15),  # Sparsities of 80.5, 90.3, 95.2 and 97 %.
+    arms=(),
+    methods=METHODS,
+    images=20_000,
 )
 _CONV = dataclasses.replace(
     _FRANKLE,
@@ -196,6 +218,35 @@ for _design in (
         prunings=3,
         rounds=(1, 2, 3),
         seeds=2,
+    ),
+    _COST,
+    dataclasses.replace(
+        _COST,
+        preset="smoke",
+        source=_changed(
+            _COST.source, dataset="digits", model="lenet_small", steps=40, rewind_step=5
+        ),
+        prunings=3,
+        rounds=(2, 3),
+        images=600,
+        seeds=2,
+    ),
+    dataclasses.replace(
+        _COST,
+        name="cost_accuracy_conv",
+        source=_changed(
+            _COST.source,
+            name="cost_conv4_narrow",
+            model="conv4_narrow",
+            dataset="cifar10",
+            batch_size=64,
+            steps=1_128,
+            standardized=True,
+            input_shape=(16, 16, 3),
+            validation=0.1,
+            rewind_step=141,
+        ),
+        images=10_000,
     ),
     _CONV,
     dataclasses.replace(

@@ -175,9 +175,12 @@ class _Worker:
         return trial
 
     def _bench(self, trial: Trial, ticket: Any) -> Any:
-        from tflottery.lab.experiment import bench
+        from tflottery.lab.experiment import bench, costs
 
         key = self.folder, trial.target, trial.regime, trial.head
+        if key not in _CACHE and self.design.methods:
+            folder = self.folder / "searches"
+            _CACHE[key] = costs.Methods(self.design, self._images(None), folder)
         if key not in _CACHE:
             # One at a time: each holds the images of its target.
             for other in [k for k, v in _CACHE.items() if isinstance(v, bench.Bench)]:

@@ -144,6 +144,7 @@ def _section(
         title=name or "Results",
         table=tables.arms(setting, at, tolerance),
         figures=[
+            figures.cost(setting),
             figures.accuracy(setting),
             figures.differences(setting, tolerance),
             figures.steps_to_best(setting),

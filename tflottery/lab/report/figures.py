@@ -16,7 +16,13 @@ _NAMES = {
     "reinitialized": "re-initialized",
     "layer_shuffled": "layer-shuffled mask",
     "globally_shuffled": "globally shuffled mask",
+    "one_shot_rewound": "one-shot, rewound",
+    "one_shot_fine_tuned": "one-shot, fine-tuned",
+    "gradual": "tfmot, one training",
+    "gradual_twice": "tfmot, two trainings",
+    "ac_dc": "AC/DC",
 }
+_TICKET = drawing.STYLES["ticket initial"]
 _T = (
     "Bars and the grey band: 95 % intervals by Student's t over the seeds, cut off at "
     "the frame."
@@ -47,6 +53,61 @@ def accuracy(setting: Setting) -> Picture | None:
         what="Test accuracy in percent",
         caption=f"Test accuracy, mean over the seeds. {_T}",
         most=101,
+    )
+
+
+def cost(setting: Setting) -> Picture | None:
+    """Draws the test accuracy over its cost if known, a part per density."""
+    found: dict[str, list[tuple[Curve, float, Interval]]] = {}
+    for curve in setting.curves:
+        for point in curve.points:
+            spent, reached = _mean(point, "cost"), _mean(point, "metric", 100)
+            if spent and reached:
+                part = found.setdefault(f"{share(point.density)} left", [])
+                part.append((curve, spent.mean, reached))
+    if not found:
+        return None
+
+    def plot(parts: Any) -> None:
+        parts = parts if len(found) > 1 else [parts]
+        for axes, (title, points) in zip(parts, found.items(), strict=False):
+            for index, (curve, spent, reached) in enumerate(points):
+                color, marker, _ = drawing.STYLES.get(curve.arm, _TICKET)
+                axes.errorbar(
+                    # Slightly apart, as several methods cost the same.
+                    spent * 1.04 ** (index - (len(points) - 1) / 2),
+                    reached.mean,
+                    yerr=reached.half or 0,
+                    color=color,
+                    marker=marker,
+                    linestyle="none",
+                    capsize=2,
+                    elinewidth=0.8,
+                    label=label(curve, setting),
+                )
+            axes.set_title(title, fontsize=10)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_ylim(*_limits([reached for _, _, reached in points]))
+        for axes in parts[-2:]:
+            axes.set_xlabel("cost in trainings")
+        for axes in parts[::2]:
+            axes.set_ylabel("test accuracy (%)")
+
+    listed = "; ".join(
+        f"{title}: "
+        + ", ".join(
+            f"{label(c, setting)} {v.mean:.4g} for {x:.3g}" for c, x, v in points
+        )
+        for title, points in found.items()
+    )
+    return drawing.draw(
+        plot,
+        height=1 + 2 * -(-len(found) // 2),
+        parts=len(found),
+        alt=f"Test accuracy in percent over the cost in trainings. {listed}.",
+        caption="Test accuracy over all steps spent to reach it, in trainings "
+        f"of the dense network; mean over the seeds. {_T}",
     )
 
 

@@ -27,7 +27,7 @@ _KINDS = {
     "seed": WHOLE,
     "images_per_class": or_none(WHOLE),
     "val_metrics": or_none(list_of(NUMBER)),
-    **dict.fromkeys(("metric", "val_metric", "steps"), or_none(NUMBER)),
+    **dict.fromkeys(("metric", "val_metric", "steps", "cost"), or_none(NUMBER)),
     **dict.fromkeys(("steps_to_best", "seconds"), or_none(NUMBER)),
     "source_round": or_none(WHOLE),
     "density_per_layer": or_none(checks.dict_of(NUMBER)),
@@ -53,6 +53,7 @@ class Cell:
     val_metric: float | None = None  # Validation accuracy, in [0, 1].
     val_metrics: Sequence[float] | None = None  # After each epoch.
     steps: float | None = None
+    cost: float | None = None  # All steps spent, in trainings of the dense network.
     steps_to_best: float | None = None  # To the best validation accuracy.
     seconds: float | None = None
     source_round: int | None = None  # Round of the search that the masks come from.

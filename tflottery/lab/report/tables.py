@@ -1,6 +1,7 @@
 """Tables: an experiment's numbers by arm, by density and by cell."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from tflottery.lab.report import figures, intervals
@@ -126,6 +127,7 @@ def cells(found: Sequence[Cell]) -> Table:
 
 def _means(point: Point) -> dict[str, str | None]:
     accuracy, steps = point.by_seed("metric"), point.by_seed("steps_to_best")
+    cost = [*point.by_seed("cost").values()]
     mean = intervals.interval(steps.values()) if steps else None
     half = "" if mean is None or mean.half is None else f" ± {mean.half:,.0f}"
     return {
@@ -135,6 +137,7 @@ def _means(point: Point) -> dict[str, str | None]:
         if accuracy
         else "failed",
         "steps to best": mean and f"{mean.mean:,.0f}{half}",
+        "cost (trainings)": f"{statistics.fmean(cost):.1f}" if cost else None,
     }
 
 
