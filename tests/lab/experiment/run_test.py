@@ -259,7 +259,7 @@ def test_every_method_reaches_the_searchs_densities_for_the_steps_that_it_says(
     small = designs.design("cost_accuracy", "smoke")
     small = dataclasses.replace(
         small,
-        source=dataclasses.replace(small.source, steps=15),
+        source=dataclasses.replace(small.source, steps=30),
         prunings=1,
         rounds=(1,),
         methods=("ticket", "gradual_twice", "ac_dc", "randomly_masked"),

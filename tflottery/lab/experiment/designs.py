@@ -224,12 +224,16 @@ for _design in (
         _COST,
         preset="smoke",
         source=_changed(
-            _COST.source, dataset="digits", model="lenet_small", steps=40, rewind_step=5
+            _COST.source,
+            dataset="digits",
+            model="lenet_small",
+            batch_size=60,
+            steps=200,
+            rewind_step=10,
         ),
         prunings=3,
         rounds=(2, 3),
         images=600,
-        seeds=2,
     ),
     dataclasses.replace(
         _COST,
