@@ -4,7 +4,8 @@
 
 Needs `pip install 'tflottery[npu,micro]'`. Finds a ticket as export_sizes.py does, with
 the same flags. Prints what Vela and TFLite Micro say of its files, beside unpruned or
-dense ones, and the accuracy on the whole test set.
+dense ones, and the accuracy on the whole test set; the same of the converter's own
+int8 file.
 """
 
 import pathlib
@@ -29,12 +30,19 @@ def main(_):
         model, x, y = export_sizes.ticket(name)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "model.tflite"
+            plain = export_sizes.converted(model, "int8", x[:256], sparse=False)
+            path.write_bytes(plain)
+            right = export_sizes.accuracy(path, x, y)
+            print(f"{name}, the converter's int8: {right:.2%}, {len(plain):,} bytes")
+            for device in ("ethos-u55-128", "ethos-u85-256"):
+                print(f"  {tflottery.benchmark_tflite(path, on=device)}", flush=True)
             for target, options in EXPORTS:
                 report = tflottery.export_tflite(
                     model,
                     path,
                     target=target,
                     representative_data=x[:256],
+                    tolerance=1,  # the accuracy tells more
                     **options,
                 )
                 right = export_sizes.accuracy(path, x, y)

@@ -47,9 +47,18 @@ def mobilenet(shape, classes, *, seed):
     return model
 
 
+def wide(shape, classes, *, seed):
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    hidden = [layers.Dense(units, activation="relu") for units in (1000, 200)]
+    head = layers.Dense(classes, activation="softmax")
+    return keras.Sequential([keras.Input(shape), layers.Flatten(), *hidden, head])
+
+
 # Data, network, and height and width of the images, or None for their own.
 SOURCES = {
     "lenet": ("mnist", models.lenet_300_100, None),
+    "wide": ("mnist", wide, None),
     "conv6": ("cifar10", models.conv6, None),
     "resnet20": ("cifar10", models.resnet20, None),
     "mobilenet": ("cifar10", mobilenet, 96),
@@ -109,7 +118,15 @@ def accuracy(path, x, y):
 
 
 def converter(model, title, calibration, *, sparse):
-    """Returns the bytes of the converter's own file, or why it fails."""
+    """Returns the size of the converter's own file, or why it fails."""
+    try:
+        return len(converted(model, title, calibration, sparse=sparse))
+    except Exception as error:
+        return f"fails: {type(error).__name__}: {str(error)[:200]}"
+
+
+def converted(model, title, calibration, *, sparse):
+    """Returns the converter's own file."""
     plain = keras.models.clone_model(model)
     plain.set_weights(model.get_weights())
     converter = tf.lite.TFLiteConverter.from_keras_model(plain)
@@ -122,10 +139,7 @@ def converter(model, title, calibration, *, sparse):
         converter.representative_dataset = lambda: ([row[None]] for row in calibration)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.optimizations = optimizations
-    try:
-        return len(converter.convert())
-    except Exception as error:
-        return f"fails: {type(error).__name__}: {str(error)[:200]}"
+    return converter.convert()
 
 
 def ticket(name):

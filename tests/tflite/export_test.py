@@ -124,12 +124,26 @@ def test_uint8_weights_pruned_to_their_zero_point_are_stored_sparse(shape, tmp_p
     assert report.bytes < given.stat().st_size * 0.6
     assert report.difference < 0.01  # a step of uint8: XNNPACK rounds in its own way
     assert report.bound_ratio > 1
+    assert "unpacked in every call" in str(report)
     (stored,) = report.weights
     assert (stored.form, stored.dtype) == ("sparse", "uint8")
     assert stored.nonzeros == np.count_nonzero(weight != 122)
     again = export_tflite(path, tmp_path / "again.tflite")
     assert again.bytes == report.bytes
     assert again.difference == 0
+
+
+def test_a_custom_operator_that_no_runtime_has_is_named(tmp_path):
+    graph = Graph(one_layer(sparse_array((6, 9)))[0])
+    code = graph.model.operatorCodes[graph.operators[0].opcodeIndex]
+    code.builtinCode = code.deprecatedBuiltinCode = 32  # CUSTOM
+    code.customCode = b"PosenetDecoderOp"
+    graph.operators[0].builtinOptions = None
+    graph.operators[0].builtinOptionsType = 0
+    given = tmp_path / "given.tflite"
+    given.write_bytes(graph.to_bytes())
+    with pytest.raises(ValueError, match="its custom operator PosenetDecoderOp"):
+        export_tflite(given, tmp_path / "out.tflite")
 
 
 def test_a_file_in_integers_is_told_which_targets_change_nothing(tmp_path):

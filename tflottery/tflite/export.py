@@ -174,6 +174,11 @@ def export_tflite(
     narrow = integers and all(record.dtype.endswith("int8") for record in stored)
     if narrow and (quantize or target not in ("size", *_INTEGERS)):
         notes.append('the weights are integers already: the file is that of "size".')
+    if any((record.form, record.dtype) == ("sparse", "uint8") for record in stored):
+        notes.append(
+            "uint8 weights are unpacked in every call, which takes time: compare with "
+            "the given file by `benchmark_tflite`."
+        )
     gzipped, plain = (len(gzip.compress(held, 9)) for held in (data, source.dense))
     if target != "npu" and plain < len(data):
         notes.append(

@@ -43,7 +43,7 @@ def run(
         if ram is None and before is not None:
             ram = (status("RssAnon") or before) - before
     if not outputs:
-        raise RuntimeError("; ".join(failures.values()))
+        raise RuntimeError("; ".join(dict.fromkeys(failures.values())))
     return {"outputs": outputs, "failures": failures, "ram": ram}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -126,9 +127,7 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
         try:
             outputs, failures, _ = verify.run_everywhere(run, samples)
         except worker.JobError as error:
-            raise ValueError(
-                f"{path} does not run, it may be damaged: {error}"
-            ) from error
+            raise ValueError(_why_not(path, str(error))) from error
     if failures:
         listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
         notes.append(
@@ -140,6 +139,16 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     return Source(
         dense=data, float32=data, samples=samples, expected=outputs, notes=notes
     )
+
+
+def _why_not(path: str, said: str) -> str:
+    """Returns why a file does not run, from what the runtimes say."""
+    if custom := re.search(r"custom op: (\w+)", said):
+        return (
+            f"{path} cannot be compared with a new file, as no installed runtime has "
+            f"its custom operator {custom[1]}. Export the model before that operator."
+        )
+    return f"{path} does not run, it may be damaged: {said}"
 
 
 def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
