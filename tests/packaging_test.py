@@ -8,6 +8,7 @@ import sys
 import tomllib
 
 import tflottery
+from tflottery.engines import network
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -20,6 +21,7 @@ TREES = {
 # Distributions that are not named like the package that one imports.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "upath": "universal_pathlib"}
 DISTRIBUTIONS |= {"absl": "absl-py"}
+WHERE_IT_RUNS = {"ipython"}  # Imported in a notebook only.
 # Declared for tensorflow-datasets, run as a program, as a backend of Keras, for URLs.
 NOT_IMPORTED = {"importlib-resources", "ethos-u-vela", "jax", "s3fs"}
 NOT_IMPORTED |= {"huggingface-hub"}
@@ -64,7 +66,7 @@ def imported() -> set[str]:
 
 def test_every_imported_distribution_is_declared_and_no_other():
     optional = {name for extra in EXTRAS.values() for name in extra} - {"tflottery"}
-    assert {*DEPENDENCIES, *optional} == imported() | NOT_IMPORTED
+    assert {*DEPENDENCIES, *optional} == imported() - WHERE_IT_RUNS | NOT_IMPORTED
 
 
 def test_only_what_private_names_are_used_of_has_an_upper_bound():
@@ -72,6 +74,11 @@ def test_only_what_private_names_are_used_of_has_an_upper_bound():
     bounded = {name for name, versions in everything.items() if "<" in versions}
     keras = {"keras", "tf-keras"}
     assert bounded == keras | {"tensorflow", "tensorflow-model-optimization"}
+
+
+def test_an_old_keras_is_refused_below_the_declared_bound():
+    oldest = ".".join(map(str, network.OLDEST_KERAS))
+    assert DEPENDENCIES["keras"].startswith(f">={oldest},")
 
 
 def test_the_version_stands_in_one_place():

@@ -55,8 +55,8 @@ OWNERS = {
     "_var_key": ["tf_keras optimizer"],
     "_variable": ["tf_keras mixed kernel"],
 }
-# Of Python, and of Keras 3 on JAX alone.
-NOT_LISTED = {"_exit", "_layout", "_make"}
+# Of Python, of Keras 3 on JAX alone, and what a notebook calls.
+NOT_LISTED = {"_exit", "_layout", "_make", "_repr_svg_"}
 
 
 def used() -> dict[str, set[str]]:

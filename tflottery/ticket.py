@@ -44,10 +44,10 @@ class Ticket:
             another value is of the wrong kind.
     """
 
-    masks: Masks
-    initial: Weights
-    rewind: Weights
-    trained: Weights
+    masks: Masks = dataclasses.field(repr=False)
+    initial: Weights = dataclasses.field(repr=False)
+    rewind: Weights = dataclasses.field(repr=False)
+    trained: Weights = dataclasses.field(repr=False)
     config: LotteryConfig
     monitor: str
     rounds: Sequence[Round]

@@ -291,6 +291,19 @@ def test_a_dry_run_tells_the_cost_and_keeps_nothing(capsys, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_backend_that_is_missing_is_one_line_with_the_remedy(capsys, monkeypatch):
+    def missing(path):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(tflottery, "load_ticket", missing)
+    status, _, err = run(capsys, "show", "a.ticket")
+    assert status == 1
+    assert err == (
+        "tflottery: No module named 'torch'. Keras is set to it. Run: pip install "
+        "torch, or set KERAS_BACKEND to 'tensorflow' or 'jax'\n"
+    )
+
+
 def test_an_interrupt_exits_with_130(capsys, monkeypatch):
     def interrupted(path):
         raise KeyboardInterrupt

@@ -31,3 +31,9 @@ def test_a_model_whose_layers_have_no_weights_has_nothing_to_prune():
     model(keras.ops.ones((1, 3)))
     with pytest.raises(ValueError, match=r"'net' has no weights, so there is nothing"):
         network.variables(model)
+
+
+def test_an_old_keras_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "3.5.0")
+    with pytest.raises(ImportError, match=r"Keras 3\.13 or later, .*one of keras 3\.5"):
+        network.keras_of(keras.Sequential())

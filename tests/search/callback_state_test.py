@@ -176,3 +176,11 @@ def test_what_has_not_changed_is_not_remembered():
     counts.epochs, counts.in_first = 2, False
     numbers, _ = callback_state.remembered([counts], settings)
     assert numbers == [{"epochs": 2, "in_first": False}]
+
+
+def test_tensorboard_gets_a_folder_for_each_round():
+    board = keras.callbacks.TensorBoard("logs")
+    for number in (0, 11):
+        with callback_state.one_round([board], [{}], number=number, midway=False):
+            assert board.log_dir == f"logs/round_{number:03d}"
+        assert board.log_dir == "logs"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import tflottery
 from tflottery.cli import data, demo, edge, find, report, reproduce, show
+from tflottery.core import extras
 
 # What runs each command, and what defines its arguments.
 _COMMANDS = (
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("TFLOTTERY_TRACEBACK"):
             raise
-        print(f"tflottery: {error}", file=sys.stderr)
+        print(f"tflottery: {error}{extras.remedy(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("tflottery: stopped.", file=sys.stderr)

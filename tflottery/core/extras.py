@@ -3,6 +3,24 @@
 import contextlib
 from collections.abc import Iterator
 
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def remedy(error: Exception) -> str:
+    """Returns what to do if Keras could not import its backend, else nothing.
+
+    >>> remedy(ModuleNotFoundError(name="jax"))
+    ". Keras is set to it. Run: pip install jax, or set KERAS_BACKEND to 'tensorflow'"
+    """
+    missing = getattr(error, "name", None)
+    if missing not in BACKENDS:
+        return ""
+    others = " or ".join(f"{name!r}" for name in BACKENDS[:2] if name != missing)
+    return (
+        f". Keras is set to it. Run: pip install {missing}, or set KERAS_BACKEND to "
+        f"{others}"
+    )
+
 
 @contextlib.contextmanager
 def needed(extra: str, what: str) -> Iterator[None]:

@@ -29,17 +29,27 @@ _PRUNABLE = {
 }
 
 
+OLDEST_KERAS = (3, 13)
+
+
 def keras_of(model: Any) -> Any:
     """Returns the module, `keras` or `tf_keras`, that `model` was made with.
 
     Raises:
         TypeError: If `model` is not a Keras model.
+        ImportError: If it is of an old Keras.
     """
     for name in {base.__module__.split(".")[0] for base in type(model).__mro__}:
         if name in ("keras", "tf_keras"):
             keras = importlib.import_module(name)
-            if keras.__version__.startswith("2."):
-                keras = importlib.import_module("tf_keras")
+            version = tuple(map(int, keras.__version__.split(".")[:2]))
+            if name == "keras" and version < OLDEST_KERAS:
+                raise ImportError(
+                    "`model` must be of Keras {}.{} or later, or of tf_keras. Received "
+                    "one of keras {}. Run: pip install --upgrade keras".format(
+                        *OLDEST_KERAS, keras.__version__
+                    )
+                )
             if isinstance(model, keras.Model):
                 return keras
     raise TypeError(
@@ -259,6 +269,7 @@ def value_of(variable: Any) -> np.ndarray:
     """Returns the value of a Keras 3 or TensorFlow variable, or of a tensor."""
     raw = getattr(variable, "value", variable)
     raw = variable if callable(raw) else raw  # `value` of a tf.Variable is a method.
+    raw = raw.detach().cpu() if hasattr(raw, "detach") else raw  # PyTorch
     return raw.numpy() if hasattr(raw, "numpy") else np.asarray(raw)
 
 

@@ -6,6 +6,7 @@ weights. In a new process its callback would know neither.
 
 import contextlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,32 +39,35 @@ def check(callbacks: Sequence[Any]) -> None:
 
 @contextlib.contextmanager
 def one_round(
-    callbacks: Sequence[Any], numbers: Sequence[Mapping], *, first: bool, midway: bool
+    callbacks: Sequence[Any], numbers: Sequence[Mapping], *, number: int, midway: bool
 ) -> Iterator[None]:
     """Prepares callbacks that expect a single training for one of several.
 
-    In it a `CSVLogger` goes on with its file, and `ModelCheckpoint` looks for the best
-    epoch of each round.
+    In it a `CSVLogger` goes on with its file, a `TensorBoard` writes to a folder of the
+    round's own, and `ModelCheckpoint` looks for the best epoch of each round.
 
     Args:
         callbacks: Keras callbacks.
         numbers: What `numbers_in` told of them when the search began.
-        first: Whether this is round 0.
+        number: The number of the round.
         midway: Whether the round goes on after an interruption.
     """
-    appends = {}
+    changed = []
     for callback, given in zip(callbacks, numbers, strict=True):
         names = {base.__name__ for base in type(callback).__mro__}
-        if "CSVLogger" in names and (midway or not first):
-            appends[callback] = callback.append
+        if "CSVLogger" in names and (midway or number > 0):
+            changed.append((callback, "append", callback.append))
             callback.append = True
+        if "TensorBoard" in names:
+            changed.append((callback, "log_dir", callback.log_dir))
+            callback.log_dir = os.path.join(callback.log_dir, f"round_{number:03d}")
         if "ModelCheckpoint" in names and "best" in given and not midway:
             callback.best = given["best"]
     try:
         yield
     finally:
-        for callback, append in appends.items():
-            callback.append = append
+        for callback, name, value in changed:
+            setattr(callback, name, value)
 
 
 def numbers_in(callbacks: Sequence[Any]) -> list[dict]:

@@ -144,8 +144,8 @@ def find_ticket(
         resume: `"auto"` resumes the search in `run_dir`. `"never"` starts a new one,
             in `run_dir-2`, `run_dir-3`, ... if there is one already.
         callbacks: Keras callbacks. To them, each round is one training.
-        verbose: 0 prints nothing, `"auto"` one line per round (and Keras' progress
-            bar if someone is watching), 1 adds the bar, 2 one line per epoch.
+        verbose: 0 prints nothing, `"auto"` one line per round (or a table and a curve
+            in place, if someone is watching), 1 adds Keras' bar, 2 a line per epoch.
 
     Returns:
         The same `model`, trained and sparse; pruned weights stay zero in later
@@ -243,7 +243,7 @@ def prepared(
     callbacks, ticket = arguments["callbacks"], arguments["ticket"]
     checks.check("ticket", ticket, TICKET)
     trainer = Trainer(model, ds, config, validation_data, callbacks, settings, ticket)
-    trainer.verbose = progress.inside_round if progress else 0
+    trainer.progress = progress
     return trainer, progress
 
 

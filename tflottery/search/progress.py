@@ -1,22 +1,24 @@
-"""Progress: what a long search prints, one line per round."""
+"""Progress: what a long search shows: a table that grows, or one line per round."""
 
 import numbers
 import sys
 from collections.abc import Sequence
 
+from tflottery.search import live
 from tflottery.ticket import Round, Ticket
 
 
 class Progress:
-    """Prints how a search goes on; works in a terminal, a notebook and a log.
+    """Shows how a search goes on; works in a terminal, a notebook and a log.
 
     Args:
-        verbose: `"auto"` prints one line per round, and Keras' progress bar
-            if someone is watching; 1 always the bar; 2 one line per epoch. For 0, do
-            not call the methods.
+        verbose: `"auto"` prints one line per round, or draws a table in place if
+            someone is watching; 1 prints the lines and Keras' progress bar; 2 one line
+            per epoch. For 0, do not call the methods.
 
     Attributes:
         inside_round: The `verbose` of `fit` inside a round.
+        live: The table that is drawn in place, or `None`.
 
     Raises:
         ValueError: For any other `verbose`.
@@ -29,7 +31,8 @@ class Progress:
                 f'`verbose` must be "auto", 0, 1 or 2. Received: verbose={verbose!r}'
             )
         watched = sys.stdout.isatty() or "ipykernel" in sys.modules
-        self.inside_round: int = int(watched) if verbose == "auto" else int(verbose)
+        self.live = live.Live() if watched and verbose == "auto" else None
+        self.inside_round: int = 0 if verbose == "auto" else int(verbose)
         self._plan: Sequence[float] = ()
         self._records: list[Round] = []
 
@@ -46,28 +49,35 @@ class Progress:
         self.say(f"{len(plan)} rounds: {first}, then down to {left}.")
 
     def add(self, record: Round, monitor: str, *, resumed: bool = False) -> None:
-        """Prints a finished round's line."""
-        if not self._records:
-            self.say(
-                f"{'round':>8} {'left %':>7} {monitor:>14} {'to dense':>9} "
-                f"{'seconds':>8}  time left"
-            )
+        """Prints a finished round's line, or adds it to the table."""
+        line = "{:>8} {:>7} {:>14} {:>9} {:>8}  {}"
+        if not self._records and not self.live:
+            names = ("round", "left %", monitor, "to dense", "seconds", "time left")
+            self.say(line.format(*names))
         self._records.append(record)
         ahead = len(self._plan) - len(self._records)
         seconds = [r.seconds or 0.0 for r in self._records[-3:]]
         left = duration(ahead * sum(seconds) / len(seconds))
         metric = record.metrics.get(monitor, float("nan"))
         dense = self._records[0].metrics.get(monitor, float("nan"))
-        self.say(
-            f"{record.round:>5}/{len(self._plan) - 1:<2} "
-            f"{100 * (1 - record.sparsity):>7.2f} {metric:>14.4f} "
-            f"{metric - dense:>+9.4f} {record.seconds or 0:>8.1f}  "
-            + ("(resumed)" if resumed else left)
-            + (f"  {record.failure}" if record.failure else "")
+        row = (
+            f"{record.round}/{len(self._plan) - 1:<2}",
+            f"{100 * (1 - record.sparsity):.2f}",
+            f"{metric:.4f}",
+            f"{metric - dense:+.4f}",
+            f"{record.seconds or 0:.1f}",
+            ("(resumed)" if resumed else left)
+            + (f"  {record.failure}" if record.failure else ""),
         )
+        if self.live:
+            self.live.add(monitor, row, 1 - record.sparsity, metric)
+        else:
+            self.say(line.format(*row))
 
     def end(self, ticket: Ticket) -> None:
         """Prints which ticket the search found."""
+        if self.live:
+            self.live.stop()
         found = ticket.rounds[ticket.round]
         metric = found.metrics[ticket.monitor]
         dense = ticket.rounds[0].metrics[ticket.monitor]

@@ -65,7 +65,7 @@ class Trainer:
         coverage: The share of the weights that can be pruned, and a text that says so.
         monitor: The metric that tells a winning ticket; empty until it is known.
         rewind_state: The state at step k; empty until the search has been there.
-        verbose: What `fit` prints inside a round.
+        progress: Shows how the search goes on, or `None`.
 
     Raises:
         TypeError: If `model` is not a Keras model, or a callback is not one.
@@ -112,7 +112,7 @@ class Trainer:
             self._check_held()
             self.masks |= engine.held
         self.monitor = config.monitor or ""
-        self.verbose = 0
+        self.progress: Any = None
         self._numbers = self._settings = []
         self._steps_per_epoch = data_lib.steps_per_epoch(ds, settings)
         self._uncounted = self._steps_per_epoch is None
@@ -307,6 +307,8 @@ class Trainer:
             stopped = engine.model.stop_training
             at.epoch = config.epochs if stopped else epoch + 1
             at.seconds = time.monotonic() - at.began
+            if self.progress and self.progress.live:
+                self.progress.live.epoch(at.round, at.epoch, config.epochs, logs)
             if self._run:
                 self._save(at)
             if engine.distributed:
@@ -329,7 +331,7 @@ class Trainer:
         around = contextlib.nullcontext()
         if self.callbacks:
             around = callback_state.one_round(
-                self.callbacks, self._numbers, first=at.round == 0, midway=midway
+                self.callbacks, self._numbers, number=at.round, midway=midway
             )
         with around:
             engine.fit(
@@ -338,7 +340,7 @@ class Trainer:
                 epochs=config.epochs,
                 initial_epoch=at.epoch,
                 callbacks=[*self.callbacks, *counters, *watchers, ours],
-                verbose=self.verbose,
+                verbose=self.progress.inside_round if self.progress else 0,
             )
         if not self.rewind_state:
             raise ValueError(
@@ -364,6 +366,8 @@ class Trainer:
 
     def put_back(self) -> None:
         """Restores the model to where the search started, without masks."""
+        if self.progress and self.progress.live:
+            self.progress.live.stop()
         if self._start:
             self.engine.restore(self._start)
         self.engine.leave()

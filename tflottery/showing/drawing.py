@@ -7,6 +7,7 @@ with its own marker and line style, for printing in grey.
 import base64
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import warnings
@@ -102,20 +103,27 @@ def draw(
     with _matplotlib() as figures:
         figure = figures.Figure(figsize=(_WIDTH, height), layout="constrained")
         onto(figure)
-        svg = io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(svg=svg.getvalue(), onto=onto, alt=alt, caption=caption)
+        svg = _svg(figure).encode()
+    return Picture(svg=svg, onto=onto, alt=alt, caption=caption)
 
 
 def panels(pictures: Sequence[Picture]) -> Any:
     """Returns a Matplotlib figure with the pictures side by side."""
     with _matplotlib() as figures:
-        size = (_WIDTH * len(pictures), 3.6)
+        size = (3.8 * len(pictures), 3.2)
         figure = figures.Figure(figsize=size, layout="constrained")
         parts = figure.subfigures(1, len(pictures), squeeze=False)[0]
         for part, picture in zip(parts, pictures, strict=True):
             picture.onto(part)
+    # A notebook asks for it; Matplotlib registers only figures of pyplot there.
+    figure._repr_svg_ = functools.partial(_svg, figure)
     return figure
+
+
+def _svg(figure: Any) -> str:
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return svg.getvalue().decode()
 
 
 @contextlib.contextmanager

@@ -61,7 +61,12 @@ def as_text(ticket: Any) -> str:
     from rich import box, console, table
 
     page = console.Console(
-        file=io.StringIO(), width=88, markup=False, emoji=False, color_system=None
+        file=io.StringIO(),
+        width=88,
+        markup=False,
+        emoji=False,
+        color_system=None,
+        force_jupyter=False,  # There it would print nothing to a file.
     )
     page.print(*headline(ticket), sep="\n")
     for found in (layers(ticket), rounds(ticket)):

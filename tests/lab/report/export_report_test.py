@@ -60,5 +60,8 @@ def test_what_comes_from_a_file_is_text():
     assert html.count("&lt;script&gt;") == 3
 
 
-def test_a_student_is_said_with_its_accuracy():
-    assert "97.5\N{NO-BREAK SPACE}%" in render(export_report.student(0.975))
+def test_students_stand_side_by_side_with_their_accuracy():
+    html = render(export_report.students({"dense": (1.0, 0.98), EVIL: (0.07, 0.975)}))
+    assert "7.0\N{NO-BREAK SPACE}%" in html
+    assert ">97.50<" in html
+    assert "<script" not in html

@@ -12,13 +12,36 @@ from tflottery.showing.drawing import share
 Exported = tuple[ExportReport, Mapping[str, float]]
 
 
-def student(accuracy: float) -> Section:
-    """Returns the section on a transferred ticket with a test accuracy in [0, 1]."""
-    return Section(
-        title="Student",
-        text="With a new head and the same masks, the ticket was trained on the other "
-        f"classes: test accuracy {share(accuracy)}.",
+def students(found: Mapping[str, tuple[float, float]]) -> Section:
+    """Returns the section on the students of one transfer.
+
+    `found` holds the density and the test accuracy of each by name, both in [0, 1]; the
+    first is dense.
+    """
+    rows = [
+        {
+            "student": name,
+            "left": share(density),
+            "test accuracy (%)": f"{100 * accuracy:.2f}",
+        }
+        for name, (density, accuracy) in found.items()
+    ]
+
+    def plot(axes: Any) -> None:
+        percents = {name: 100 * accuracy for name, (_, accuracy) in found.items()}
+        drawing.bars(axes, {name: (n, n, n) for name, n in percents.items()})
+        axes.set_xlabel("test accuracy (%)")
+
+    listed = ", ".join(f"{name} {share(found[name][1])}" for name in found)
+    figure = drawing.draw(
+        plot,
+        height=0.9 + 0.24 * len(found),
+        alt=f"Test accuracy of the students: {listed}.",
+        caption="Test accuracy on the new task. One seed: no interval, so no claim.",
     )
+    caption = "The students: a new head on each network, trained in the same way"
+    table = Table(caption, rows, ("student",))
+    return Section(title="Transfer", table=table, figures=[figure])
 
 
 def exported(files: Sequence[Exported]) -> Section:
