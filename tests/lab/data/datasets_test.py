@@ -289,3 +289,11 @@ def test_the_folder_of_one_dataset_is_refused_and_left_as_it_is(tmp_path, folder
         f"{str(tmp_path)!r}. Received: data_dir={str(tmp_path / folder)!r}"
     )
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [info]
+
+
+def test_data_may_lie_wherever_fsspec_reads_and_writes(tmp_path):
+    np.savez(tmp_path / "fruit.npz", **arrays())
+    url = f"memory:/{tmp_path}/data"
+    datasets.save_npz("fruit", url, data_dir=tmp_path)
+    found = datasets.load("fruit", data_dir=url)
+    np.testing.assert_array_equal(found.x_train, arrays()["x_train"])
