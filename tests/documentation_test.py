@@ -56,7 +56,8 @@ def names(block: str) -> dict[str, Any]:
     batch = 1 if library is tf_keras else 128  # Of 469 steps an epoch, or of 4.
     ds = tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch)
     student = compiled(keras)
-    needs_ticket = "transfer_ticket" in block or "hold(" in block
+    uses = ("transfer_ticket", "hold(", "model.ticket.")
+    needs_ticket = any(use in block for use in uses)
     if "find_ticket" not in block and needs_ticket:
         model = tflottery.find_ticket(
             model, ds, validation_data=ds, epochs=1, rounds=1, select="last", verbose=0

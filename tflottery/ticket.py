@@ -208,8 +208,10 @@ class Ticket:
         Example:
 
         ```python
+        import pathlib
+
         model.ticket.save("my.ticket")
-        open("README.md", "w").write(model.ticket.model_card())
+        pathlib.Path("README.md").write_text(model.ticket.model_card())
         ```
         """
         return model_card.model_card(self)
