@@ -18,7 +18,7 @@ LAYERS = {
     "engines": ("core",),
     "showing": ("core",),
     "ticket": ("core", "engines", "showing"),
-    "search": ("core", "engines", "ticket"),
+    "search": ("core", "engines", "showing", "ticket"),
     "transfer": ("core", "engines", "ticket"),
     "tflite": ("core", "engines", "ticket"),
     "lab": ("core", "showing"),

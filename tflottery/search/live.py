@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tflottery.showing import ticket_tables
+
 _COLUMNS = ("round", "left %", "to dense", "seconds", "time left")
 _WIDTH, _HEIGHT = 360, 120
 
@@ -90,15 +92,9 @@ class Live:
         return found
 
     def _html(self) -> str:
-        lines = [
-            "".join(
-                f'<{tag} style="text-align: right">{html.escape(cell)}</{tag}>'
-                for cell in row
-            )
-            for tag, row in [("th", self._columns()), *(("td", r) for r in self._rows)]
-        ]
-        table = f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-        return f"{self._curve()}{table}<p>{html.escape(self.status)}</p>"
+        table = ticket_tables.Table(self._columns(), self._rows, 0)
+        status = f"<p>{html.escape(self.status)}</p>"
+        return f"{self._curve()}{ticket_tables.html_table(table)}{status}"
 
     def _curve(self) -> str:
         """Returns the metric over the weights left, on a log scale, as SVG."""

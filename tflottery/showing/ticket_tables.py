@@ -82,18 +82,21 @@ def as_text(ticket: Any) -> str:
 
 
 def as_html(ticket: Any) -> str:
-    """Returns the headline and both tables as HTML, every text escaped."""
+    """Returns the headline and both tables as HTML."""
     parts = [f"<p>{html.escape(line)}</p>" for line in headline(ticket)]
-    for found in (layers(ticket), rounds(ticket)):
-        lines = [
-            "".join(
-                f'<{tag} style="text-align: {side}">{html.escape(text)}</{tag}>'
-                for text, side in zip(row, _sides(found), strict=True)
-            )
-            for tag, row in [("th", found.columns), *(("td", r) for r in found.rows)]
-        ]
-        parts.append(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>")
-    return "\n".join(parts)
+    return "\n".join([*parts, html_table(layers(ticket)), html_table(rounds(ticket))])
+
+
+def html_table(table: Table) -> str:
+    """Returns a table as HTML, every text escaped."""
+    lines = [
+        "".join(
+            f'<{tag} style="text-align: {side}">{html.escape(text)}</{tag}>'
+            for text, side in zip(row, _sides(table), strict=True)
+        )
+        for tag, row in [("th", table.columns), *(("td", r) for r in table.rows)]
+    ]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def as_markdown(table: Table) -> str:
