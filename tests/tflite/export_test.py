@@ -146,6 +146,15 @@ def test_a_custom_operator_that_no_runtime_has_is_named(tmp_path):
         export_tflite(given, tmp_path / "out.tflite")
 
 
+def test_inputs_of_unlike_batch_sizes_are_named(tmp_path):
+    graph = Graph(one_layer(sparse_array((6, 9)))[0])
+    graph.subgraph.inputs = [*graph.inputs, graph.add_tensor((4,))]
+    given = tmp_path / "given.tflite"
+    given.write_bytes(graph.to_bytes())
+    with pytest.raises(ValueError, match=r"Received: \(1, 9\) of .*, \(4,\) of"):
+        export_tflite(given, tmp_path / "out.tflite")
+
+
 def test_a_file_in_integers_is_told_which_targets_change_nothing(tmp_path):
     weight = np.random.default_rng(0).integers(0, 256, (8, 9), np.uint8)
     graph = Graph(one_uint8_layer(weight, 122))

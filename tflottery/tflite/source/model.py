@@ -111,12 +111,20 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
-        ValueError: If the file is damaged, is sparse in blocks, or does not run.
+        ValueError: If the file is damaged, is sparse in blocks, does not run, or has
+            inputs of unlike batch sizes.
     """
     path = worker.file(path)
     data = pathlib.Path(path).read_bytes()
     graph = Graph(data)
-    samples = as_samples(samples, specs_of(graph))
+    specs = specs_of(graph)
+    if len({spec.shape[0] for spec in specs}) > 1:
+        shapes = ", ".join(f"{spec.shape} of {spec.name!r}" for spec in specs)
+        raise ValueError(
+            f"The inputs of {path} must begin with one batch size, as samples are given "
+            f"by batches. Received: {shapes}"
+        )
+    samples = as_samples(samples, specs)
     notes = []
     with tempfile.TemporaryDirectory(prefix="tflottery-") as folder:
         run = path
