@@ -440,6 +440,13 @@ def test_summary_prints_names_as_they_are(monkeypatch):
     assert "\x1b" not in lines[0]
 
 
+def test_summary_gives_its_text_to_print_fn_in_a_notebook_too(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    lines = []
+    ticket().summary(print_fn=lines.append)
+    assert "left %" in "".join(lines)
+
+
 def test_summary_of_a_ticket_without_rounds_or_metric():
     lines = []
     ticket(rounds=()).summary(print_fn=lines.append)

@@ -78,7 +78,10 @@ class ExportReport:
 
     def __str__(self) -> str:
         stream = io.StringIO()
-        console = rich.console.Console(file=stream, width=88, color_system=None)
+        # In a notebook, a console would show itself beside the text.
+        console = rich.console.Console(
+            file=stream, width=88, color_system=None, force_jupyter=False
+        )
         for table in self._tables():
             console.print(table)
         for device in self.devices.values():
