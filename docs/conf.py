@@ -17,8 +17,9 @@ os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_show_tb = True
+nb_render_markdown_format = "myst"
 nb_output_stderr = "remove"  # The logs of TensorFlow.
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

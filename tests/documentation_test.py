@@ -1,4 +1,4 @@
-"""Every Python block of the README and of a docstring runs as it stands there."""
+"""Every Python block of README, a page or a docstring runs as it stands there."""
 
 import ast
 import pathlib
@@ -23,7 +23,12 @@ Y = np.argmax(X[:, :5], axis=1)
 
 def blocks() -> list[Any]:
     """Returns the code of each block, under the name of its file."""
-    texts = [("README", (ROOT / "README.md").read_text(encoding="utf-8"))]
+    pages = [*(ROOT / "docs" / "tutorials").glob("*.md")]
+    pages += (ROOT / "docs" / "explained").glob("*.md")
+    texts = [
+        (page.stem, page.read_text(encoding="utf-8"))
+        for page in (ROOT / "README.md", *sorted(pages))
+    ]
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -75,6 +80,12 @@ def names(block: str) -> dict[str, Any]:
         "val": ds,
         "test_ds": ds,
     }
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\.\. auto\w+:: ([\w.]+)$", page, re.MULTILINE)
+    assert sorted(named) == sorted([*tflottery.__all__, "tflottery.transfer.controls"])
 
 
 # Keras tells every `fit` on a dataset so.
