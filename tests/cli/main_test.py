@@ -126,6 +126,8 @@ def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
         (["find", "--recipe=frankle"], "`recipe` must be one of digits, frankle_"),
         (["find", "--prune_fraction=0"], "`prune_fraction` must be in (0, 1)"),
         (["show", "no.ticket"], "no.ticket"),
+        (["reproduce", "no.py"], "There is no design at no.py."),
+        (["reproduce", "empty.py"], "empty.py must set `design` to a tflottery.lab."),
         (["export", "no.keras", "a.tflite"], "There is no no.keras to export"),
         (["export", "junk.keras", "a.tflite"], "junk.keras is damaged, or not a file"),
         (["demo", "--run_dir=junk.keras"], "`--run_dir` must be a folder, existing "),
@@ -159,6 +161,7 @@ def test_an_error_is_one_line_without_a_traceback_and_exits_with_1(
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("{}")
     (tmp_path / "junk.keras").write_text("{}")
+    (tmp_path / "empty.py").touch()
     before = sorted(tmp_path.rglob("*"))
     status, _, err = run(capsys, *words)
     assert status == 1

@@ -24,6 +24,20 @@ def kernels(model):
     }
 
 
+def test_a_function_of_ones_own_builds_the_same_weights_from_a_seed():
+    keras = pytest.importorskip("keras")
+
+    def network(input_shape, num_classes):
+        layers = [keras.layers.Flatten(), keras.layers.Dense(num_classes)]
+        return keras.Sequential([keras.Input(input_shape), *layers])
+
+    def kernel(seed):
+        model = models.builder(network)([2, 2, 1], 3, seed=seed)
+        return np.asarray(model.layers[-1].kernel).tolist()
+
+    assert kernel(1) == kernel(1) != kernel(2)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "total", "in_convolutions"),
     [

@@ -5,6 +5,7 @@ arguments and errors of `layers.Network`. The model is functional and not compil
 """
 
 import difflib
+import importlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -150,8 +151,21 @@ def vgg19(net: Network) -> None:
     net.add("GlobalAveragePooling2D", name="average_pool")
 
 
-def builder(name: str) -> Builder:
-    """Returns the builder of that name in `MODELS`; ValueError if there is none."""
+def builder(name: str | Callable[[tuple[int, ...], int], Any]) -> Builder:
+    """Returns the builder of that name in `MODELS`; ValueError if there is none.
+
+    A function of your own `(input_shape, num_classes) -> model` becomes a builder: its
+    seed is set for all of Keras' generators.
+    """
+    if callable(name):
+        own = name
+
+        def build(input_shape: Any, num_classes: int, **options: Any) -> Any:
+            if options.get("seed") is not None:
+                importlib.import_module("keras").utils.set_random_seed(options["seed"])
+            return own(tuple(input_shape), num_classes)
+
+        return build
     if name not in MODELS:
         raise ValueError(unknown("model", name, MODELS))
     return MODELS[name]

@@ -13,7 +13,7 @@ from tflottery.core.config import LotteryConfig
 from tflottery.lab.data import pixels
 from tflottery.lab.data.datasets import Images, Labelled
 from tflottery.lab.data.pipelines import Augment
-from tflottery.lab.models import MODELS, builder, unknown
+from tflottery.lab.models import builder, unknown
 
 Optimizer = Callable[[Any, int], Any]
 """Makes a Keras optimizer from the Keras module and the steps of a round."""
@@ -77,9 +77,10 @@ class Recipe:
     """
 
     name: str  # As in `tflottery find --recipe NAME`.
-    source: str  # Where the settings come from: paper, section or table.
-    model: str  # A name in `models.MODELS`.
-    dataset: str  # A name that `datasets.load` accepts.
+    source: str = ""  # Where the settings come from: paper, section or table.
+    # A name in `models.MODELS`, or a function `(input_shape, num_classes) -> model`.
+    model: str | Callable[[tuple[int, ...], int], Any]
+    dataset: str | Images  # A name that `datasets.load` accepts, or the images.
     batch_size: int  # Images in a batch.
     steps: int  # Optimizer steps of a round.
     optimizer: Optimizer
@@ -104,8 +105,7 @@ class Recipe:
     tolerance: float = 0.0
 
     def __post_init__(self):
-        if self.model not in MODELS:
-            raise ValueError(unknown("model", self.model, MODELS))
+        builder(self.model)
         checks.whole("batch_size", self.batch_size, at_least=1)
         checks.whole("steps", self.steps, at_least=1)
         checks.fraction("validation", self.validation, "a share of the training images")

@@ -78,6 +78,19 @@ def test_the_split_depends_on_the_seed_alone():
     assert chosen(1) == chosen(1) != chosen(2)
 
 
+def test_images_of_ones_own_are_arrays_or_tf_data():
+    tf = pytest.importorskip("tensorflow")
+    given = arrays()
+    train, test = ((given[f"x_{p}"], given[f"y_{p}"]) for p in ("train", "test"))
+    found = datasets.own("own", train, test)
+    assert found.num_classes == 5
+    assert datasets.load(found) is found
+    streamed = [tf.data.Dataset.from_tensor_slices(part) for part in (train, test)]
+    np.testing.assert_array_equal(datasets.own("own", *streamed).x_train, train[0])
+    with pytest.raises(ValueError, match="`x_train` must hold uint8"):
+        datasets.own("own", (train[0] / 255, train[1]), test)
+
+
 def test_images_per_class_are_the_same_for_a_seed_and_those_of_fewer_are_among_them():
     data = images(
         x_train=np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1),

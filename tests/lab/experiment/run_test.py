@@ -17,7 +17,7 @@ from tflottery.core import files
 from tflottery.core import masks as masks_lib
 from tflottery.lab import recipes
 from tflottery.lab.data import datasets
-from tflottery.lab.experiment import bench, designs
+from tflottery.lab.experiment import bench, cost, designs
 from tflottery.lab.experiment import run as run_lib
 from tflottery.lab.experiment.progress import Progress
 from tflottery.lab.report import results as results_lib
@@ -208,6 +208,17 @@ def test_the_test_images_choose_nothing(one_ticket, tmp_path, monkeypatch):
         assert a["metric"] != b["metric"]
         for name in ("val_metric", "steps_to_best", "density_per_layer"):
             assert a[name] == b[name]
+
+
+def test_the_cost_counts_the_steps_that_the_results_then_have(one_ticket):
+    found = cost.cost(ONE_TICKET)
+    rows = one_ticket[1]["rows"]
+    # A round of this search is an epoch, of 11 or 12 steps, as a cell's is.
+    searched = found.steps - sum(row["steps"] for row in rows)
+    assert searched % 3 == 0
+    assert (found.searches, found.rounds, found.cells) == (1, 3, 2)
+    assert 0 < found.seconds < 60
+    assert "1 searches of 3 rounds in all, 2 cells" in str(found)
 
 
 def test_rounds_that_a_search_never_reached_are_failed_cells(copied):

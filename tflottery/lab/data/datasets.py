@@ -131,8 +131,8 @@ SOURCES: Mapping[str, int] = {
 """The number of classes of each dataset."""
 
 
-def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
-    """Loads a dataset from the first of these that has it.
+def load(name: str | Images, *, data_dir: str | os.PathLike | None = None) -> Images:
+    """Loads a dataset from the first of these that has it; `Images` come back.
 
     1. `data_dir/NAME.npz` with the arrays x_train, y_train, x_test and y_test. NumPy
        alone reads it, and NAME may be any: this is how to use your own data.
@@ -150,6 +150,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
         DatasetError: If the data is missing and cannot be downloaded, or cannot be
             read (an OSError).
     """
+    if isinstance(name, Images):
+        return name
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     if data_dir and name:
         path = files.path_of(data_dir, "data_dir") / f"{name}.npz"
@@ -164,6 +166,38 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None) -> Images:
     if name == "digits":
         return _load_digits()
     return _load_tfds(name, data_dir)
+
+
+def own(name: str, train: Any, test: Any, num_classes: int | None = None) -> Images:
+    """Returns images of your own as a dataset.
+
+    Args:
+        name: What to call it in results.
+        train: `(x, y)` of arrays, or a `tf.data.Dataset` of such pairs, one per
+            element: uint8 images [N, H, W, 1 or 3] and whole-number labels [N].
+        test: The same; nothing is chosen by them.
+        num_classes: `None` is the largest training label plus 1.
+
+    Raises:
+        ValueError: If they are not images with labels.
+    """
+
+    def arrays(data: Any) -> Labelled:
+        if hasattr(data, "as_numpy_iterator"):
+            x, y = zip(*data.as_numpy_iterator(), strict=True)
+            return np.stack(x), np.asarray(y)
+        x, y = data
+        return np.asarray(x), np.asarray(y)
+
+    (x_train, y_train), (x_test, y_test) = arrays(train), arrays(test)
+    return Images(
+        name=name,
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        num_classes=num_classes or int(y_train.max()) + 1,
+    )
 
 
 def save_npz(

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tflottery.lab.data import datasets
+from tflottery.lab.data.datasets import Images
 from tflottery.lab.training import Recipe
 
 TICKETS = ("trained", "rewind", "initial")
@@ -76,8 +78,8 @@ class Design:
     """
 
     name: str  # As in `tflottery reproduce NAME`.
-    preset: str  # "smoke", "cpu" or "paper".
-    shows: str  # The claim that it tests, in one sentence.
+    preset: str = "own"  # "smoke", "cpu" or "paper".
+    shows: str = ""  # The claim that it tests, in one sentence.
     source: Recipe  # How tickets are searched for.
     targets: tuple[Recipe, ...]  # How the arms are trained; `()` is like the source.
     prunings: int  # How often to prune, at least 1.
@@ -124,6 +126,12 @@ class Design:
     def target(self, name: str | None) -> Recipe | None:
         """Returns the target of that name; `None` for the source itself."""
         return {recipe.name: recipe for recipe in self.targets}.get(name or "")
+
+    def images_of(self, target: Recipe | None, data_dir: Any) -> Images:
+        """Returns the images of a target or, without one, of the source."""
+        images = datasets.load((target or self.source).dataset, data_dir=data_dir)
+        classes = self.target_classes if target else self.source_classes
+        return images.of_classes(classes).limited(self.images)
 
     def searches(self, seed: int) -> list[Search]:
         """Returns the searches of a seed."""

@@ -199,13 +199,11 @@ class _Worker:
 
     def _images(self, target: Recipe | None) -> datasets.Images:
         """Returns the images of a target or, without one, of the source."""
-        design = self.design
-        dataset = (target or design.source).dataset
-        classes = design.target_classes if target else design.source_classes
-        key = self.folder, dataset, classes
+        recipe = target or self.design.source
+        name = getattr(recipe.dataset, "name", recipe.dataset)
+        key = self.folder, name, target is None
         if key not in _CACHE:
-            images = datasets.load(dataset, data_dir=self.data_dir)
-            _CACHE[key] = images.of_classes(classes).limited(design.images)
+            _CACHE[key] = self.design.images_of(target, self.data_dir)
         return _CACHE[key]
 
 
@@ -242,6 +240,15 @@ def plain_design(design: Design) -> dict[str, Any]:
     def named(value: Any) -> str:
         return getattr(value, "__name__", None) or repr(value)
 
+    def without_arrays(recipe: Recipe) -> Recipe:
+        name = getattr(recipe.dataset, "name", recipe.dataset)
+        return dataclasses.replace(recipe, dataset=name)
+
+    design = dataclasses.replace(
+        design,
+        source=without_arrays(design.source),
+        targets=tuple(map(without_arrays, design.targets)),
+    )
     plain = json.dumps(dataclasses.asdict(design), default=named)
     return json.loads(plain) | {"seeds": None}
 
@@ -294,10 +301,10 @@ class _Results:
                 for seed in self._seeds
                 if (path := self._searches / self._design.ticket(seed, number)).exists()
             ]
-            overlaps += [
-                [a, b, one.density, masks.overlap(one.masks, other.masks)]
-                for (a, one), (b, other) in itertools.combinations(found, 2)
-            ]
+            for (a, one), (b, other) in itertools.combinations(found, 2):
+                # Keras may number the layers of the same network anew.
+                same = dict(zip(one.masks, other.masks.values(), strict=True))
+                overlaps.append([a, b, one.density, masks.overlap(one.masks, same)])
         self._write()
 
     def add(self, trial: Trial) -> dict[str, Any]:
