@@ -180,7 +180,8 @@ def unknown(argument: str, name: str, known: Collection[str]) -> str:
     """
     message = f"`{argument}` must be one of {', '.join(known)}. "
     message += f"Received: {argument}={name!r}"
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    near = [other for other in known if name and other.startswith(str(name))]
+    near = near or difflib.get_close_matches(str(name), list(known), n=1)
     return f"{message}. Did you mean {near[0]!r}?" if near else message
 
 
