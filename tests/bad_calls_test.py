@@ -210,6 +210,10 @@ ARGUMENTS = {
         "`seed` must be a whole number from 0 to 4294967295, or None. "
         "Received: seed=0.5"
     ),
+    "settle=0": (
+        "`settle` must be in (0, 1), both ends excluded: how much of its pruning a "
+        "settled round may still change, or None. Received: settle=0"
+    ),
     "tolerance=-0.1": (
         "`tolerance` must be a number of at least 0: the allowed drop below "
         "the dense metric. Received: tolerance=-0.1"

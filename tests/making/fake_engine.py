@@ -89,7 +89,8 @@ class Model:
     Args:
         rate: The learning rate, or a function of the step.
         scores: Metrics by name: one value per round, or one list per round with a
-            value per epoch. The others follow from the weights.
+            value per epoch, or a function of the model. The others follow from the
+            weights.
     """
 
     name, built, compiled, loss = "fake", True, True, "distance"
@@ -150,7 +151,11 @@ class Engine:
         judged = arguments["validation_data"]
         model.stop_training = False
         called = keras.callbacks.CallbackList(
-            arguments["callbacks"], model=model, epochs=epochs, verbose=0
+            arguments["callbacks"],
+            model=model,
+            epochs=epochs,
+            steps=len(_inputs(data)),
+            verbose=0,
         )
         called.on_train_begin()
         logs = {}
@@ -181,7 +186,9 @@ class Engine:
         logs = {"accuracy": math.exp(-loss), "loss": loss}
         for name in logs:
             of_rounds = self.model.scores.get(prefix + name)
-            if of_rounds is not None:
+            if callable(of_rounds):
+                logs[name] = of_rounds(self.model)
+            elif of_rounds is not None:
                 score = of_rounds[max(0, self._round)]
                 logs[name] = score[self._epoch] if isinstance(score, list) else score
         return logs

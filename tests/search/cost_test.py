@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse
 
 import tflottery
+from tflottery.search import settling
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 6)).astype("float32")
@@ -55,6 +56,18 @@ def test_rounds_steps_and_disk_are_those_of_the_search(tmp_path):
     numbered_anew = make_model()
     assert tflottery.estimate_cost(numbered_anew, (X, Y), **options).rounds == 2
     assert np.all(numbered_anew.get_weights()[0])
+
+
+def test_the_cost_of_rounds_that_settle_is_a_range():
+    options = {"epochs": 200, "rounds": 9, "validation_data": (X, Y), "settle": 0.1}
+    cost = tflottery.estimate_cost(make_model(), (X, Y), **options)
+    every = settling.interval(600, 360)
+    assert cost.least_steps == 600 + 8 * 5 * every + 600
+    assert cost.steps == 10 * 600 + 4 * 600  # And a bisection over eight rounds.
+    assert 0 < cost.least_seconds < cost.seconds
+    assert f"10 rounds, {cost.least_steps:,} to 8,400 steps, about " in str(cost)
+    last = tflottery.estimate_cost(make_model(), (X, Y), **options, select="last")
+    assert last.steps == 6000
 
 
 def test_validation_is_timed_on_one_batch(monkeypatch):

@@ -9,6 +9,7 @@ from tflottery.core import masks as masks_lib
 from tflottery.engines import network
 from tflottery.engines.tfmot import state
 from tflottery.engines.tfmot.imported import sparsity
+from tflottery.search import settling
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 6)).astype("float32")
@@ -328,6 +329,29 @@ def test_a_round_that_would_end_within_an_execution_is_an_error(
     wrapped = wrap(schedule, steps_per_execution=3)
     with pytest.raises(ValueError, match=f"`{name}` must .*steps_per_execution=3"):
         search(schedule, wrapped, epochs=1)
+
+
+@pytest.mark.slow
+def test_rounds_end_when_their_masks_have_settled_and_the_fit_with_the_last(
+    monkeypatch,
+):
+    monkeypatch.setattr(settling, "interval", lambda steps, weights: 1)
+    schedule = tflottery.LotterySchedule(rounds=3, steps_per_round=4 * STEPS)
+    wrapped = wrap(schedule)
+    watch, callback = search(schedule, wrapped, settle=0.9)
+    records = callback.ticket.rounds
+    assert [r.in_full for r in records] == [True, False, False, True]
+    assert records[0].steps == records[3].steps == 24
+    assert all(r.steps == r.settled < 24 for r in records[1:3])
+    assert len(watch.steps) == sum(r.steps for r in records)
+    kept = [masks_lib.kept(masks) for masks in watch.masks]
+    assert [kept.count(n) for n in (90, 72, 58, 46)] == [r.steps for r in records]
+    assert callback.ticket.config.settle == 0.9
+    grouped = wrap(schedule, steps_per_execution=2)
+    with pytest.raises(ValueError, match="`settle` ends rounds at any step, so comp"):
+        search(schedule, grouped, settle=0.9)
+    with pytest.raises(ValueError, match=r"`settle` must be in \(0, 1\)"):
+        tflottery.RewindToInit(settle=2)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "prune_fraction": {"type": float, "metavar": "SHARE"},
     "rewind_step": {"type": int, "metavar": "N"},
     "tolerance": {"type": float, "metavar": "X"},
+    "settle": {"type": float, "metavar": "X"},
     "monitor": {"metavar": "METRIC"},
     "seed": {"type": flags.at_least(0), "metavar": "N", "default": 0},
     "criterion": {"choices": tuple(criteria.CRITERIA)},

@@ -25,6 +25,9 @@ _KINDS = {  # What each attribute must be.
         lambda v: checks.is_number(v) and 0 <= v < math.inf,
         "a number of at least 0: the allowed drop below the dense metric",
     ),
+    "settle": checks.or_none(
+        checks.inside_0_1("how much of its pruning a settled round may still change")
+    ),
     "scope": checks.one_of(SCOPES),
     "retrain": checks.one_of(RETRAIN),
     "select": checks.one_of(SELECT),
@@ -77,6 +80,9 @@ class LotteryConfig:
         tolerance: Allowed drop below the dense metric, in the metric's own unit, at
             least 0.
         select: Which round's network to return: `"sparsest_winning"` or `"last"`.
+        settle: A round ends once the newest masks that it would be pruned to differ by
+            at most this share, in (0, 1); see `search.settling`. `None` trains every
+            round in full.
         seed: Random seed. `None` leaves the global seeds alone.
 
     Raises:
@@ -97,6 +103,7 @@ class LotteryConfig:
     monitor: str | None = None
     tolerance: float = 0.0
     select: str = "sparsest_winning"
+    settle: float | None = None
     seed: int | None = None
 
     def __post_init__(self):
@@ -114,8 +121,9 @@ class LotteryConfig:
         for name in ("epochs", "rewind_step", "rounds", "seed"):
             if getattr(self, name) is not None:
                 plain[name] = int(getattr(self, name))
-        for name in ("target_sparsity", "prune_fraction", "tolerance"):
-            plain[name] = float(getattr(self, name))
+        for name in ("target_sparsity", "prune_fraction", "tolerance", "settle"):
+            if getattr(self, name) is not None:
+                plain[name] = float(getattr(self, name))
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 

@@ -18,6 +18,7 @@ _KINDS = {
     "metrics": checks.dict_of(checks.NUMBER),
     "history": checks.dict_of(checks.list_of(checks.NUMBER)),
     "steps": checks.WHOLE,
+    "settled": checks.or_none(checks.WHOLE),
     "seconds": checks.or_none(checks.NUMBER),
     "failure": checks.or_none(checks.TEXT),
 }
@@ -36,9 +37,25 @@ class Round:
     density_per_layer: Mapping[str, float]  # Share of weights kept, in [0, 1], by path.
     metrics: Mapping[str, float]  # After the round; "val_..." on validation data.
     history: Mapping[str, Sequence[float]]  # The logs of each epoch, as Keras' History.
-    steps: int  # Number of optimizer steps.
+    steps: int  # Number of optimizer steps, of both trainings if it was trained twice.
+    # After how many of them its mask had settled, which cut it short, if that happened.
+    settled: int | None = None
     seconds: float | None = None
     failure: str | None = None  # Why the round does not count.
+
+    @property
+    def in_full(self) -> bool:
+        """Whether the network was trained in full, perhaps after it was cut short."""
+        return self.settled is None or self.steps > self.settled
+
+    @property
+    def how(self) -> str:
+        """How a round that was cut short was trained; `""` for others."""
+        if self.settled is None:
+            return ""
+        cut = f"settled after {self.settled:,} steps"
+        more = f", then {self.steps - self.settled:,} in full"
+        return cut + (more if self.in_full else "")
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Round":
@@ -51,6 +68,25 @@ class Round:
         record = cls(**values)
         checks.fields(record, _KINDS)
         return record
+
+
+def steps_told(rounds: Sequence[Round]) -> str:
+    """Returns a sentence on what a search that cut rounds short took, else `""`.
+
+    In what a full search takes, about, a round that was cut short counts as the mean of
+    the sparse ones trained in full.
+    """
+    full = [r.steps - (r.settled or 0) for r in rounds if r.in_full]
+    if all(r.settled is None for r in rounds):
+        return ""
+    mean = sum(full[1:] or full) / len(full[1:] or full)
+    taken = sum(r.steps for r in rounds)
+    whole = round(sum(full) + (len(rounds) - len(full)) * mean)
+    numbers = ", ".join(str(r.round) for r in rounds if r.in_full)
+    return (
+        f"{taken:,} steps, {taken / whole:.2f} of the {whole:,} of a full search; "
+        f"trained in full: rounds {numbers}."
+    )
 
 
 def library_versions(names: Sequence[str] = _LIBRARIES) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tflottery.core import checks
 from tflottery.core.masks import Masks
 from tflottery.core.records import Round
 
-_NOT_IN_HEADER = ("masks", "began", "arrays")
+_NOT_IN_HEADER = ("masks", "drawn", "began", "arrays")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,7 +28,11 @@ class Checkpoint:
         callbacks: What the callbacks had counted; see `callback_state`.
         rewound: Whether the state to rewind to had been saved.
         steps_per_epoch: The batches of an epoch, if they were known.
+        again: Whether the round had been cut short, and now trains in full.
+        settled: Whether its mask has settled, which ends it.
+        since: The batches since masks were last drawn.
         masks: The masks that it trains with.
+        drawn: The masks drawn last; see `settling`.
         began: When it would have begun if it had never been interrupted.
         arrays: The state that was read with it, and arrays that callbacks had kept.
     """
@@ -42,7 +46,11 @@ class Checkpoint:
     callbacks: list[dict] = dataclasses.field(default_factory=list)
     rewound: bool = False
     steps_per_epoch: int | None = None
+    again: bool = False
+    settled: bool = False
+    since: int = 0
     masks: Masks = dataclasses.field(default_factory=dict)
+    drawn: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
     began: float = dataclasses.field(default_factory=time.monotonic)
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -66,11 +74,11 @@ class Checkpoint:
         checks.fields(
             at,
             {
-                **dict.fromkeys(("round", "epoch", "step"), checks.WHOLE),
+                **dict.fromkeys(("round", "epoch", "step", "since"), checks.WHOLE),
+                **dict.fromkeys(("rewound", "again", "settled"), checks.BOOL),
                 "seconds": checks.NUMBER,
                 "history": checks.dict_of(checks.list_of(checks.NUMBER)),
                 "callbacks": checks.list_of(checks.DICT),
-                "rewound": checks.BOOL,
                 "steps_per_epoch": checks.or_none(checks.WHOLE),
                 "record": checks.Kind(
                     lambda record: isinstance(record, Round | None), "a record or None"

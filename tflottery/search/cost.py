@@ -14,6 +14,7 @@ from tflottery.core import plan as plan_lib
 from tflottery.core.config import LotteryConfig
 from tflottery.engines import data as data_lib
 from tflottery.engines.shuffling import is_ordered
+from tflottery.search import settling
 from tflottery.search.loop import TICKET, find_ticket, prepared
 from tflottery.search.progress import duration
 from tflottery.search.trainer import Trainer
@@ -31,17 +32,25 @@ class Cost:
         seconds: Time for the steps and the validation on this machine, without tracing
             the first step, writing files and whatever callbacks do.
         disk_bytes: Size of the arrays in the run directory at the end.
+        least_steps, least_seconds: The same with `settle`, if every round settles as
+            soon as it can and the last one wins.
     """
 
     rounds: int
     steps: int
     seconds: float
     disk_bytes: int
+    least_steps: int
+    least_seconds: float
 
     def __str__(self) -> str:
+        steps, seconds = f"{self.steps:,}", duration(self.seconds)
+        if self.least_steps < self.steps:
+            steps = f"{self.least_steps:,} to {steps}"
+            seconds = f"{duration(self.least_seconds)} to {seconds}"
         return (
-            f"{self.rounds} rounds, {self.steps:,} steps, about "
-            f"{duration(self.seconds)}; {self.disk_bytes / 1e6:,.1f} MB in a `run_dir`"
+            f"{self.rounds} rounds, {steps} steps, about {seconds}; "
+            f"{self.disk_bytes / 1e6:,.1f} MB in a `run_dir`"
         )
 
 
@@ -94,13 +103,27 @@ def estimate_cost(model: Any, ds: Any, y: Any = None, **arguments: Any) -> Cost:
     skipped = 0
     if config.retrain == "rewind":
         skipped = engine.batches(config.rewind_step) // steps
-    epochs = config.epochs + (len(plan) - 1) * (config.epochs - skipped)
-    evaluations = epochs + len(plan)  # After every epoch, and after every round.
+    later, short = config.epochs - skipped, len(plan) - 2
+    most = least = config.epochs + (len(plan) - 1) * later
+    if config.settle is not None:
+        dense = config.epochs * steps // engine.batches(1)
+        every = settling.interval(dense, masks_lib.size(masks))
+        soonest = engine.batches((settling.BEFORE + 1) * every) / steps
+        least -= short * max(0, later - soonest)
+        if config.select != "last":  # A bisection over all but the last round.
+            most += short.bit_length() * later
+
+    def seconds(epochs: float) -> float:
+        evaluations = epochs + len(plan)  # After every epoch, and after every round.
+        return epochs * steps * step_seconds + evaluations * batches * batch_seconds
+
     return Cost(
         rounds=len(plan),
-        steps=epochs * steps // engine.batches(1),
-        seconds=epochs * steps * step_seconds + evaluations * batches * batch_seconds,
+        steps=most * steps // engine.batches(1),
+        seconds=seconds(most),
         disk_bytes=_disk(engine.weights(), masks, plan, state, config),
+        least_steps=round(least * steps) // engine.batches(1),
+        least_seconds=seconds(least),
     )
 
 

@@ -25,6 +25,8 @@ from tflottery.engines import data as data_lib
 from tflottery.engines import joining, network
 from tflottery.search import fingerprint, interrupts
 from tflottery.search import run_dir as run_dir_lib
+from tflottery.search import selection as selection_lib
+from tflottery.search.checkpoint import Checkpoint
 from tflottery.search.progress import Progress
 from tflottery.search.selection import Selection
 from tflottery.search.trainer import Trained, Trainer
@@ -64,6 +66,7 @@ def find_ticket(
     monitor: str | None = None,
     tolerance: float = 0.0,
     select: str = "sparsest_winning",
+    settle: float | None = None,
     seed: int | None = None,
     run_dir: Any = None,
     resume: str = "auto",
@@ -136,6 +139,11 @@ def find_ticket(
         select: `"sparsest_winning"` returns the sparsest network that reaches the
             dense metric (if none does, the best one, with a warning); `"last"`
             returns that of the last round.
+        settle: If given, in (0, 1), a round that pruned ends once the masks that it
+            would be pruned to have settled: the newest change at most this share of
+            what the four drawn before would remove. Then only networks that may be
+            returned are trained in full: the last one and, if it does not win, some
+            of the others, by bisection. 0.1 suits most.
         seed: Random seed. Sets the global seeds of Python, NumPy and the backend, so
             that two searches on one machine are alike.
         run_dir: A folder to keep every round in, or a URL such as `gs://bucket/run`.
@@ -255,11 +263,13 @@ class State:
         records: The records of the rounds so far.
         last: The last round, or `None` before the first.
         selection: The rounds whose networks may be returned.
+        cut: The rounds that were not trained in full, by number.
     """
 
     records: tuple[Round, ...] = ()
     last: Trained | None = None
     selection: Selection = dataclasses.field(default_factory=Selection)
+    cut: Mapping[int, Trained] = dataclasses.field(default_factory=dict)
 
 
 def _search(
@@ -277,20 +287,46 @@ def _search(
     state = State()
 
     def keep(trained: Trained, *, resumed: bool = False) -> State:
-        record, selection = trained.record, state.selection
-        records = (*state.records, record)
+        record, selection, last = trained.record, state.selection, state.last
+        before, number = state.records, record.round
+        records = (*before[:number], record, *before[number + 1 :])
         if run and not resumed:
             run.save_round(_ticket(trainer, trained, records))
         if progress:
             progress.add(record, trainer.monitor, resumed=resumed)
+        cut = {n: each for n, each in state.cut.items() if n != number}
         if record.failure is not None:
-            _say_diverged(record, selection)
-        elif record.round > 0:
+            _say_diverged(record, selection, in_full_next(records))
+        elif not record.in_full:
+            # As bits, masks take little memory.
+            bits = {path: masks_lib.pack(mask) for path, mask in trained.masks.items()}
+            weights = {} if config.retrain == "rewind" else trained.weights
+            cut[number] = Trained(record, bits, weights)
+        elif number > 0:
             better = engine.better(trainer.monitor)
             selection = selection.after(
                 trained, records[0], config, trainer.monitor, better
             )
-        return State(records=records, last=trained, selection=selection)
+        if number == len(records) - 1:
+            last = trained
+        return State(records=records, last=last, selection=selection, cut=cut)
+
+    def in_full_next(records: Sequence[Round]) -> int:
+        if config.select == "last" and records[-1].in_full and not records[-1].failure:
+            return 0
+        return selection_lib.next_in_full(known(records), records[-1].round)
+
+    def known(records: Sequence[Round]) -> dict[int, bool]:
+        better = engine.better(trainer.monitor)
+        return selection_lib.measured(records, config, trainer.monitor, better)
+
+    def drawing(at: Checkpoint) -> Callable[[Weights], Masks] | None:
+        if at.round == 0 or at.again or _done(at.round, at.masks, config):
+            return None
+        return lambda weights: _prune(trainer, at.round, at.masks, weights, score)
+
+    if config.settle is not None:
+        trainer.drawing = drawing
 
     if finished:
         # Keras knows the direction of a metric only once it has been computed.
@@ -301,12 +337,14 @@ def _search(
         state = keep(Trained(record, ticket.masks, ticket.trained), resumed=True)
     if checkpoint and (trained := trainer.resume(checkpoint, finished)):
         state = keep(trained)
-    while not _done(state.last, config):
-        if state.last is None:
-            masks = trainer.masks
-        else:
-            masks = _prune(trainer, state.last, score)
-            if masks_lib.kept(masks) == masks_lib.kept(state.last.masks):
+    while (last := state.last) is None or not (
+        last.record.failure or _done(last.record.round, last.masks, config)
+    ):
+        masks = trainer.masks
+        if last is not None:
+            number, weights = last.record.round, last.weights
+            masks = _prune(trainer, number, last.masks, weights, score)
+            if masks_lib.kept(masks) == masks_lib.kept(last.masks):
                 warnings.warn(
                     "Nothing more can be pruned: every layer keeps at least one "
                     "weight. The search ends at "
@@ -315,8 +353,14 @@ def _search(
                 )
                 break
         state = keep(trainer.train(masks, state.records))
+    while number := in_full_next(state.records):
+        cut, shapes = state.cut[number], trainer.masks
+        masks = {p: masks_lib.unpack(b, shapes[p].shape) for p, b in cut.masks.items()}
+        state = keep(trainer.train(masks, state.records, cut))
 
     assert state.last is not None
+    if config.settle is not None and config.select != "last":
+        selection_lib.say_not_monotone(known(state.records), state.records)
     chosen = state.selection.chosen(
         state.last, state.records[0], config, trainer.monitor
     )
@@ -334,52 +378,61 @@ def _search(
     return model
 
 
-def _done(last: Trained | None, config: LotteryConfig) -> bool:
-    """Returns whether `last` is the last round."""
-    if last is None:
-        return False
-    if last.record.failure is not None or last.record.round == config.rounds:
+def _done(number: int, masks: Masks, config: LotteryConfig) -> bool:
+    """Returns whether the round `number` with these `masks` is the last."""
+    if number == config.rounds:
         return True
-    target = (1 - config.target_sparsity) * masks_lib.size(last.masks)
-    return masks_lib.kept(last.masks) <= target + 0.5
+    target = (1 - config.target_sparsity) * masks_lib.size(masks)
+    return masks_lib.kept(masks) <= target + 0.5
 
 
-def _prune(trainer: Trainer, trained: Trained, score: criteria.Criterion) -> Masks:
-    """Returns the masks of the round after `trained`."""
+def _prune(
+    trainer: Trainer,
+    number: int,
+    given: Masks,
+    weights: Weights,
+    score: criteria.Criterion,
+) -> Masks:
+    """Returns the masks of the round after the one of this `number`."""
     config, rewind = trainer.config, trainer.rewind_state
     scores = score(
-        {path: trained.weights[path] for path in trainer.paths},
+        {path: weights[path] for path in trainer.paths},
         {path: rewind[f"weights/{path}"] for path in trainer.paths},
     )
     target = 1 - config.target_sparsity
     masks = pruning.prune(
         scores,
-        trained.masks,
-        plan_lib.fraction(trained.masks, config, done=trained.record.round),
+        given,
+        plan_lib.fraction(given, config, done=number),
         scope=config.scope,
         layer_fractions=config.layer_fractions,
         target_density=target,
     )
-    left = masks_lib.kept(trained.masks)
+    left = masks_lib.kept(given)
     if masks_lib.kept(masks) < left or left == 1:
         return masks
     # In a small network the share may round to no weight at all: prune one.
     return pruning.prune(scores, masks, 1 / left, target_density=target)
 
 
-def _say_diverged(record: Round, selection: Selection) -> None:
-    """Warns that a round diverged; raises if there is no ticket to return."""
+def _say_diverged(record: Round, selection: Selection, number: int) -> None:
+    """Warns that a round diverged; raises if there is no ticket to return.
+
+    `number` is that of the next round to train in full, if there is one.
+    """
     why = "the loss or a weight is NaN or infinite"
-    if selection.best is None:
+    if selection.best is None and not number:
         raise ValueError(
             f"Training diverged in round {record.round}, before there was any ticket: "
             f"{why}. Lower the learning rate of `model`'s optimizer, or look for NaN "
             "in `ds`."
         )
+    ends = "stops with the best ticket so far"
+    if number:
+        ends = f"goes on with round {number}, trained in full"
     warnings.warn(
-        f"Training diverged in round {record.round}: {why}. The search stops with the "
-        "best ticket so far. A later `rewind_step` or a lower learning rate may take "
-        "it further.",
+        f"Training diverged in round {record.round}: {why}. The search {ends}. "
+        "A later `rewind_step` or a lower learning rate may take it further.",
         stacklevel=5,
     )
 

@@ -18,6 +18,7 @@ from tflottery.engines.tfmot import held, state
 from tflottery.engines.tfmot.imported import tf_keras
 from tflottery.engines.tfmot.schedule import LotterySchedule
 from tflottery.engines.tfmot.wrapper import wrappers_in
+from tflottery.search import settling
 from tflottery.ticket import Ticket
 
 
@@ -45,6 +46,8 @@ class RewindToInit(tf_keras.callbacks.Callback):
         criterion: As in `find_ticket`: a name, or a function `(trained, rewind) ->
             scores` on dicts of arrays by path.
         layer_fractions: Other prune fractions for some layers, as `{"output": 0.1}`.
+        settle: As in `find_ticket`: rounds end once their masks have settled. Only the
+            dense and the last one train all `steps_per_round`, and `fit` ends then.
         verbose: 1 prints a line per round, 0 nothing; `"auto"` does as `fit` does.
 
     Attributes:
@@ -64,9 +67,12 @@ class RewindToInit(tf_keras.callbacks.Callback):
         scope: str = "global",
         criterion: str | Callable[[Weights, Weights], Weights] = "magnitude",
         layer_fractions: Mapping[str, float] | None = None,
+        settle: float | None = None,
         verbose: str | int = "auto",
     ):
         super().__init__()
+        LotteryConfig(settle=settle)  # Raises if it is out of range.
+        self.settle = settle
         checks.choice("scope", scope, pruning.SCOPES)
         check_criterion(criterion)
         self.schedule = schedule
@@ -86,7 +92,8 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         schedule = self._schedule
-        if self._steps == schedule.steps_per_round and self._round < schedule.rounds:
+        ended = self._settled or self._steps == schedule.steps_per_round
+        if ended and self._round < schedule.rounds:
             self._next_round()
         if self._rewind is None and self._steps == schedule.rewind_step:
             self._rewind = network.read(state.parts(self.model))
@@ -94,8 +101,19 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._steps += batch - self._first_in_execution + 1
-        if self._steps == self._schedule.steps_per_round:
+        rounds, steps = self._schedule.rounds, self._schedule.steps_per_round
+        if self._steps == steps:
             self._logs = dict(logs or {})
+            if self.settle and self._round == rounds:
+                self.model.stop_training = True  # Sooner than the epochs foresaw.
+        elif self.settle and 0 < self._round < rounds:
+            every = settling.interval(steps, masks_lib.size(self._held))
+            if self._steps % every == 0:
+                self._settled = settling.settles(
+                    self._drawn, self._weights(), self._prune, self._held, self.settle
+                )
+            if self._settled:
+                self._logs = dict(logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
@@ -107,8 +125,8 @@ class RewindToInit(tf_keras.callbacks.Callback):
         # EarlyStopping, for one, may have restored the weights of an earlier round.
         self._hold(self._held)
         schedule = self._schedule
-        done = self._round * schedule.steps_per_round + self._steps
-        if done < schedule.total_steps:
+        done = sum(r.steps for r in self._records) + self._steps
+        if self._round < schedule.rounds or self._steps < schedule.steps_per_round:
             warnings.warn(
                 f"`fit` ended after {done} of the {schedule.total_steps} steps that "
                 f"the search needs, in round {self._round} of {schedule.rounds}. Train "
@@ -167,6 +185,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
     def _start_round(self) -> None:
         self._steps = 0
         self._began = time.monotonic()
+        self._settled, self._drawn = False, []
         self._history: dict[str, list[float]] = {}
         self._logs: dict[str, Any] = {}
 
@@ -177,6 +196,11 @@ class RewindToInit(tf_keras.callbacks.Callback):
         per_epoch = self.params.get("steps")
         if together == 1 and not self.model.autotune_steps_per_execution:
             return
+        if self.settle:
+            raise ValueError(
+                "`settle` ends rounds at any step, so compile with "
+                f"`steps_per_execution=1`. Received: steps_per_execution={together}"
+            )
         for name, step in (
             ("steps_per_round", schedule.steps_per_round),
             ("rewind_step", schedule.rewind_step),
@@ -194,7 +218,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
 
     def _next_round(self) -> None:
         """Ends the round: prunes it and rewinds everything else to step k."""
-        model, schedule = self.model, self._schedule
+        model = self.model
         optimizer = model.optimizer
         if getattr(holding.optimizer_of(model), "use_ema", False):
             # As at the end of `fit`: the trained weights are the averages.
@@ -203,23 +227,28 @@ class RewindToInit(tf_keras.callbacks.Callback):
         record = self._record()
         self._records.append(record)
         self._say(record)
-        score = self.criterion
-        score = score if callable(score) else criteria.CRITERIA[score]
-        rewind = {p: self._rewind[f"weights/{p}"] for p in self._masks}
-        masks = pruning.prune(
-            score(self._weights(), rewind),
-            self._held,
-            schedule.fraction(self._held, self._round, self.layer_fractions),
-            scope=self.scope,
-            layer_fractions=self.layer_fractions,
-            target_density=schedule.target_density,
-        )
+        masks = self._prune(self._weights())
         for name, variable in state.parts(model).items():
             if name.startswith(("weights", "optimizer")):
                 variable.assign(self._rewind[name])
         self._hold(masks)
         self._round += 1
         self._start_round()
+
+    def _prune(self, weights: Weights) -> Masks:
+        """Returns the masks that pruning these weights would give."""
+        schedule, score = self._schedule, self.criterion
+        score = score if callable(score) else criteria.CRITERIA[score]
+        assert self._rewind is not None
+        rewind = {p: self._rewind[f"weights/{p}"] for p in self._masks}
+        return pruning.prune(
+            score(weights, rewind),
+            self._held,
+            schedule.fraction(self._held, self._round, self.layer_fractions),
+            scope=self.scope,
+            layer_fractions=self.layer_fractions,
+            target_density=schedule.target_density,
+        )
 
     def _hold(self, masks: Masks) -> None:
         holding.hold(self.model, masks, held)
@@ -236,6 +265,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
             metrics={name: float(value) for name, value in self._logs.items()},
             history=self._history,
             steps=self._steps,
+            settled=self._steps if self._settled else None,
             seconds=time.monotonic() - self._began,
         )
 
@@ -261,6 +291,7 @@ class RewindToInit(tf_keras.callbacks.Callback):
                 layer_fractions=self.layer_fractions,
                 rewind_step=schedule.rewind_step,
                 select="last",
+                settle=self.settle,
             ),
             monitor=choose_monitor(records[-1].metrics),
             rounds=records,

@@ -4,6 +4,7 @@ import numbers
 import sys
 from collections.abc import Sequence
 
+from tflottery.core.records import steps_told
 from tflottery.search import live
 from tflottery.ticket import Round, Ticket
 
@@ -55,7 +56,7 @@ class Progress:
             names = ("round", "left %", monitor, "to dense", "seconds", "time left")
             self.say(line.format(*names))
         self._records.append(record)
-        ahead = len(self._plan) - len(self._records)
+        ahead = max(0, len(self._plan) - len(self._records))
         seconds = [r.seconds or 0.0 for r in self._records[-3:]]
         left = duration(ahead * sum(seconds) / len(seconds))
         metric = record.metrics.get(monitor, float("nan"))
@@ -67,7 +68,7 @@ class Progress:
             f"{metric - dense:+.4f}",
             f"{record.seconds or 0:.1f}",
             ("(resumed)" if resumed else left)
-            + (f"  {record.failure}" if record.failure else ""),
+            + (f"  {told}" if (told := record.failure or record.how) else ""),
         )
         if self.live:
             self.live.add(monitor, row, 1 - record.sparsity, metric)
@@ -86,6 +87,8 @@ class Progress:
             f"weights, {ticket.monitor} {metric:.4f} ({metric - dense:+.4f} to dense), "
             f"in {duration(sum(r.seconds or 0 for r in ticket.rounds))}."
         )
+        if told := steps_told(ticket.rounds):
+            self.say(told)
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ from tflottery.search import locks
 from tflottery.ticket import Round, Ticket
 
 RESUME = checks.one_of(("auto", "never"))
-_OF_PATHS = ("weights/", "masks/")  # Prefixes of the arrays named by a path.
+_OF_PATHS = ("weights/", "masks/", "drawn/")  # Prefixes of the arrays named by a path.
 _STATES = r"run\.json|(start|rewind|current|ticket)\.safetensors"
 _ROUND = r"(\d{3,})\.(json|ticket)"
 _WHOLE = "Restore the right file from a copy, or choose another `run_dir`."
@@ -105,7 +105,7 @@ class Run:
         if self.writes:
             ticket = _with_paths(ticket, self._there)
             ticket.save(self._of_round(ticket.round, "ticket"))
-            record = dataclasses.asdict(ticket.rounds[-1])
+            record = dataclasses.asdict(ticket.rounds[ticket.round])
             files.write_json(self._of_round(ticket.round, "json"), record)
 
     def rounds(self) -> list[Round]:
@@ -178,7 +178,8 @@ class Run:
         if records < current["round"]:
             path = self._of_round(records, "json")
             raise self.lacks(f"rounds/{path.name}", "the record of a round")
-        if records > current["round"] + (current["record"] is not None):
+        ahead = records > current["round"] + (current["record"] is not None)
+        if ahead and not current.get("again"):
             raise RunError(
                 f"`run_dir` {str(self.path)!r} mixes two states: its "
                 f"current.safetensors is older than the finished round {records - 1}. "

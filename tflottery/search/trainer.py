@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tflottery.engines import building, network, shuffling
 from tflottery.engines import callbacks as callbacks_lib
 from tflottery.engines import data as data_lib
 from tflottery.engines.engine import Engine, as_numbers
-from tflottery.search import callback_state, checkpoint
+from tflottery.search import callback_state, checkpoint, settling
 from tflottery.search.checkpoint import Checkpoint
 
 _REWOUND = {
@@ -66,6 +66,8 @@ class Trainer:
         monitor: The metric that tells a winning ticket; empty until it is known.
         rewind_state: The state at step k; empty until the search has been there.
         progress: Shows how the search goes on, or `None`.
+        drawing: If given, returns for a round what draws the masks that decide when it
+            has settled, or `None` if it trains in full.
 
     Raises:
         TypeError: If `model` is not a Keras model, or a callback is not one.
@@ -113,6 +115,7 @@ class Trainer:
             self.masks |= engine.held
         self.monitor = config.monitor or ""
         self.progress: Any = None
+        self.drawing: Callable[[Checkpoint], Any] | None = None
         self._numbers = self._settings = []
         self._steps_per_epoch = data_lib.steps_per_epoch(ds, settings)
         self._uncounted = self._steps_per_epoch is None
@@ -190,7 +193,7 @@ class Trainer:
         state, at.arrays = at.arrays, {}
         self.engine.restore(state)
         callback_state.remind(self.callbacks, at.callbacks, state)
-        if at.round < len(records):
+        if at.round < len(records) and not (at.again and not records[at.round].in_full):
             return None
         at.masks = {
             path: masks_lib.unpack(
@@ -202,12 +205,22 @@ class Trainer:
             # The record has the paths of the network that was searched then.
             density = masks_lib.density_per_layer(at.masks)
             at.record = dataclasses.replace(at.record, density_per_layer=density)
+        bits = {p: state[n] for p in self.paths if (n := f"drawn/{p}") in state}
+        at.drawn = [
+            dict(zip(bits, b, strict=True)) for b in zip(*bits.values(), strict=True)
+        ]
         at.began = time.monotonic() - at.seconds
         at.arrays = {n: a for n, a in state.items() if n.startswith("callbacks/")}
         return self._finish(at, records)
 
-    def train(self, masks: Masks, records: Sequence[Round]) -> Trained:
-        """Trains the next round with `masks`, after the rounds of `records`."""
+    def train(
+        self, masks: Masks, records: Sequence[Round], again: Trained | None = None
+    ) -> Trained:
+        """Trains the next round with `masks`, after the rounds of `records`.
+
+        Or trains in full the round `again` that had been cut short: as any round if
+        `retrain` is "rewind", and otherwise on from the weights that it had.
+        """
         engine, config, epoch = self.engine, self.config, 0
         if records:
             engine.restore(self.rewind_state, parts=_REWOUND[config.retrain])
@@ -217,6 +230,11 @@ class Trainer:
         at = Checkpoint(
             round=len(records), epoch=epoch, step=engine.step(), masks=masks
         )
+        if again:
+            at.round, at.again = again.record.round, True
+            weights = {f"weights/{path}": w for path, w in again.weights.items()}
+            if config.retrain != "rewind":
+                engine.restore(weights, parts=("weights",))
         return self._finish(at, records)
 
     def _finish(self, at: Checkpoint, records: Sequence[Round]) -> Trained:
@@ -226,9 +244,9 @@ class Trainer:
         if at.record is None:
             if self.config.retrain == "fine_tune" and records:
                 engine.keep_learning_rate(self._first_step + records[0].steps - 1)
-            self._fit(at)
+            self._fit(at, records)
             metrics = {name: values[-1] for name, values in at.history.items()}
-            if self.validation_data is not None:
+            if self.validation_data is not None and not at.settled:
                 # Once more: a callback or an optimizer's averages may have changed
                 # the weights after the last epoch.
                 logs = engine.evaluate(self.validation_data)
@@ -238,14 +256,17 @@ class Trainer:
             with np.errstate(invalid="ignore"):
                 sums = [np.sum(w, dtype=np.float64) for w in weights.values()]
             at.seconds = time.monotonic() - at.began
+            steps = engine.step() - at.step
+            before = records[at.round] if at.again else None
             at.record = Round(
                 round=at.round,
                 sparsity=1 - masks_lib.density(at.masks),
                 density_per_layer=masks_lib.density_per_layer(at.masks),
                 metrics=metrics,
                 history=at.history,
-                steps=engine.step() - at.step,
-                seconds=at.seconds,
+                steps=steps + (before.steps if before else 0),
+                settled=before.settled if before else steps if at.settled else None,
+                seconds=at.seconds + (before.seconds or 0 if before else 0),
                 failure=None
                 if np.all(np.isfinite([metrics.get("loss", 0.0), *sums]))
                 else "diverged",
@@ -266,7 +287,7 @@ class Trainer:
         self.monitor = self.monitor or choose_monitor(at.record.metrics)
         return Trained(at.record, at.masks, engine.weights())
 
-    def _fit(self, at: Checkpoint) -> None:
+    def _fit(self, at: Checkpoint, records: Sequence[Round]) -> None:
         """Trains the epochs of the round that are left, and saves after each."""
         engine, config, keras = self.engine, self.config, self.engine.keras
         remembered, midway = at.callbacks, bool(at.history)
@@ -324,6 +345,14 @@ class Trainer:
         if not self.rewind_state:
             k = at.step + config.rewind_step
             watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
+        if draw := self.drawing and self.drawing(at):
+            every = settling.interval(records[0].steps, masks_lib.size(at.masks))
+            every, limit = engine.batches(every), self.config.settle or 0
+            watchers.append(
+                settling.ends_when_settled(
+                    keras, at, every, engine.weights, draw, limit
+                )
+            )
         if ordered:
             self._batches.epoch = first_epoch + at.epoch
         begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
@@ -353,6 +382,9 @@ class Trainer:
         at.callbacks, arrays = callback_state.remembered(self.callbacks, self._settings)
         at.rewound, at.steps_per_epoch = bool(self.rewind_state), self._steps_per_epoch
         arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}
+        if at.drawn:
+            bits = {f"drawn/{p}": np.stack([d[p] for d in at.drawn]) for p in at.masks}
+            arrays |= bits
         self._run.save("current", {**self.engine.state(), **arrays}, at.header())
 
     def weights_at(self, name: str) -> dict[str, np.ndarray]:

@@ -96,7 +96,8 @@ def learning_curves(rounds: Sequence[Round], monitor: str) -> Picture | None:
 def counts(record: Round, monitor: str) -> bool:
     """Returns whether a round's metric can be drawn."""
     value = record.metrics.get(monitor)
-    return record.failure is None and value is not None and abs(value) < _LARGEST
+    counts = record.failure is None and record.in_full
+    return counts and value is not None and abs(value) < _LARGEST
 
 
 def layers(densities: Sequence[Mapping[str, float]], title: str) -> Picture | None:

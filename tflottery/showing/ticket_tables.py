@@ -8,6 +8,7 @@ from typing import Any
 
 from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
+from tflottery.core.records import steps_told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +20,13 @@ class Table:
     numbers: int
 
 
-def headline(ticket: Any) -> tuple[str, str]:
-    """Returns what is left, and how much of the network could be pruned."""
+def headline(ticket: Any) -> tuple[str, ...]:
+    """Returns what is left, how much could be pruned, and what `settle` saved."""
     sizes = {path: w.size for path, w in ticket.trained.items()}
     return (
         f"Ticket: {100 * ticket.density:.2f} % of the prunable weights left",
         masks_lib.coverage(ticket.masks, sizes)[1],
+        *filter(None, [steps_told(ticket.rounds)]),
     )
 
 
@@ -42,6 +44,7 @@ def rounds(ticket: Any) -> Table:
     for r in ticket.rounds:
         metric = r.metrics.get(ticket.monitor)
         gain = None if metric is None or dense is None else metric - dense
+        mark = "<- this ticket" if r.round == ticket.round else ""
         rows.append(
             (
                 str(r.round),
@@ -49,7 +52,7 @@ def rounds(ticket: Any) -> Table:
                 "" if metric is None else f"{metric:.4f}",
                 "" if gain is None else f"{gain:+.4f}",
                 "" if r.seconds is None else f"{r.seconds:.1f}",
-                r.failure or ("<- this ticket" if r.round == ticket.round else ""),
+                r.failure or ", ".join(filter(None, (mark, r.how))),
             )
         )
     columns = ("round", "left %", ticket.monitor, "to dense", "seconds", "")

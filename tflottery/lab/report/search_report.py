@@ -8,7 +8,7 @@ from tflottery import load_ticket
 from tflottery.core import files
 from tflottery.core.checks import TEXT, check, dict_of, list_of, or_none
 from tflottery.core.config import LotteryConfig, choose_monitor
-from tflottery.core.records import Round
+from tflottery.core.records import Round, steps_told
 from tflottery.lab.report import page, tables
 from tflottery.lab.report.experiment_report import plain
 from tflottery.lab.report.page import Details, Section, Table
@@ -114,6 +114,8 @@ def _how(
             f"{monitor}, with a tolerance of {config.tolerance:g}. That value is "
             "therefore optimistic: measure the ticket on data that chose nothing."
         )
+    if told := steps_told(rounds):
+        texts.append(f"Rounds ended when their masks had settled: {told}")
     failed = [r for r in rounds if r.failure is not None]
     texts += [f"Round {r.round} failed: {r.failure}." for r in failed]
     return " ".join(texts)
@@ -123,7 +125,7 @@ def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> T
     names = list(dict.fromkeys(name for r in rounds for name in r.metrics))
     names.sort(key=lambda name: name != monitor)
     dense = rounds[0].metrics.get(monitor, math.nan) if rounds else math.nan
-    rows = []
+    rows, cut = [], any(r.settled is not None for r in rounds)
     for r in rounds:
         gain = r.metrics.get(monitor, math.nan) - dense
         rows.append(
@@ -135,10 +137,13 @@ def _round_table(rounds: Sequence[Round], monitor: str, chosen: int | None) -> T
                 "steps": f"{r.steps:,}",
                 "seconds": None if r.seconds is None else f"{r.seconds:.1f}",
                 "failure": r.failure,
+                **({"trained": r.how or "in full"} if cut else {}),
             }
         )
     caption = "The rounds; the ticket's round is highlighted"
-    return Table(caption, rows, ("failure",), () if chosen is None else (chosen,))
+    return Table(
+        caption, rows, ("failure", "trained"), () if chosen is None else (chosen,)
+    )
 
 
 def _made(manifest: Mapping[str, Any], config: LotteryConfig, versions: Any) -> Section:
