@@ -74,7 +74,10 @@ def settles(
     bits = {path: masks_lib.pack(mask) for path, mask in new.items()}
     most = limit * 2 * (masks_lib.kept(masks) - masks_lib.kept(new))
     settled = len(drawn) == BEFORE and all(
-        sum(np.unpackbits(bits[p] ^ b).sum(dtype=np.int64) for p, b in each.items())
+        sum(
+            np.unpackbits(np.bitwise_xor(bits[p], b)).sum(dtype=np.int64)
+            for p, b in each.items()
+        )
         <= most
         for each in drawn
     )

@@ -121,8 +121,8 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
     if len({spec.shape[0] for spec in specs}) > 1:
         shapes = ", ".join(f"{spec.shape} of {spec.name!r}" for spec in specs)
         raise ValueError(
-            f"The inputs of {path} must begin with one batch size, as samples are given "
-            f"by batches. Received: {shapes}"
+            f"The inputs of {path} must begin with one batch size, as samples are "
+            f"given by batches. Received: {shapes}"
         )
     samples = as_samples(samples, specs)
     notes = []
