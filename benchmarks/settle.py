@@ -87,8 +87,8 @@ def drawing_time() -> list[float]:
     """Returns a list whose number is the CPU seconds spent on drawing from now on."""
     spent, make = [0.0], settling.ends_when_settled
 
-    def timed(keras, at, every, weights, draw, limit):
-        callback = make(keras, at, every, weights, draw, limit)
+    def timed(*given):
+        callback = make(*given)
         draws = callback.on_train_batch_end
 
         def on_train_batch_end(batch, logs=None):

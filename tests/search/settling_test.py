@@ -264,21 +264,26 @@ def test_records_of_searches_without_settle_are_read(find, tmp_path):
     assert find(settle=None, run_dir=tmp_path, rounds=1).ticket.round == 1
 
 
-def test_masks_are_far_apart_by_the_share_of_what_they_prune():
+@pytest.mark.parametrize(
+    ("pruned", "swapped", "limit"),
+    # Of 40: swapping one changes two. Of few pruned weights, five times those count.
+    [(10, 1, 2 / 40), (8, 2, 4 / 40), (4, 1, 2 / 20)],
+)
+def test_masks_are_far_apart_by_the_share_that_changes(pruned, swapped, limit):
     now = {"w": np.ones(40, bool)}
-    pruning_first = {"w": np.arange(40) >= 10}
-    other = {"w": np.arange(40) >= 11}
-    other["w"][0] = True  # Prunes one of ten other weights.
+    before = {"w": np.arange(40) >= pruned}
+    new = {"w": np.arange(40) >= pruned + swapped}
+    new["w"][:swapped] = True
     drawn = []
 
     def settles(drawn, new, limit, weights=1.0):
         weights = {"w": np.array([weights])}
         return settling.settles(drawn, weights, lambda weights: new, now, limit)
 
-    assert not any(settles(drawn, pruning_first, 0.1) for _ in range(4))
-    assert not settles(list(drawn), other, 0.09)
-    assert not settles(drawn, other, 0.1, weights=np.nan)
-    assert settles(drawn, other, 0.1)
+    assert not any(settles(drawn, before, limit) for _ in range(4))
+    assert not settles(list(drawn), new, 0.99 * limit)
+    assert not settles(drawn, new, limit, weights=np.nan)
+    assert settles(drawn, new, limit)
     assert len(drawn) == 4
 
 

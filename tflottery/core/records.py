@@ -48,6 +48,15 @@ class Round:
         """Whether the network was trained in full, perhaps after it was cut short."""
         return self.settled is None or self.steps > self.settled
 
+    def after(self, cut: "Round") -> "Round":
+        """Returns the record of both trainings of a round that was `cut` short."""
+        return dataclasses.replace(
+            self,
+            steps=cut.steps + self.steps,
+            settled=cut.settled,
+            seconds=(cut.seconds or 0.0) + (self.seconds or 0.0),
+        )
+
     @property
     def how(self) -> str:
         """How a round that was cut short was trained; `""` for others."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.core import checks
+from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Masks
 from tflottery.core.records import Round
 
@@ -53,6 +54,25 @@ class Checkpoint:
     drawn: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
     began: float = dataclasses.field(default_factory=time.monotonic)
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def bits(self) -> dict[str, np.ndarray]:
+        """Returns the arrays of the masks: those of the round, and those drawn."""
+        found = {f"masks/{p}": masks_lib.pack(m) for p, m in self.masks.items()}
+        for path in self.masks if self.drawn else ():
+            found[f"drawn/{path}"] = np.stack([each[path] for each in self.drawn])
+        return found
+
+    def take_bits(self, state: Mapping[str, np.ndarray], paths: Sequence[str]) -> None:
+        """Takes the masks from a state that has the arrays of `bits`."""
+        self.masks = {
+            p: masks_lib.unpack(state[f"masks/{p}"], state[f"weights/{p}"].shape)
+            for p in paths
+        }
+        drawn = {p: state[n] for p in paths if (n := f"drawn/{p}") in state}
+        self.drawn = [
+            dict(zip(drawn, each, strict=True))
+            for each in zip(*drawn.values(), strict=True)
+        ]
 
     def header(self) -> dict[str, Any]:
         """Returns everything but the arrays as plain data."""

@@ -221,7 +221,6 @@ def prepared(
     *, model: Any, ds: Any, y: Any, verbose: Any, refused: Mapping, **arguments: Any
 ) -> tuple[Trainer, Progress | None]:
     """Reads and checks the arguments of `find_ticket`, and raises its errors."""
-
     given = arguments | {
         "criterion": check_criterion(arguments["criterion"]),
         "layer_fractions": arguments["layer_fractions"] or {},
@@ -263,13 +262,11 @@ class State:
         records: The records of the rounds so far.
         last: The last round, or `None` before the first.
         selection: The rounds whose networks may be returned.
-        cut: The rounds that were not trained in full, by number.
     """
 
     records: tuple[Round, ...] = ()
     last: Trained | None = None
     selection: Selection = dataclasses.field(default_factory=Selection)
-    cut: Mapping[int, Trained] = dataclasses.field(default_factory=dict)
 
 
 def _search(
@@ -287,47 +284,27 @@ def _search(
     state = State()
 
     def keep(trained: Trained, *, resumed: bool = False) -> State:
-        record, selection, last = trained.record, state.selection, state.last
-        before, number = state.records, record.round
+        record, selection, before = trained.record, state.selection, state.records
+        number = record.round
         records = (*before[:number], record, *before[number + 1 :])
         if run and not resumed:
             run.save_round(_ticket(trainer, trained, records))
         if progress:
             progress.add(record, trainer.monitor, resumed=resumed)
-        cut = {n: each for n, each in state.cut.items() if n != number}
-        if record.failure is not None:
-            _say_diverged(record, selection, in_full_next(records))
-        elif not record.in_full:
-            # As bits, masks take little memory.
-            bits = {path: masks_lib.pack(mask) for path, mask in trained.masks.items()}
-            weights = {} if config.retrain == "rewind" else trained.weights
-            cut[number] = Trained(record, bits, weights)
-        elif number > 0:
-            better = engine.better(trainer.monitor)
-            selection = selection.after(
-                trained, records[0], config, trainer.monitor, better
-            )
-        if number == len(records) - 1:
-            last = trained
-        return State(records=records, last=last, selection=selection, cut=cut)
+        if number > 0 or record.failure:
+            selection = selection.after(trained, records, *judging())
+        last = trained if number == len(records) - 1 else state.last
+        return State(records=records, last=last, selection=selection)
 
-    def in_full_next(records: Sequence[Round]) -> int:
-        if config.select == "last" and records[-1].in_full and not records[-1].failure:
-            return 0
-        return selection_lib.next_in_full(known(records), records[-1].round)
-
-    def known(records: Sequence[Round]) -> dict[int, bool]:
-        better = engine.better(trainer.monitor)
-        return selection_lib.measured(records, config, trainer.monitor, better)
+    def judging() -> tuple[LotteryConfig, str, selection_lib.Better]:
+        return config, trainer.monitor, engine.better(trainer.monitor)
 
     def drawing(at: Checkpoint) -> Callable[[Weights], Masks] | None:
         if at.round == 0 or at.again or _done(at.round, at.masks, config):
             return None
         return lambda weights: _prune(trainer, at.round, at.masks, weights, score)
 
-    if config.settle is not None:
-        trainer.drawing = drawing
-
+    trainer.drawing = drawing if config.settle else None
     if finished:
         # Keras knows the direction of a metric only once it has been computed.
         judged = trainer.validation_data
@@ -342,8 +319,7 @@ def _search(
     ):
         masks = trainer.masks
         if last is not None:
-            number, weights = last.record.round, last.weights
-            masks = _prune(trainer, number, last.masks, weights, score)
+            masks = _prune(trainer, last.record.round, last.masks, last.weights, score)
             if masks_lib.kept(masks) == masks_lib.kept(last.masks):
                 warnings.warn(
                     "Nothing more can be pruned: every layer keeps at least one "
@@ -353,17 +329,13 @@ def _search(
                 )
                 break
         state = keep(trainer.train(masks, state.records))
-    while number := in_full_next(state.records):
-        cut, shapes = state.cut[number], trainer.masks
-        masks = {p: masks_lib.unpack(b, shapes[p].shape) for p, b in cut.masks.items()}
+    while number := selection_lib.next_in_full(state.records, *judging()):
+        masks = state.selection.masks_of(number, trainer.masks)
+        cut = state.selection.cut[number]
         state = keep(trainer.train(masks, state.records, cut))
 
     assert state.last is not None
-    if config.settle is not None and config.select != "last":
-        selection_lib.say_not_monotone(known(state.records), state.records)
-    chosen = state.selection.chosen(
-        state.last, state.records[0], config, trainer.monitor
-    )
+    chosen = state.selection.chosen(state.last, state.records, *judging())
     ticket = _ticket(trainer, chosen, state.records)
     if run:
         run.finish(ticket)
@@ -380,10 +352,8 @@ def _search(
 
 def _done(number: int, masks: Masks, config: LotteryConfig) -> bool:
     """Returns whether the round `number` with these `masks` is the last."""
-    if number == config.rounds:
-        return True
     target = (1 - config.target_sparsity) * masks_lib.size(masks)
-    return masks_lib.kept(masks) <= target + 0.5
+    return number == config.rounds or masks_lib.kept(masks) <= target + 0.5
 
 
 def _prune(
@@ -413,28 +383,6 @@ def _prune(
         return masks
     # In a small network the share may round to no weight at all: prune one.
     return pruning.prune(scores, masks, 1 / left, target_density=target)
-
-
-def _say_diverged(record: Round, selection: Selection, number: int) -> None:
-    """Warns that a round diverged; raises if there is no ticket to return.
-
-    `number` is that of the next round to train in full, if there is one.
-    """
-    why = "the loss or a weight is NaN or infinite"
-    if selection.best is None and not number:
-        raise ValueError(
-            f"Training diverged in round {record.round}, before there was any ticket: "
-            f"{why}. Lower the learning rate of `model`'s optimizer, or look for NaN "
-            "in `ds`."
-        )
-    ends = "stops with the best ticket so far"
-    if number:
-        ends = f"goes on with round {number}, trained in full"
-    warnings.warn(
-        f"Training diverged in round {record.round}: {why}. The search {ends}. "
-        "A later `rewind_step` or a lower learning rate may take it further.",
-        stacklevel=5,
-    )
 
 
 def _ticket(trainer: Trainer, trained: Trained, records: Sequence[Round]) -> Ticket:

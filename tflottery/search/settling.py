@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from tflottery.core import masks as masks_lib
+from tflottery.core.config import LotteryConfig
 from tflottery.core.masks import Masks, Weights
 from tflottery.search.checkpoint import Checkpoint
 
 BEFORE = 4  # The newest masks are compared with so many before them.
-_A_ROUND = 40  # So often are masks drawn in a round as long as the dense one, at most.
+_A_ROUND = 100  # So often are masks drawn in a round as long as the dense one, at most.
 
 Drawn = list[dict[str, np.ndarray]]
 """The bits of the masks that were drawn last, at most `BEFORE` of them."""
@@ -35,9 +36,9 @@ def interval(steps: int, weights: int) -> int:
         weights: Weights that the masks cover.
 
     >>> interval(9170, 266_200), interval(400, 20_000)
-    (230, 44)
+    (92, 46)
     """
-    drawing, step = 0.4 + 20e-6 * weights, 0.6 + 5e-6 * weights  # In ms.
+    drawing, step = 0.2 + 6e-6 * weights, 0.6 + 5e-6 * weights  # In ms.
     return max(math.ceil(steps / _A_ROUND), math.ceil(50 * drawing / step))
 
 
@@ -51,8 +52,10 @@ def settles(
     """Draws the masks that pruning now would give; returns whether they have settled.
 
     They have if the new ones differ from each of the four before by at most `limit`.
-    The difference is the Hamming distance divided by twice the number of weights that
-    are pruned: the share of them that the other masks keep, in [0, 1].
+    The difference is the Hamming distance, of the weights that are pruned, divided by
+    the number of weights that the round has left, as in both papers. Where less than a
+    fifth of these is pruned, five times the pruned ones take their place: else masks of
+    small fractions would be alike from the start.
 
     Args:
         drawn: The masks drawn before; the new ones are added.
@@ -72,7 +75,8 @@ def settles(
         warnings.simplefilter("ignore")  # Pruning itself will warn.
         new = draw(weights)
     bits = {path: masks_lib.pack(mask) for path, mask in new.items()}
-    most = limit * 2 * (masks_lib.kept(masks) - masks_lib.kept(new))
+    left = masks_lib.kept(masks)
+    most = limit * min(left, 5 * (left - masks_lib.kept(new)))
     settled = len(drawn) == BEFORE and all(
         sum(
             np.unpackbits(np.bitwise_xor(bits[p], b)).sum(dtype=np.int64)
@@ -86,25 +90,26 @@ def settles(
 
 
 def ends_when_settled(
-    keras: Any,
+    engine: Any,
     at: Checkpoint,
-    every: int,
-    weights: Callable[[], Weights],
+    steps: int,
     draw: Callable[[Weights], Masks],
-    limit: float,
+    config: LotteryConfig,
 ) -> Any:
-    """Returns a callback that ends the round `at` once its masks have settled.
+    """Returns a callback that ends a round once its masks have settled.
 
     Args:
-        keras: The module of the model.
+        engine: Trains the model.
         at: Where the round stands; it keeps what is drawn.
-        every: Batches from one draw to the next.
-        weights: Returns the weights now.
-        draw: Returns the masks that pruning them would give.
-        limit: As for `settles`.
+        steps: Optimizer steps of the dense round.
+        draw: Returns the masks that pruning some weights would give.
+        config: How to search.
     """
+    every = engine.batches(interval(steps, masks_lib.size(at.masks)))
+    assert config.settle is not None
+    limit = config.settle
 
-    class Draws(keras.callbacks.Callback):
+    class Draws(engine.keras.callbacks.Callback):
         _supports_tf_logs = True  # tf_keras need not convert logs at every step.
 
         def on_epoch_begin(self, epoch, logs=None):
@@ -117,7 +122,7 @@ def ends_when_settled(
             if at.since < every or batch + 1 >= self._last:
                 return
             at.since, model = 0, self.model  # On JAX, brings variables up to date.
-            at.settled = settles(at.drawn, weights(), draw, at.masks, limit)
+            at.settled = settles(at.drawn, engine.weights(), draw, at.masks, limit)
             model.stop_training = model.stop_training or at.settled
 
     return Draws()

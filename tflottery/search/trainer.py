@@ -66,8 +66,7 @@ class Trainer:
         monitor: The metric that tells a winning ticket; empty until it is known.
         rewind_state: The state at step k; empty until the search has been there.
         progress: Shows how the search goes on, or `None`.
-        drawing: If given, returns for a round what draws the masks that decide when it
-            has settled, or `None` if it trains in full.
+        drawing: Returns what draws a round's next masks, or `None`; see `settling`.
 
     Raises:
         TypeError: If `model` is not a Keras model, or a callback is not one.
@@ -195,20 +194,11 @@ class Trainer:
         callback_state.remind(self.callbacks, at.callbacks, state)
         if at.round < len(records) and not (at.again and not records[at.round].in_full):
             return None
-        at.masks = {
-            path: masks_lib.unpack(
-                state[f"masks/{path}"], state[f"weights/{path}"].shape
-            )
-            for path in self.paths
-        }
+        at.take_bits(state, self.paths)
         if at.record is not None:
             # The record has the paths of the network that was searched then.
             density = masks_lib.density_per_layer(at.masks)
             at.record = dataclasses.replace(at.record, density_per_layer=density)
-        bits = {p: state[n] for p in self.paths if (n := f"drawn/{p}") in state}
-        at.drawn = [
-            dict(zip(bits, b, strict=True)) for b in zip(*bits.values(), strict=True)
-        ]
         at.began = time.monotonic() - at.seconds
         at.arrays = {n: a for n, a in state.items() if n.startswith("callbacks/")}
         return self._finish(at, records)
@@ -218,8 +208,8 @@ class Trainer:
     ) -> Trained:
         """Trains the next round with `masks`, after the rounds of `records`.
 
-        Or trains in full the round `again` that had been cut short: as any round if
-        `retrain` is "rewind", and otherwise on from the weights that it had.
+        Or in full the round `again`, cut short before: on from its weights if rounds go
+        on from weights, else as any other.
         """
         engine, config, epoch = self.engine, self.config, 0
         if records:
@@ -227,13 +217,12 @@ class Trainer:
             rewinds = config.retrain == "rewind" and config.rewind_step > 0
             if rewinds and self._steps_per_epoch:
                 epoch = engine.batches(config.rewind_step) // self._steps_per_epoch
-        at = Checkpoint(
-            round=len(records), epoch=epoch, step=engine.step(), masks=masks
-        )
+        step = engine.step()
+        at = Checkpoint(round=len(records), epoch=epoch, step=step, masks=masks)
         if again:
             at.round, at.again = again.record.round, True
-            weights = {f"weights/{path}": w for path, w in again.weights.items()}
             if config.retrain != "rewind":
+                weights = {f"weights/{path}": w for path, w in again.weights.items()}
                 engine.restore(weights, parts=("weights",))
         return self._finish(at, records)
 
@@ -247,8 +236,7 @@ class Trainer:
             self._fit(at, records)
             metrics = {name: values[-1] for name, values in at.history.items()}
             if self.validation_data is not None and not at.settled:
-                # Once more: a callback or an optimizer's averages may have changed
-                # the weights after the last epoch.
+                # A callback or an optimizer's averages may have changed the weights.
                 logs = engine.evaluate(self.validation_data)
                 metrics |= {f"val_{name}": value for name, value in logs.items()}
             weights = engine.weights()
@@ -257,20 +245,21 @@ class Trainer:
                 sums = [np.sum(w, dtype=np.float64) for w in weights.values()]
             at.seconds = time.monotonic() - at.began
             steps = engine.step() - at.step
-            before = records[at.round] if at.again else None
             at.record = Round(
                 round=at.round,
                 sparsity=1 - masks_lib.density(at.masks),
                 density_per_layer=masks_lib.density_per_layer(at.masks),
                 metrics=metrics,
                 history=at.history,
-                steps=steps + (before.steps if before else 0),
-                settled=before.settled if before else steps if at.settled else None,
-                seconds=at.seconds + (before.seconds or 0 if before else 0),
+                steps=steps,
+                settled=steps if at.settled else None,
+                seconds=at.seconds,
                 failure=None
                 if np.all(np.isfinite([metrics.get("loss", 0.0), *sums]))
                 else "diverged",
             )
+            if at.again:
+                at.record = at.record.after(records[at.round])
             idle, start = [], self._start
             if at.round == 0 and at.record.failure is None:
                 same = {p: weights[p] == start[f"weights/{p}"] for p in self.paths}
@@ -302,9 +291,8 @@ class Trainer:
         def at_step_k() -> None:
             self.rewind_state = light(engine.state())
             if self._run:
-                self._run.save(
-                    "rewind", self.rewind_state, {"step": config.rewind_step}
-                )
+                step = {"step": config.rewind_step}
+                self._run.save("rewind", self.rewind_state, step)
 
         def on_epoch_end(epoch: int, logs: Any = None) -> None:
             if hasattr(engine.model, "jax_state_sync"):
@@ -346,13 +334,8 @@ class Trainer:
             k = at.step + config.rewind_step
             watchers = [callbacks_lib.at_step(keras, engine.step, k, at_step_k)]
         if draw := self.drawing and self.drawing(at):
-            every = settling.interval(records[0].steps, masks_lib.size(at.masks))
-            every, limit = engine.batches(every), self.config.settle or 0
-            watchers.append(
-                settling.ends_when_settled(
-                    keras, at, every, engine.weights, draw, limit
-                )
-            )
+            dense = records[0].steps
+            watchers.append(settling.ends_when_settled(engine, at, dense, draw, config))
         if ordered:
             self._batches.epoch = first_epoch + at.epoch
         begin = {"on_train_begin": on_train_begin} if self.callbacks else {}
@@ -381,20 +364,14 @@ class Trainer:
     def _save(self, at: Checkpoint) -> None:
         at.callbacks, arrays = callback_state.remembered(self.callbacks, self._settings)
         at.rewound, at.steps_per_epoch = bool(self.rewind_state), self._steps_per_epoch
-        arrays |= {f"masks/{p}": masks_lib.pack(m) for p, m in at.masks.items()}
-        if at.drawn:
-            bits = {f"drawn/{p}": np.stack([d[p] for d in at.drawn]) for p in at.masks}
-            arrays |= bits
-        self._run.save("current", {**self.engine.state(), **arrays}, at.header())
+        arrays |= self.engine.state() | at.bits()
+        self._run.save("current", arrays, at.header())
 
     def weights_at(self, name: str) -> dict[str, np.ndarray]:
         """Returns all weights as they were `"initial"`ly (θ0) or at `"rewind"` (θk)."""
         state = self._start if name == "initial" else self.rewind_state
-        return {
-            path.removeprefix("weights/"): w
-            for path, w in state.items()
-            if path.startswith("weights/")
-        }
+        found = {n: w for n, w in state.items() if n.startswith("weights/")}
+        return {n.removeprefix("weights/"): w for n, w in found.items()}
 
     def put_back(self) -> None:
         """Restores the model to where the search started, without masks."""
