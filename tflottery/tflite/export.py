@@ -16,6 +16,7 @@ from tflottery.tflite.file.destination import destination
 from tflottery.tflite.file.graph import INT8, UINT8, Graph
 from tflottery.tflite.report import ExportReport
 from tflottery.tflite.rewrite import dead_units, sparsify
+from tflottery.tflite.rewrite.batch import open_batch
 from tflottery.tflite.rewrite.widen import widen
 from tflottery.tflite.run import verify
 from tflottery.tflite.source import model as model_lib
@@ -77,16 +78,17 @@ def export_tflite(
             and "sparse_speed". None keeps float32 values exactly.
         representative_data: Inputs to calibrate "int8", "npu" or "micro" with: an
             array, or an iterable of batches with or without labels. 256 samples are
-            used.
+            used. A `.tflite` file is calibrated already.
         clusters: For "npu", the number of values that the kept weights of a layer are
             snapped to, as few values compress better. None keeps them as they are.
         samples: Inputs to compare the file and the model on: an array `[samples, ...]`,
-            or a list or a dict of one per input. Random if None.
+            or a list or a dict of one per input. If None, some of
+            `representative_data`, or random ones without it.
         tolerance: Largest difference of an output allowed, as a share of its largest
             value. By default 1e-4 for float32 values, 0.01 for "float16", 0.1 for
             `quantize="weights"`, 0.3 for "int8" and files that compute in int8.
-        batch_size: Number of samples per call of the file. A `.tflite` file keeps its
-            own.
+        batch_size: Number of samples per call of the file. A runtime may set another
+            one by `resize_tensor_input`, unless the report says that it cannot.
         input_shape: Shape of a sample, without the batch, or a list or a dict of one
             per input, for a model that leaves sizes open. Without it they stay open,
             and a runtime sets them by `resize_tensor_input`.
@@ -124,12 +126,16 @@ def export_tflite(
                 "`path` is the file that `model` names, which would be overwritten. "
                 f"Give another `path`. Received: path={os.fspath(path)!r}"
             )
-        if input_shape is not None:
-            raise ValueError(
-                "`input_shape` is for a Keras model; a .tflite file keeps its sizes. "
-                f"Received: input_shape={input_shape!r}"
-            )
-        source = model_lib.from_file(model, samples)
+        for name, value, plain in (
+            ("input_shape", input_shape, None),
+            ("batch_size", batch_size, 1),
+        ):
+            if value != plain:
+                raise ValueError(
+                    f"`{name}` is for a Keras model; a .tflite file keeps its sizes. "
+                    f"Received: {name}={value!r}"
+                )
+        source = model_lib.from_file(model, samples, representative_data)
     else:
         source = model_lib.from_model(
             model,
@@ -160,14 +166,25 @@ def export_tflite(
             sizes = [graph.shape(tensor)[0], *array.shape[1:]]
             graph.tensors[tensor].shape = sizes
     removed = dead_units.remove_dead_units(graph)
+    narrow = "int8" if quantize else "float16" if target == "float16" else None
+    before = sum(graph.dtype(t).name == narrow for t in sparsify.weights(graph))
     graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
+    if narrow and before == sum(weight.dtype == narrow for weight in stored):
+        option = "quantize" if quantize else "target"
+        notes.append(
+            f"`{option}` changes nothing: no weight is smaller as {narrow}, or it was "
+            "so before."
+        )
     if loops := any(graph.name(op) in ("WHILE", "IF") for op in graph.operators):
         notes.append(
             "the weights within a loop, such as a recurrent layer, stay dense float32 "
             "for every target. Build the layer with `unroll=True` to store them like "
             "the others."
         )
-    data = graph.to_bytes(keep_names=keep_names)
+    fixed = data = graph.to_bytes(keep_names=keep_names)
+    if source.batch_open:
+        open_batch(graph)
+        data = graph.to_bytes(keep_names=keep_names)
     plans = planner.plan(Graph(data)) | fates(Graph(data))
     if not loops and not integers:
         notes += planner.warn(plans, target)
@@ -189,7 +206,25 @@ def export_tflite(
     operators = collections.Counter(graph.name(op) for op in graph.operators)
     with files.replacing(final) as temporary:
         temporary.write_bytes(data)
-        checked = verify.verify(temporary, source.samples, source.expected, tolerance)
+        check = source.samples, source.expected, tolerance
+        checked = verify.verify(temporary, *check)
+        if source.batch_open:
+            size = graph.shape(graph.inputs[0])[0]
+            try:
+                wider = verify.verify(temporary, *check, batch=size + 2)
+            except verify.WrongFileError as error:
+                data = fixed
+                temporary.write_bytes(data)
+                checked = verify.verify(temporary, *check)
+                notes.append(
+                    f"the batch is fixed at {size}: for {size + 2} samples at once, "
+                    f"{str(error)[:200]} `batch_size` fixes it at another size."
+                )
+            else:
+                notes += [
+                    f"another batch cannot be set in {name}: {why[:200]}"
+                    for name, why in wider.failures.items()
+                ]
         if source.smaller is not None:
             verify.verify(temporary, *source.smaller, tolerance)
         tried, more = devices.tried(target, os.fspath(path), data, source.dense)
@@ -209,6 +244,7 @@ def export_tflite(
             plans=plans,
             difference=checked.difference,
             differences=checked.differences,
+            checked_on=source.checked_on,
             agreement=checked.agreement,
             load_ram=checked.ram,
             devices=tried,
@@ -231,10 +267,13 @@ def _rewrite(
     if target == "micro":
         return graph, micro.store(graph), []
     if target == "npu":
-        if clusters:
-            npu.cluster(graph, clusters)
+        notes = []
+        if clusters and not npu.cluster(graph, clusters):
+            notes = [
+                f"`clusters` changes nothing: no weight has over {clusters} values."
+            ]
         stored = sparsify.sparsify(graph, dense=sparsify.weights(graph))
-        return graph, stored, []
+        return graph, stored, notes
     storage: sparsify.Storage = "int8" if quantize else "keep"
     if target == "float16":
         storage = "float16"

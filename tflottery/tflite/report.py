@@ -38,6 +38,7 @@ class ExportReport:
         difference: Largest difference from the outputs of the model, as a share of its
             largest output, in any runtime.
         differences: The same per runtime.
+        checked_on: What inputs the file and the model were compared on.
         agreement: Share of samples with the same largest output.
         load_ram: Bytes of memory that loading and a first call take; None if unknown.
         devices: What the tools of the target's devices say of the file, beside the same
@@ -60,6 +61,7 @@ class ExportReport:
     plans: dict[str, Plan]
     difference: float
     differences: dict[str, float]
+    checked_on: str
     agreement: float
     load_ram: int | None
     devices: dict[str, DeviceReport]
@@ -101,6 +103,7 @@ class ExportReport:
             "entropy bound": _kb(self.entropy_bound) + ratio,
             "sparsity": f"{self.sparsity:.1%}, {self.removed_units} units removed",
             "largest difference": f"{self.difference:.2g} of the largest output",
+            "checked on": self.checked_on,
             "same prediction": f"{self.agreement:.1%} of the samples",
             "memory when loaded": ram,
             "operators": ", ".join(f"{n} {c}" for n, c in self.operators.items()),

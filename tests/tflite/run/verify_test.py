@@ -30,7 +30,9 @@ def test_a_wrong_output_is_an_error(file):
         verify.verify(path, [samples], [expected * 1.01], 0.005)
     with pytest.raises(verify.WrongFileError, match="gives 1 outputs, the model 2"):
         verify.verify(path, [samples], [expected, expected], 1)
-    with pytest.raises(verify.WrongFileError, match="differ from the model's by inf"):
+    with pytest.raises(
+        verify.WrongFileError, match="have other shapes than the model's"
+    ):
         verify.verify(path, [samples], [expected[:, :2]], 1)
 
 

@@ -130,8 +130,50 @@ def test_a_model_without_a_call_names_its_parts_which_are_exported_sparse(k, tmp
 def test_a_stateful_layer_is_named(k):
     cell = k.layers.LSTM(4, stateful=True, name="memory")
     model = k.Sequential([k.layers.Input(batch_shape=(1, 5, 3)), cell])
-    with pytest.raises(ValueError, match=r"state is kept of layer 'memory', .* stream"):
+    with pytest.raises(ValueError, match=r"state is kept of layer 'memory', .* output"):
         model_lib.from_model(model)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@BOTH
+def test_the_remedy_for_stateful_layers_gives_a_file_with_their_states(k, tmp_path):
+    layers = k.layers
+    first = layers.GRU(4, stateful=True, return_sequences=True, name="first")
+    second = layers.LSTM(3, stateful=True, name="second")
+    given = layers.Input(batch_shape=(1, 2, 3))
+    model = k.Sequential([given, layers.Dense(5), first, second, layers.Dense(2)])
+    with pytest.raises(ValueError, match="layers 'first', 'second'") as error:
+        model_lib.from_model(model)
+    names = {"model": model, "keras": k}
+    exec(str(error.value).partition(":\n")[2], names)
+    export_tflite(names["stream"], tmp_path / "model.tflite")
+    path = str(tmp_path / "model.tflite")
+    run = tf.lite.Interpreter(path).get_signature_runner()
+    state = {
+        name: np.zeros(detail["shape"], np.float32)
+        for name, detail in run.get_input_details().items()
+    }
+    assert set(run.get_output_details()) == {*names["new"], "output"}
+    (x,) = set(state) - set(names["new"])
+    for values in np.random.default_rng(0).normal(size=(3, 1, 2, 3)).astype("float32"):
+        state = run(**state | {x: values})
+        expected = np.asarray(model(values))
+        np.testing.assert_allclose(state.pop("output"), expected, atol=1e-6)
+
+
+@BOTH
+def test_text_that_a_subclassed_model_reads_is_named(k):
+    class Words(k.Model):
+        def __init__(self):
+            super().__init__()
+            self.look = k.layers.StringLookup(vocabulary=["a"], name="words")
+
+        def call(self, x):
+            return self.look(x)
+
+    with pytest.raises(ValueError, match=r"'input_0' is text, .* for layer 'words'"):
+        model_lib.from_model(Words(), samples=np.array([["a"]]))
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ def exported(files: Sequence[Exported]) -> Section:
             "to the bound": report.bound_ratio and f"{report.bound_ratio:.2f}x",
             **{name: f"{value:.4f}" for name, value in metrics.items()},
             "largest difference": f"{report.difference:.2g}",
+            "checked on": report.checked_on,
             **{title: report.plans[name].summary for name, title in runtimes.items()},
             "file": report.path,
         }
@@ -67,7 +68,7 @@ def exported(files: Sequence[Exported]) -> Section:
         "share of the network's largest output. The bound is the size in an ideal "
         "sparse format."
     )
-    text = ("made for", *runtimes.values(), "file")
+    text = ("made for", "checked on", *runtimes.values(), "file")
     return Section(
         title="Files",
         table=Table(caption, rows, text),

@@ -9,15 +9,16 @@ from tflottery.tflite.file.graph import FLOAT16, FLOAT32, Graph
 from tflottery.tflite.rewrite import sparsify
 
 
-def cluster(graph: Graph, count: int) -> None:
+def cluster(graph: Graph, count: int) -> int:
     """Snaps the kept values of each int8 weight to `count` values, in place.
 
-    Pruned weights stay zero. Uses k-means on the integers, whatever their channel, as
-    the compiler codes these.
+    Returns how many weights had more. Pruned weights stay zero. Uses k-means on the
+    integers, whatever their channel, as the compiler codes these.
     """
     with extras.needed("npu", "`clusters`"):
         from sklearn.cluster import KMeans
 
+    changed = 0
     for tensor in sparsify.weights(graph):
         array = graph.const(tensor)
         if array is None or array.dtype != np.int8:
@@ -25,12 +26,14 @@ def cluster(graph: Graph, count: int) -> None:
         values, counts = np.unique(array[array != 0], return_counts=True)
         if len(values) <= count:
             continue
+        changed += 1
         means = KMeans(count, random_state=0)
         means.fit(values[:, None], sample_weight=counts)
         centers = np.rint(means.cluster_centers_[means.labels_, 0])
         snapped = np.arange(256).astype(np.uint8).view(np.int8)  # by a value's bits
         snapped[values.view(np.uint8)] = centers
         graph.set_const(tensor, snapped[array.view(np.uint8)])
+    return changed
 
 
 def filled(graph: Graph) -> Graph:

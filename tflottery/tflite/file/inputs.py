@@ -26,6 +26,8 @@ class Spec:
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     name: str
+    limits: tuple[float, float] | None = None  # of the values that were calibrated
+    key: str | None = None  # in the dict that a model without named inputs takes
 
     def fits(self, shape: Sequence[int | None]) -> bool:
         """Returns whether `shape`, without a batch, is one that the input takes."""
@@ -44,10 +46,14 @@ def specs_of(graph: Graph) -> list[Spec]:
     result = []
     for tensor in graph.inputs:
         quantization = graph.tensors[tensor].quantization
-        quantized = quantization is not None and quantization.scale is not None
-        dtype = np.float32 if quantized else graph.dtype(tensor)
+        dtype, limits = graph.dtype(tensor), None
+        if quantization is not None and quantization.scale is not None:
+            ends = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], float)
+            low, high = (ends - quantization.zeroPoint) * quantization.scale
+            dtype, limits = np.dtype(np.float32), (low, high)
         name = (names[tensor] or b"input").decode(errors="replace")
-        result.append(Spec(graph.input_shape(tensor) or (1,), np.dtype(dtype), name))
+        shape = graph.input_shape(tensor) or (1,)
+        result.append(Spec(shape, dtype, name, limits))
     return result
 
 
@@ -150,10 +156,12 @@ def _draw(specs: Sequence[Spec]) -> list[np.ndarray]:
     result = []
     for spec in specs:
         shape = (_DRAWN_SAMPLES, *(size or _DRAWN_SIZE for size in spec.shape[1:]))
-        real = spec.dtype.kind == "f"
-        drawn = (
-            generator.normal(size=shape) if real else generator.integers(0, 2, shape)
-        )
+        if spec.limits is not None:
+            drawn = generator.uniform(*spec.limits, shape)
+        elif spec.dtype.kind == "f":
+            drawn = generator.normal(size=shape)
+        else:
+            drawn = generator.integers(0, 2, shape)
         result.append(drawn.astype(spec.dtype))
     return result
 

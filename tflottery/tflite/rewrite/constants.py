@@ -61,26 +61,48 @@ def _unflipped(graph: Graph, op: Any) -> np.ndarray | None:
     return bits[0] if kind == "BITCAST" else np.bitwise_xor(*bits)
 
 
-def unfold_halves(graph: Graph) -> int:
-    """Replaces, in place, each float16 constant and its DEQUANTIZE by float32 values.
+def unfold(graph: Graph) -> int:
+    """Replaces, in place, constants behind DEQUANTIZE by the float32 values it gives.
 
-    Only what operators read directly can be stored sparse. Returns how many.
+    Those are float16 ones, and ones that QUANTIZE rounds, as fake quantization does.
+    Only what operators read directly can be stored sparse.
+
+    Returns:
+        The number of constants that were unfolded.
     """
-    kept = []
+    makers, readers = graph.producers(), graph.consumers()
+    gone, count = set(), 0
     for op in graph.operators:
-        constant = graph.const(op.inputs[0]) if op.inputs else None
-        if (
-            graph.name(op) != "DEQUANTIZE"
-            or constant is None
-            or constant.dtype != np.float16
-            or op.outputs[0] in graph.outputs
-        ):
-            kept.append(op)
-        else:
+        if graph.name(op) != "DEQUANTIZE" or op.outputs[0] in graph.outputs:
+            continue
+        constant = graph.const(op.inputs[0])
+        maker = makers.get(op.inputs[0])
+        if constant is not None and constant.dtype == np.float16:
             graph.set_const(op.outputs[0], constant.astype(np.float32))
-    count = len(graph.operators) - len(kept)
-    graph.subgraph.operators = kept
+        elif maker is not None and graph.name(maker) == "QUANTIZE":
+            constant = graph.const(maker.inputs[0])
+            if constant is None or constant.dtype != np.float32:
+                continue
+            graph.set_const(op.outputs[0], _rounded(graph, constant, op.inputs[0]))
+            if len(readers[op.inputs[0]]) == 1:
+                gone.add(id(maker))
+        else:
+            continue
+        gone.add(id(op))
+        count += 1
+    graph.subgraph.operators = [op for op in graph.operators if id(op) not in gone]
     return count
+
+
+def _rounded(graph: Graph, array: np.ndarray, tensor: int) -> np.ndarray:
+    """Returns an array as it is after it was quantized like a tensor."""
+    held, limits = graph.tensors[tensor].quantization, np.iinfo(graph.dtype(tensor))
+    shape = [1] * array.ndim
+    if len(held.scale) > 1:
+        shape[held.quantizedDimension] = -1
+    scale, zeros = (np.reshape(a, shape) for a in (held.scale, held.zeroPoint))
+    steps = np.clip(np.rint(array / scale) + zeros, limits.min, limits.max) - zeros
+    return (steps * scale).astype(np.float32)
 
 
 def flattens(graph: Graph, op: Any) -> bool:

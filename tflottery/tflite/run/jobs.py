@@ -27,6 +27,7 @@ def run(
     path: str,
     variants: list[tuple[str, bool]],
     threads: int = 1,
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """Runs a file on the inputs in each variant: (runtime, whether with XNNPACK)."""
     outputs: dict[str, list[np.ndarray]] = {}
@@ -37,7 +38,7 @@ def run(
         progress(f"in {key}")
         try:
             session = runtimes.Session(path, runtime, xnnpack=xnnpack, threads=threads)
-            outputs[key] = session.predict(arrays)
+            outputs[key] = session.predict(arrays, batch)
         except (RuntimeError, ValueError) as error:
             failures[key] = " ".join(str(error).split())[:500]
         if ram is None and before is not None:

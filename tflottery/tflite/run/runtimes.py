@@ -72,6 +72,16 @@ class Port:
         return (steps * self.scale).astype(np.float32)
 
 
+def rows_of(output: np.ndarray, batch: int, samples: int) -> np.ndarray:
+    """Returns the rows of a batch's output that belong to its first samples.
+
+    These are all if the output has no rows per sample.
+    """
+    output = np.atleast_1d(output)
+    each, odd = divmod(len(output), batch)
+    return output if odd else output[: each * samples]
+
+
 class Session:
     """A file loaded into a runtime, ready to be called."""
 
@@ -133,21 +143,24 @@ class Session:
         get = self._interpreter.get_tensor
         return [port.dequantize(get(port.index)) for port in self.outputs]
 
-    def predict(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns the outputs for any number of samples, in batches of the file's size.
+    def predict(
+        self, arrays: Sequence[np.ndarray], batch: int | None = None
+    ) -> list[np.ndarray]:
+        """Returns the outputs for any number of samples.
 
         Args:
             arrays: One per input, each `[samples, ...]`.
+            batch: Size of the batches, which must be open; by default the file's.
         """
         count = len(arrays[0])
-        size = self.inputs[0].shape[0] if self.inputs[0].shape else 1
+        size = batch or (self.inputs[0].shape[0] if self.inputs[0].shape else 1)
         parts = []
         for start in range(0, count, size):
             # The last sample fills up the last batch.
             rows = np.minimum(np.arange(start, start + size), count - 1)
             self.set_inputs([array[rows] for array in arrays])
             self.invoke()
-            parts.append([output[: count - start] for output in self.get_outputs()])
+            parts.append([rows_of(o, size, count - start) for o in self.get_outputs()])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 

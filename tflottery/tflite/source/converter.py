@@ -15,20 +15,25 @@ import numpy as np
 from absl import logging as absl_logging
 
 from tflottery.tflite.file.graph import Graph
-from tflottery.tflite.file.inputs import Spec
+from tflottery.tflite.file.inputs import Spec, plain_name
 from tflottery.tflite.file.packing import table
+from tflottery.tflite.rewrite.constants import unfold
 from tflottery.tflite.source import refusals
 from tflottery.tflite.source.generations import caller, without_updates
 
 
 def to_tflite(
-    model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
+    model: Any,
+    specs: Sequence[Spec],
+    outputs: Sequence[str],
+    calibration: list[np.ndarray] | None,
 ) -> tuple[bytes, bytes]:
     """Returns the float32 file and the file to export, which is int8 if calibrated.
 
     Args:
         model: A Keras 3 model on TensorFlow, or a tf_keras model.
         specs: Its inputs.
+        outputs: Names of its outputs.
         calibration: One array per input, each `[samples, ...]`, or None for float32.
 
     Raises:
@@ -50,7 +55,7 @@ def to_tflite(
     # and writes a file that returns NaN.
     frozen = convert_variables_to_constants_v2(graph)
     try:
-        float32 = _convert(frozen, specs)
+        float32 = _convert(frozen, specs, outputs)
     except ConverterError as error:
         missing = set(re.findall(r"'tf\.(\w+)' op is neither", str(error)))
         missing -= {"Placeholder"}  # the table that another operator looks up
@@ -63,7 +68,7 @@ def to_tflite(
         graph = trace(model, batch_open, without_updates(model))
         frozen = convert_variables_to_constants_v2(graph)
         try:
-            float32 = _convert(frozen, specs)
+            float32 = _convert(frozen, specs, outputs)
         except ConverterError:
             raise refusals.missing(model, missing, [], str(error)) from error
     if calibration is None:
@@ -81,7 +86,7 @@ def to_tflite(
             rows = [row[start : start + size] for row in calibration]
             yield [r.astype(s.dtype) for r, s in zip(rows, specs, strict=True)]
 
-    return float32, _convert(frozen, specs, feed)
+    return float32, _convert(frozen, specs, outputs, feed)
 
 
 def trace(
@@ -90,17 +95,21 @@ def trace(
     """Returns the concrete function of a model in inference mode, traced in a scope."""
     import tensorflow as tf
 
-    call = caller(model, len(specs))
+    call = caller(model, specs)
 
     def traced(*flat: Any) -> list[Any]:
         with scope:
-            return call(flat)
+            return list(call(flat).values())
 
-    signature = [tf.TensorSpec(s.shape, s.dtype, name=s.name) for s in specs]
+    signature = [
+        tf.TensorSpec(s.shape, s.dtype, name=plain_name(s.name)) for s in specs
+    ]
     return tf.function(traced, input_signature=signature).get_concrete_function()
 
 
-def _convert(frozen: Any, specs: Sequence[Spec], feed: Any = None) -> bytes:
+def _convert(
+    frozen: Any, specs: Sequence[Spec], outputs: Sequence[str], feed: Any = None
+) -> bytes:
     """Returns the file of a frozen function, quantized if `feed` calibrates it."""
     import tensorflow as tf
 
@@ -114,7 +123,7 @@ def _convert(frozen: Any, specs: Sequence[Spec], feed: Any = None) -> bytes:
             if all(spec.dtype.kind == "f" for spec in specs):
                 converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
-        return _signed(bytes(converter.convert()), specs)
+        return _signed(bytes(converter.convert()), specs, outputs)
 
 
 @contextlib.contextmanager
@@ -136,16 +145,21 @@ def _quiet() -> Iterator[None]:
         absl_logging.set_verbosity(before)
 
 
-def _signed(data: bytes, specs: Sequence[Spec]) -> bytes:
-    """Adds the signature, which the converter does not always write."""
+def _signed(data: bytes, specs: Sequence[Spec], outputs: Sequence[str]) -> bytes:
+    """Adds the signature, which the converter does not always write.
+
+    Constants are unfolded, such as those of quantization-aware training.
+    """
     graph = Graph(data)
-    named = [*zip((spec.name for spec in specs), graph.inputs, strict=True)]
-    numbered = [(f"output_{i}", tensor) for i, tensor in enumerate(graph.outputs)]
-    inputs, outputs = (
-        [table("TensorMapT", name=name, tensorIndex=tensor) for name, tensor in both]
-        for both in (named, numbered)
-    )
-    ends = {"inputs": inputs, "outputs": outputs}
+    unfold(graph)
+    named = {"inputs": [spec.name for spec in specs], "outputs": outputs}
+    ends = {
+        side: [
+            table("TensorMapT", name=name, tensorIndex=tensor)
+            for name, tensor in zip(names, getattr(graph, side), strict=True)
+        ]
+        for side, names in named.items()
+    }
     signature = table("SignatureDefT", signatureKey="serving_default", **ends)
     graph.model.signatureDefs = [signature]
     return graph.to_bytes(keep_names=True)

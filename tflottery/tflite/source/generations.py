@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tflottery.engines import network
+from tflottery.tflite.file.inputs import Spec
 
 
 def generation(model: Any) -> str:
@@ -47,22 +48,42 @@ def without_updates(model: Any) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def caller(model: Any, inputs: int) -> Callable[[Sequence[Any]], list[Any]]:
-    """Returns a function from flat inputs to flat outputs, in inference mode."""
+def caller(
+    model: Any, specs: Sequence[Spec]
+) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """Returns a function from flat inputs to named outputs, in inference mode."""
     if generation(model) == "keras":
         import keras
 
-        flatten, pack = keras.tree.flatten, keras.tree.pack_sequence_as
+        pack = keras.tree.pack_sequence_as
     else:
         import tensorflow as tf
 
-        flatten, pack = tf.nest.flatten, tf.nest.pack_sequence_as
+        pack = tf.nest.pack_sequence_as
     built_with = structure(model)
 
-    def call(flat: Sequence[Any]) -> list[Any]:
-        given = list(flat) if inputs > 1 else flat[0]
-        if isinstance(built_with, dict):
+    def call(flat: Sequence[Any]) -> dict[str, Any]:
+        given = list(flat) if len(specs) > 1 else flat[0]
+        if specs[0].key is not None:
+            given = {spec.key: x for spec, x in zip(specs, flat, strict=True)}
+        elif isinstance(built_with, dict):
             given = pack(built_with, list(flat))
-        return flatten(model(given, training=False))
+        return dict(_named(model(given, training=False)))
 
     return call
+
+
+def _named(outputs: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the outputs with names: the keys of dicts, or their numbers.
+
+    >>> dict(_named({"b": 1, "a": [2, 3]}))
+    {'a_0': 2, 'a_1': 3, 'b': 1}
+    """
+    if isinstance(outputs, Mapping):
+        for key in sorted(outputs, key=str):
+            yield from _named(outputs[key], f"{name}_{key}" if name else str(key))
+    elif isinstance(outputs, list | tuple):
+        for index, output in enumerate(outputs):
+            yield from _named(output, f"{name or 'output'}_{index}")
+    else:
+        yield name or "output_0", outputs

@@ -23,8 +23,9 @@ from tflottery.tflite.file.inputs import (
     specs_of,
     take,
 )
-from tflottery.tflite.rewrite.constants import densify, unfold_halves
+from tflottery.tflite.rewrite.constants import densify, unfold
 from tflottery.tflite.run import verify, worker
+from tflottery.tflite.run.runtimes import rows_of
 from tflottery.tflite.source import converter, other_backend, refusals
 from tflottery.tflite.source.generations import (
     all_layers,
@@ -44,6 +45,8 @@ class Source:
     dense: bytes  # quantized if that was asked for
     float32: bytes
     samples: Sequence[np.ndarray]  # one array per input, each [samples, ...]
+    checked_on: str  # what the samples are
+    batch_open: bool  # whether a runtime may set another batch
     # Outputs of the model on the samples; those of a file in each runtime.
     expected: Sequence[np.ndarray] | Mapping[str, Sequence[np.ndarray]]
     # Samples of another size and the outputs on them, if sizes are open.
@@ -75,12 +78,13 @@ def from_model(
     model = in_float32(model)
     specs = _specs(model, batch_size, samples, input_shape)
     is_open = any(None in spec.shape for spec in specs)
-    calibration, given = None, samples
+    calibration, given, checked_on = None, samples, "your `samples`"
     if representative_data is not None:
         calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
-        if samples is None and not is_open:
+        if samples is None:
             # What is drawn may lie outside of the calibrated range.
             given = [rows[:_CHECKED_SAMPLES] for rows in calibration]
+            checked_on = "your `representative_data`"
     arrays = as_samples(given, specs)
     notes, smaller = [], None
     if any(type(layer).__name__ == "QuantizeWrapperV2" for layer in all_layers(model)):
@@ -90,24 +94,30 @@ def from_model(
             "the model that `quantize_model` returned."
         )
     if is_open:
-        note, smaller = _try_sizes(model, arrays, specs, drawn=samples is None)
+        note, smaller = _try_sizes(model, arrays, specs, drawn=given is None)
         notes.append(note)
-    expected = _answers(model, arrays, specs)
+    answers = _answers(model, arrays, specs)
     here = network.on_tensorflow(network.keras_of(model))
     to_tflite = converter.to_tflite if here else other_backend.to_tflite
-    float32, dense = to_tflite(model, specs, calibration)
+    float32, dense = to_tflite(model, specs, [*answers], calibration)
     return Source(
         dense=dense,
         float32=float32,
         samples=arrays,
-        expected=expected,
+        checked_on=_checked_on(arrays, specs, checked_on if given is not None else ""),
+        batch_open=_own_batch(model) is None,
+        expected=[*answers.values()],
         smaller=smaller,
         notes=notes,
     )
 
 
-def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
+def from_file(
+    path: str | os.PathLike[str], samples: Any = None, representative_data: Any = None
+) -> Source:
     """Reads a `.tflite` file, which is run for the expected outputs.
+
+    It is calibrated already: `representative_data` takes the place of `samples`.
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
@@ -124,6 +134,10 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
             f"The inputs of {path} must begin with one batch size, as samples are "
             f"given by batches. Received: {shapes}"
         )
+    checked_on = "your `samples`" if samples is not None else ""
+    if samples is None and representative_data is not None:
+        samples = take(representative_data, specs, _CHECKED_SAMPLES)
+        checked_on = "your `representative_data`"
     samples = as_samples(samples, specs)
     notes = []
     with tempfile.TemporaryDirectory(prefix="tflottery-") as folder:
@@ -142,10 +156,18 @@ def from_file(path: str | os.PathLike[str], samples: Any = None) -> Source:
             f"the given file runs only in {', '.join(outputs)}, so the new one was "
             f"compared there ({listed})."
         )
-    if densify(graph) + unfold_halves(graph):
+    signatures = (graph.tensors[tensor].shapeSignature for tensor in graph.inputs)
+    batch_open = all(s is not None and len(s) and s[0] < 0 for s in signatures)
+    if densify(graph) + unfold(graph):
         data = graph.to_bytes(keep_names=True)
     return Source(
-        dense=data, float32=data, samples=samples, expected=outputs, notes=notes
+        dense=data,
+        float32=data,
+        samples=samples,
+        checked_on=_checked_on(samples, specs, checked_on),
+        batch_open=batch_open,
+        expected=outputs,
+        notes=notes,
     )
 
 
@@ -159,10 +181,21 @@ def _why_not(path: str, said: str) -> str:
     return f"{path} does not run, it may be damaged: {said}"
 
 
+def _checked_on(
+    samples: Sequence[np.ndarray], specs: Sequence[Spec], given: str
+) -> str:
+    """Returns what the samples are, which were drawn unless `given` names them."""
+    count = len(samples[0])
+    if given:
+        return f"{count} of {given}"
+    within = " within the calibrated range" if any(s.limits for s in specs) else ""
+    return f"{count} random inputs{within}"
+
+
 def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
     inputs = getattr(model, "inputs", None)
     if not inputs:
-        return _described(batch_size, samples, input_shape)
+        return _described(model, batch_size, samples, input_shape)
     batch = _own_batch(model) or batch_size
     if batch_size not in (1, batch):
         raise ValueError(
@@ -176,8 +209,8 @@ def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[
         keys = {id(tensor): key for key, tensor in built_with.items()}
     result = []
     for tensor in inputs:
-        name = plain_name(keys.get(id(tensor)) or tensor.name.partition(":")[0])
-        while name in {spec.name for spec in result}:
+        name = str(keys.get(id(tensor)) or tensor.name.partition(":")[0])
+        while plain_name(name) in {plain_name(spec.name) for spec in result}:
             name += "_"
         dtype = getattr(tensor.dtype, "name", tensor.dtype)
         if dtype == "string":
@@ -186,7 +219,9 @@ def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[
     return fixed(result, input_shape)
 
 
-def _described(batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
+def _described(
+    model: Any, batch_size: int, samples: Any, input_shape: Any
+) -> list[Spec]:
     """Returns the inputs of a model that does not define them."""
     if samples is None and input_shape is None:
         raise ValueError(
@@ -196,12 +231,16 @@ def _described(batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
     if samples is None:
         shape = (batch_size, *[None] * np.size(input_shape))
         return fixed([Spec(shape, np.dtype(np.float32), "input_0")], input_shape)
-    arrays = samples if isinstance(samples, list | tuple) else [samples]
-    arrays = [np.asarray(array) for array in arrays]
-    specs = [
-        Spec((batch_size, *array.shape[1:]), array.dtype, f"input_{index}")
-        for index, array in enumerate(arrays)
-    ]
+    keyed = isinstance(samples, Mapping)
+    listed = samples if isinstance(samples, list | tuple) else [samples]
+    named = samples if keyed else {f"input_{i}": x for i, x in enumerate(listed)}
+    specs = []
+    for name in sorted(named) if keyed else named:
+        array, key = np.asarray(named[name]), name if keyed else None
+        if array.dtype.kind in "OSU":
+            raise refusals.text_input(model, None, name)
+        shape = (batch_size, *array.shape[1:])
+        specs.append(Spec(shape, array.dtype, str(name), key=key))
     return fixed(specs, input_shape)
 
 
@@ -220,7 +259,7 @@ def _try_sizes(
     sizes = [array.shape[1:] for array in arrays]
     rows = _own_batch(model) or 1
     try:
-        caller(model, len(specs))([np.resize(a, (rows, *a.shape[1:])) for a in arrays])
+        caller(model, specs)([np.resize(a, (rows, *a.shape[1:])) for a in arrays])
     except Exception as error:
         if not drawn:
             raise
@@ -232,7 +271,7 @@ def _try_sizes(
     smaller = None
     half = [_cropped(a, spec) for a, spec in zip(arrays, specs, strict=True)]
     with contextlib.suppress(Exception):  # It may take no other size.
-        smaller = half, _answers(model, half, specs)
+        smaller = half, [*_answers(model, half, specs).values()]
         sizes += [array.shape[1:] for array in half]
     note = (
         "input sizes that the model leaves open stay so: a runtime sets them by "
@@ -251,21 +290,32 @@ def _cropped(array: np.ndarray, spec: Spec) -> np.ndarray:
 
 def _answers(
     model: Any, samples: Sequence[np.ndarray], specs: Sequence[Spec]
-) -> list[np.ndarray]:
-    """Returns the model's flat outputs on the samples, checked to be the same again."""
-    call = caller(model, len(specs))
+) -> dict[str, np.ndarray]:
+    """Returns the model's named outputs on the samples, checked to be the same again.
+
+    A model that mixes the samples of a batch is called with as many as its file is.
+    """
+    call = caller(model, specs)
     count = len(samples[0])
     size = _own_batch(model) or min(32, count)
-    parts = []
-    for start in range(0, count, size):
+
+    def run(start: int, size: int) -> dict[str, np.ndarray]:
         # The last sample fills up the last batch.
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        batch = [array[rows] for array in samples]
-        outputs = [np.asarray(output) for output in call(batch)]
-        refusals.check_answers(model, outputs)
-        parts.append([output[: count - start] for output in outputs])
-        again = [] if start else [np.asarray(output) for output in call(batch)]
-        if any(verify.difference(*p) > 1e-3 for p in zip(outputs, again, strict=False)):
+        outputs = call([array[rows] for array in samples])
+        arrays = {name: np.asarray(output) for name, output in outputs.items()}
+        refusals.check_answers(model, arrays.values())
+        return {n: rows_of(a, size, count - start) for n, a in arrays.items()}
+
+    def same(other: dict[str, np.ndarray], times: int = 1) -> bool:
+        return all(
+            len(a) == times * len(b) and verify.difference(a[: len(b)], b) <= 1e-3
+            for a, b in zip(first.values(), other.values(), strict=True)
+        )
+
+    first, least = run(0, size), min(size, specs[0].shape[0] or 1)
+    if size % least or not same(run(0, least), size // least):
+        if size == least or not same(run(0, size)):
             layers = refusals.named(_changing_layers(model, specs))
             raise ValueError(
                 f"`model` gives other outputs when it is called again: what {layers} "
@@ -273,7 +323,9 @@ def _answers(
                 "compared with it. Export the part that is not, such as the decoder "
                 "behind it or the encoder up to the mean."
             )
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        first, size = run(0, least), least
+    parts = [first, *(run(start, size) for start in range(size, count, size))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in first}
 
 
 def _changing_layers(model: Any, specs: Sequence[Spec]) -> list[str]:

@@ -20,15 +20,18 @@ from tflottery.tflite.source.generations import all_layers
 
 
 def to_tflite(
-    model: Any, specs: Sequence[Spec], calibration: list[np.ndarray] | None
+    model: Any,
+    specs: Sequence[Spec],
+    outputs: Sequence[str],
+    calibration: list[np.ndarray] | None,
 ) -> tuple[bytes, bytes]:
     """Does what `converter.to_tflite` does, in a process with Keras on TensorFlow.
 
     Raises:
         ValueError: If the model cannot be rebuilt there, or cannot be converted.
     """
-    described = [(spec.shape, spec.dtype.name, spec.name) for spec in specs]
-    job = {"modules": _modules(model), "specs": described}
+    described = [(spec.shape, spec.dtype.name, spec.name, spec.key) for spec in specs]
+    job = {"modules": _modules(model), "specs": described, "outputs": [*outputs]}
     with tempfile.TemporaryDirectory(prefix="tflottery-") as name:
         folder = pathlib.Path(name)
         model.save(folder / "model.keras")
@@ -82,9 +85,12 @@ def _main(name: str) -> None:
     if (folder / "calibration.npz").exists():
         with np.load(folder / "calibration.npz") as stored:
             calibration = [stored[f"arr_{i}"] for i in range(len(stored.files))]
-    specs = [Spec(tuple(s), np.dtype(dtype), n) for s, dtype, n in job["specs"]]
+    specs = [
+        Spec(tuple(s), np.dtype(dtype), name, key=key)
+        for s, dtype, name, key in job["specs"]
+    ]
     try:
-        float32, dense = converter.to_tflite(model, specs, calibration)
+        float32, dense = converter.to_tflite(model, specs, job["outputs"], calibration)
     except ValueError as error:
         (folder / "error.txt").write_text(str(error))
         return

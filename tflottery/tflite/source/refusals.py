@@ -11,6 +11,29 @@ import numpy as np
 from tflottery.engines import network
 from tflottery.tflite.source.generations import all_layers, generation
 
+# How the stream of a stateful model is made, whose layers follow one another.
+_STREAM = """
+x = given = keras.Input(batch_shape=model.inputs[0].shape)
+states, new = [], {{}}
+for layer in model.layers:
+    if layer.name in {names}:
+        config = {{**layer.get_config(), "stateful": False, "return_state": True}}
+        step = type(layer).from_config(config)
+        for i, state in enumerate(layer.states):
+            name = f"{{layer.name}}_{{i}}"
+            states.append(keras.Input(batch_shape=state.shape, name=name))
+        count = len(layer.states)
+        x, *after = step(x, initial_state=states[-count:])
+        step.set_weights(layer.get_weights())
+        new.update({{f"{{layer.name}}_{{i}}": after[i] for i in range(count)}})
+    elif not isinstance(layer, keras.layers.InputLayer):
+        x = layer(x)
+stream = keras.Model([given, *states], {{"output": x, **new}})
+"""
+
+
+_READ_TEXT = ("StringLookup", "TextVectorization", "Hashing", "HashedCrossing")
+
 
 def check(model: Any) -> None:
     """Checks that a model can be exported, as far as its layers tell.
@@ -49,9 +72,8 @@ def check(model: Any) -> None:
     ]:
         raise ValueError(
             f"From call to call the state is kept of {named(stateful)}, which a file "
-            "cannot do. Build the model with `stateful=False` and set its weights to "
-            "these. For a stream, make the state an input and an output, by "
-            "`initial_state` and `return_state=True`."
+            "cannot do. Make the state an input and an output, to hand on from call "
+            f"to call, and export `stream`:\n{_STREAM.format(names=stateful)}"
         )
     modes = {layer: getattr(layer, "quantization_mode", None) for layer in layers}
     if quantized := [
@@ -86,15 +108,22 @@ def check_answers(model: Any, outputs: Iterable[np.ndarray]) -> None:
 
 
 def text_input(model: Any, tensor: Any, name: str) -> ValueError:
-    """Returns the error for an input of a functional model that takes text."""
+    """Returns the error for an input that takes text, of a functional model or None."""
     readers = [
-        layer.name
-        for layer in model.layers
-        if type(layer).__name__ != "InputLayer"
-        for node in layer._inbound_nodes
-        for read in getattr(node, "keras_inputs", None) or node.input_tensors
-        if read is tensor
+        layer.name for layer in all_layers(model) if type(layer).__name__ in _READ_TEXT
     ]
+    readers = (
+        readers
+        if tensor is None
+        else [
+            layer.name
+            for layer in model.layers
+            if type(layer).__name__ != "InputLayer"
+            for node in layer._inbound_nodes
+            for read in getattr(node, "keras_inputs", None) or node.input_tensors
+            if read is tensor
+        ]
+    )
     return ValueError(
         f"Input {name!r} is text, for which TFLite has no operators. {_cut(readers)}"
     )

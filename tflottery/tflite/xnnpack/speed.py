@@ -76,8 +76,8 @@ def predicted_ms(graph: Graph, sparse: Collection[Any]) -> float:
         values = int(np.prod(graph.shape(op.outputs[0])))
         if planar_ops and name not in ("PAD", "RESHAPE"):
             total += values * costs.ELEMENT
-        if name not in sparsify.WEIGHTED:
-            continue
+        if name not in sparsify.WEIGHTED or not graph.shape(op.inputs[1]):
+            continue  # a weight that is computed may be of unknown shape
         weight: int = op.inputs[1]
         size = int(np.prod(graph.shape(weight)))
         if name == "DEPTHWISE_CONV_2D":
