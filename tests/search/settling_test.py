@@ -81,7 +81,8 @@ def test_only_the_dense_and_the_last_round_train_in_full(find, tmp_path):
 
 def test_a_round_that_does_not_settle_is_trained_in_full(find, monkeypatch):
     monkeypatch.setattr(settling, "interval", lambda steps, weights: 5)
-    ticket = find().ticket  # Only four draws fit in.
+    with pytest.warns(UserWarning, match="every 5 steps, at least 5 times.* 24 steps"):
+        ticket = find().ticket  # Only four draws fit in.
     whole = find(settle=None).ticket
     assert in_full(ticket) == [0, 1, 2, 3]
     config = dataclasses.replace(ticket.config, settle=None)
@@ -114,6 +115,7 @@ def test_without_a_winning_round_the_best_of_those_in_full_is_returned(find):
     assert in_full(ticket) == [0, 1, 2, 4]
 
 
+@pytest.mark.filterwarnings("ignore:`settle` cannot end any round")
 def test_it_is_said_where_a_denser_round_than_the_winner_loses(find, monkeypatch):
     # No round settles, so all of them are measured.
     monkeypatch.setattr(settling, "interval", lambda steps, weights: 5)

@@ -36,7 +36,7 @@ def interval(steps: int, weights: int) -> int:
         weights: Weights that the masks cover.
 
     >>> interval(9170, 266_200), interval(400, 20_000)
-    (92, 46)
+    (92, 23)
     """
     drawing, step = 0.2 + 6e-6 * weights, 0.6 + 5e-6 * weights  # In ms.
     return max(math.ceil(steps / _A_ROUND), math.ceil(50 * drawing / step))
@@ -105,7 +105,15 @@ def ends_when_settled(
         draw: Returns the masks that pruning some weights would give.
         config: How to search.
     """
-    every = engine.batches(interval(steps, masks_lib.size(at.masks)))
+    apart = interval(steps, masks_lib.size(at.masks))
+    every = engine.batches(apart)
+    if at.round == 1 and (BEFORE + 1) * apart >= steps:
+        warnings.warn(
+            f"`settle` cannot end any round: masks are drawn every {apart} steps, at "
+            f"least {BEFORE + 1} times, and a round has {steps} steps. All rounds "
+            "train in full. Leave `settle` out, or train for more `epochs`.",
+            stacklevel=7,
+        )
     assert config.settle is not None
     limit = config.settle
 
