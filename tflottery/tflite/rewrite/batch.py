@@ -16,13 +16,9 @@ def open_batch(graph: Graph) -> None:
     """Lets a runtime set the batch, the first size of inputs and outputs, in place.
 
     The file computes the same as before for its own batch. Whether it is right for
-    others must be tried, as operators may hold the batch in ways not known here.
+    others must be tried, as operators may hold the batch in ways not known here. The
+    inputs are not declared open, as LiteRT.js does not run a file whose inputs are.
     """
-    for tensor in {*graph.inputs, *graph.outputs}:
-        entry, sizes = graph.tensors[tensor], graph.shape(tensor)
-        if entry.shapeSignature is not None:
-            sizes = entry.shapeSignature
-        entry.shapeSignature = [-1, *sizes[1:]] if len(sizes) else None
     operators, readers = [], graph.consumers()
     for op in graph.operators:
         operators += (

@@ -121,12 +121,10 @@ class Session:
         self.outputs = [_port(d) for d in self._interpreter.get_output_details()]
 
     def set_inputs(self, arrays: Sequence[np.ndarray]) -> None:
-        """Fills the inputs, resized if they are open, and quantized if need be."""
+        """Fills the inputs, resized to the arrays, and quantized if need be."""
         for port, array in zip(self.inputs, arrays, strict=True):
-            if -1 in port.signature and array.shape != port.shape:
-                self._interpreter.resize_tensor_input(
-                    port.index, array.shape, strict=True
-                )
+            if array.shape != port.shape:
+                self._interpreter.resize_tensor_input(port.index, array.shape)
                 self._allocated = False
         if not self._allocated:
             self._interpreter.allocate_tensors()
@@ -150,7 +148,7 @@ class Session:
 
         Args:
             arrays: One per input, each `[samples, ...]`.
-            batch: Size of the batches, which must be open; by default the file's.
+            batch: Size of the batches; by default the file's.
         """
         count = len(arrays[0])
         size = batch or (self.inputs[0].shape[0] if self.inputs[0].shape else 1)
