@@ -166,13 +166,13 @@ def export_tflite(
             sizes = [graph.shape(tensor)[0], *array.shape[1:]]
             graph.tensors[tensor].shape = sizes
     removed = dead_units.remove_dead_units(graph)
-    narrow = "int8" if quantize else "float16" if target == "float16" else None
-    before = sum(graph.dtype(t).name == narrow for t in sparsify.weights(graph))
+    asked = "int8" if quantize else "float16" if target == "float16" else None
+    before = sum(graph.dtype(t).name == asked for t in sparsify.weights(graph))
     graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
-    if narrow and before == sum(weight.dtype == narrow for weight in stored):
+    if asked and before == sum(weight.dtype == asked for weight in stored):
         option = "quantize" if quantize else "target"
         notes.append(
-            f"`{option}` changes nothing: no weight is smaller as {narrow}, or it was "
+            f"`{option}` changes nothing: no weight is smaller as {asked}, or it was "
             "so before."
         )
     if loops := any(graph.name(op) in ("WHILE", "IF") for op in graph.operators):
@@ -185,25 +185,7 @@ def export_tflite(
     if source.batch_open:
         open_batch(graph)
         data = graph.to_bytes(keep_names=keep_names)
-    plans = planner.plan(Graph(data)) | fates(Graph(data))
-    if not loops and not integers:
-        notes += planner.warn(plans, target)
-    narrow = integers and all(record.dtype.endswith("int8") for record in stored)
-    if narrow and (quantize or target not in ("size", *_INTEGERS)):
-        notes.append('the weights are integers already: the file is that of "size".')
-    if any((record.form, record.dtype) == ("sparse", "uint8") for record in stored):
-        notes.append(
-            "uint8 weights are unpacked in every call, which takes time: compare with "
-            "the given file by `benchmark_tflite`."
-        )
-    gzipped, plain = (len(gzip.compress(held, 9)) for held in (data, source.dense))
-    if target != "npu" and plain < len(data):
-        notes.append(
-            f"gzip makes {plain / 1e3:,.1f} KB of the dense file and "
-            f"{gzipped / 1e3:,.1f} KB of this one, for downloads."
-        )
-    bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
-    operators = collections.Counter(graph.name(op) for op in graph.operators)
+    on_batch = []
     with files.replacing(final) as temporary:
         temporary.write_bytes(data)
         check = source.samples, source.expected, tolerance
@@ -216,18 +198,41 @@ def export_tflite(
                 data = fixed
                 temporary.write_bytes(data)
                 checked = verify.verify(temporary, *check)
-                notes.append(
+                on_batch.append(
                     f"the batch is fixed at {size}: for {size + 2} samples at once, "
                     f"{str(error)[:200]} `batch_size` fixes it at another size."
                 )
             else:
-                notes += [
+                on_batch += [
                     f"another batch cannot be set in {name}: {why[:200]}"
                     for name, why in wider.failures.items()
                 ]
         if source.smaller is not None:
             verify.verify(temporary, *source.smaller, tolerance)
         tried, more = devices.tried(target, os.fspath(path), data, source.dense)
+        kept = Graph(data)
+        plans = planner.plan(kept) | fates(kept)
+        if not loops and not integers:
+            notes += planner.warn(plans, target)
+        narrow = integers and all(record.dtype.endswith("int8") for record in stored)
+        if narrow and (quantize or target not in ("size", *_INTEGERS)):
+            notes.append(
+                'the weights are integers already: the file is that of "size".'
+            )
+        if any((record.form, record.dtype) == ("sparse", "uint8") for record in stored):
+            notes.append(
+                "uint8 weights are unpacked in every call, which takes time: compare with "
+                "the given file by `benchmark_tflite`."
+            )
+        gzipped, plain = (len(gzip.compress(held, 9)) for held in (data, source.dense))
+        if target != "npu" and plain < len(data):
+            notes.append(
+                f"gzip makes {plain / 1e3:,.1f} KB of the dense file and "
+                f"{gzipped / 1e3:,.1f} KB of this one, for downloads."
+            )
+        notes += on_batch
+        bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
+        operators = collections.Counter(kept.name(op) for op in kept.operators)
         return ExportReport(
             path=os.fspath(path),
             target=target,
