@@ -101,7 +101,11 @@ judged = verdicts.verdicts(
 )
 seeds = sorted({row["seed"] for row in rows})
 state = "finished" if header["finished"] else "unfinished"
-verdict = [f"{len(rows)} cells over {len(seeds)} seeds, {state}."] if judged else []
+verdict = (
+    [f"{len(rows)} cells, seeds {', '.join(map(str, seeds))}, {state}."]
+    if judged
+    else []
+)
 verdict += [f"- **{claim}**: {sentence}" for claim, sentence in judged]
 files.write(arguments.out / f"{name}.md", ("\n".join(lines).rstrip() + "\n").encode())
 if arguments.text:

@@ -228,8 +228,9 @@ _SIGNED, _SIGNED_FIRST = len(_sign("")), len(_sign_first(""))
 def _check_header(path: Any, signed: Any) -> dict[str, Any]:
     try:
         text, old = signed[:-_SIGNED] + "}", signed[_SIGNED_FIRST:]
-        if signed in (_sign(text), _sign_first(old)):
-            body = json.loads(text if signed == _sign(text) else old)
+        is_new = signed == _sign(text)
+        if is_new or signed == _sign_first(old):
+            body = json.loads(text if is_new else old)
             if body.keys() == {"header", "dtypes", "sha256"} and all(
                 isinstance(body[key], dict) for key in ("dtypes", "sha256")
             ):

@@ -140,10 +140,11 @@ def find_ticket(
             dense metric (if none does, the best one, with a warning); `"last"`
             returns that of the last round.
         settle: If given, in (0, 1), a round that pruned ends once the masks that it
-            would be pruned to have settled: the newest change at most this share of
-            what the four drawn before would remove. Then only networks that may be
-            returned are trained in full: the last one and, if it does not win, some
-            of the others, by bisection. 0.1 suits most.
+            would be pruned to have settled: the newest differ from each of the four
+            drawn before in at most this share of the weights that the round has left;
+            0.1 in You et al. 2020, "Drawing Early-Bird Tickets". Then only networks
+            that may be returned are trained in full: the last one and, if it does not
+            win, some of the others, by bisection.
         seed: Random seed. Sets the global seeds of Python, NumPy and the backend, so
             that two searches on one machine are alike.
         run_dir: A folder to keep every round in, or a URL such as `gs://bucket/run`.
