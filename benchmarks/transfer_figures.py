@@ -49,7 +49,9 @@ def table(setting: results_lib.Setting, title: str) -> list[str]:
     """Returns the arms of a setting less dense, by density, as Markdown."""
     assert setting.dense is not None
     dense = intervals.interval(setting.dense.by_seed("metric").values())
-    text = f"Dense: {percent(dense)} % over {dense.count} seeds. "
+    text = (
+        f"Dense: {percent(dense)} % over {dense.count} seed{'s' * (dense.count > 1)}. "
+    )
     curves = []
     for curve in setting.curves:
         if curve.arm == "dense":
@@ -101,11 +103,8 @@ judged = verdicts.verdicts(
 )
 seeds = sorted({row["seed"] for row in rows})
 state = "finished" if header["finished"] else "unfinished"
-verdict = (
-    [f"{len(rows)} cells, seeds {', '.join(map(str, seeds))}, {state}."]
-    if judged
-    else []
-)
+listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+verdict = [f"{len(rows)} cells, {listed}, {state}."] if judged else []
 verdict += [f"- **{claim}**: {sentence}" for claim, sentence in judged]
 files.write(arguments.out / f"{name}.md", ("\n".join(lines).rstrip() + "\n").encode())
 if arguments.text:

@@ -221,8 +221,8 @@ def export_tflite(
             )
         if any((record.form, record.dtype) == ("sparse", "uint8") for record in stored):
             notes.append(
-                "uint8 weights are unpacked in every call, which takes time: compare with "
-                "the given file by `benchmark_tflite`."
+                "uint8 weights are unpacked in every call, which takes time: compare "
+                "with the given file by `benchmark_tflite`."
             )
         gzipped, plain = (len(gzip.compress(held, 9)) for held in (data, source.dense))
         if target != "npu" and plain < len(data):

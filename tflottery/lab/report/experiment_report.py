@@ -134,7 +134,7 @@ def _section(
     at, title, densities = None, "", []
     if chosen and chosen[0][1]:
         curve, at = chosen[0][0], chosen[0][1].comparison.density
-        cells = tables.nearest(curve, at).cells
+        cells = curve.nearest(at).cells
         densities = [c.density_per_layer for c in cells if c.density_per_layer]
         title = f"{figures.label(curve)} with {share(at)} of the weights"
     marks = {curve.weights: c.comparison.density for curve, c in chosen if c}

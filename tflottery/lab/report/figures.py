@@ -73,18 +73,10 @@ def cost(setting: Setting) -> Picture | None:
         for axes, (title, points) in zip(parts, found.items(), strict=False):
             for index, (curve, spent, reached) in enumerate(points):
                 color, marker, _ = drawing.STYLES.get(curve.arm, _TICKET)
-                axes.errorbar(
-                    # Slightly apart, as several methods cost the same.
-                    spent * 1.04 ** (index - (len(points) - 1) / 2),
-                    reached.mean,
-                    yerr=reached.half or 0,
-                    color=color,
-                    marker=marker,
-                    linestyle="none",
-                    capsize=2,
-                    elinewidth=0.8,
-                    label=label(curve, setting),
-                )
+                # Slightly apart, as several methods cost the same.
+                place = spent * 1.04 ** (index - (len(points) - 1) / 2)
+                look = color, marker, "none"
+                _bars(axes, [(place, reached)], look, label(curve, setting))
             axes.set_title(title, fontsize=10)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
@@ -153,9 +145,8 @@ def gain(settings: Sequence[Setting]) -> Picture | None:
     """
     lines: dict[str, list[tuple[float, Interval]]] = {}
     for setting in settings:
-        curves = {(c.arm, c.weights): c for c in setting.curves}
-        scratch = curves.get(("dense", "fresh"))
-        ticket = curves.get(("ticket", "trained"))
+        scratch = setting.curve("dense", "fresh")
+        ticket = setting.curve("ticket", "trained")
         if not scratch or not ticket or not setting.dense:
             continue
         found = [
@@ -174,18 +165,7 @@ def gain(settings: Sequence[Setting]) -> Picture | None:
     def plot(axes: Any) -> None:
         looks = itertools.cycle(drawing.STYLES.values())
         for name, found in lines.items():
-            color, marker, line = next(looks)
-            axes.errorbar(
-                [100 * density for density, _ in found],
-                [v.mean for _, v in found],
-                yerr=[v.half or 0 for _, v in found],
-                color=color,
-                marker=marker,
-                linestyle=line,
-                capsize=2,
-                elinewidth=0.8,
-                label=name,
-            )
+            _bars(axes, [(100 * density, v) for density, v in found], next(looks), name)
         axes.axhline(0, color=BLACK, linewidth=1.2, label="dense from scratch")
         drawing.density_axis(axes, [d for found in lines.values() for d, _ in found])
         axes.set_ylabel("gain over dense from scratch (points)")
@@ -288,20 +268,11 @@ def _over_density(
             zip(setting.curves, series, strict=True)
         ):
             start = f" {curve.weights}" if curve.arm == "ticket" else ""
-            color, marker, line = looks.pop(curve.arm + start, None) or next(more)
+            look = looks.pop(curve.arm + start, None) or next(more)
             # Slightly apart, so that the intervals of two arms do not overlap.
-            aside = 1 + 0.022 * (index - (len(series) - 1) / 2)
-            axes.errorbar(
-                [100 * density * aside for density, _ in points],
-                [v.mean for _, v in points],
-                yerr=[v.half or 0 for _, v in points],
-                color=color,
-                marker=marker,
-                linestyle=line,
-                capsize=2,
-                elinewidth=0.8,
-                label=label(curve, setting),
-            )
+            aside = 100 * (1 + 0.022 * (index - (len(series) - 1) / 2))
+            places = [(aside * density, v) for density, v in points]
+            _bars(axes, places, look, label(curve, setting))
         drawing.density_axis(axes, [d for points in series for d, _ in points])
         values = [v for points in series for _, v in points]
         low, high = _limits([*values, dense] if dense else values)
@@ -317,6 +288,27 @@ def _over_density(
     level = "" if dense is None else f" Dense: {dense.mean:.4g}."
     alt = f"{what} over weights left: {'; '.join(ends)}.{level}"
     return drawing.draw(plot, alt=alt, caption=caption)
+
+
+def _bars(
+    axes: Any,
+    values: Sequence[tuple[float, Interval]],
+    look: tuple[str, str, str],
+    name: str,
+) -> None:
+    """Draws means with their intervals; `look` is colour, marker and line style."""
+    color, marker, line = look
+    axes.errorbar(
+        [place for place, _ in values],
+        [v.mean for _, v in values],
+        yerr=[v.half or 0 for _, v in values],
+        color=color,
+        marker=marker,
+        linestyle=line,
+        capsize=2,
+        elinewidth=0.8,
+        label=name,
+    )
 
 
 def _limits(values: Sequence[Interval]) -> tuple[float, float]:

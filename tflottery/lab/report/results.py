@@ -17,6 +17,8 @@ SETTING = ("experiment", "dataset", "images_per_class", "regime", "head")
 _STARTS = {"trained": 0, "rewind": 1, "initial": 2}
 # Densities of one point differ at most by this share, as layers round their counts.
 _SAME_DENSITY = 0.01
+# How far, as a share, the densities of two arms at one density may be apart.
+_ALIKE = 0.02
 
 _KINDS = {
     **dict.fromkeys((*SETTING, "weights", "failure"), or_none(TEXT)),
@@ -129,6 +131,18 @@ class Curve:
     weights: str | None
     points: tuple[Point, ...]
 
+    def nearest(self, density: float) -> Point:
+        """Returns the point whose density is nearest to `density`."""
+        return min(self.points, key=lambda p: abs(math.log(p.density / density)))
+
+    def alike(self, density: float) -> Point | None:
+        """Returns the point that was pruned like one of this density, if there is one.
+
+        Arms differ slightly, as each layer keeps a whole number of weights.
+        """
+        point = self.nearest(density)
+        return point if abs(point.density / density - 1) <= _ALIKE else None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -141,6 +155,11 @@ class Setting:
     head: str | None
     dense: Point | None
     curves: tuple[Curve, ...]
+
+    def curve(self, arm: str, weights: str) -> Curve | None:
+        """Returns the curve of an arm from its start, if the setting has it."""
+        found = (c for c in self.curves if (c.arm, c.weights) == (arm, weights))
+        return next(found, None)
 
     @property
     def tickets(self) -> list[Curve]:

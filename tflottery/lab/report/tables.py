@@ -1,23 +1,14 @@
 """Tables: an experiment's numbers by arm, by density and by cell."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from tflottery.lab.report import figures, intervals
 from tflottery.lab.report.intervals import Interval, compare, verdict
 from tflottery.lab.report.page import Table
-from tflottery.lab.report.results import SETTING, Cell, Curve, Point, Setting
+from tflottery.lab.report.results import SETTING, Cell, Point, Setting
 from tflottery.showing import ticket_figures
 from tflottery.showing.drawing import share
-
-# How far, as a share, a point's density may be from the one asked for.
-_SAME_DENSITY = 0.02
-
-
-def nearest(curve: Curve, density: float) -> Point:
-    """Returns the point of a curve whose density is nearest to `density`."""
-    return min(curve.points, key=lambda p: abs(math.log(p.density / density)))
 
 
 def arms(setting: Setting, at: float | None, tolerance: float) -> Table | None:
@@ -25,11 +16,12 @@ def arms(setting: Setting, at: float | None, tolerance: float) -> Table | None:
     dense = setting.dense
     if at is None or dense is None:
         return None
-    ticket, name = nearest(setting.tickets[0], at), figures.label(setting.tickets[0])
-    near = [(figures.label(c, setting), nearest(c, at)) for c in setting.curves]
-    near = [(arm, p) for arm, p in near if abs(p.density / at - 1) <= _SAME_DENSITY]
+    ticket, name = setting.tickets[0].nearest(at), figures.label(setting.tickets[0])
+    near = [(figures.label(c, setting), c.alike(at)) for c in setting.curves]
     rows = []
     for arm, point in [("dense", dense), *near]:
+        if point is None:
+            continue
         found = None if point is dense else compare(point, dense)
         difference = intervals.paired(ticket.by_seed("metric"), point.by_seed("metric"))
         rows.append(

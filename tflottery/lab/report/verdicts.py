@@ -1,5 +1,6 @@
 """Verdicts: what a transfer experiment shows, one sentence for each claim."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 from tflottery.lab.report.intervals import (
@@ -14,8 +15,6 @@ from tflottery.showing.drawing import share
 
 # The densities at which arms are compared, or else the smallest one.
 _SPARSE = 0.1
-# Densities of two arms that were pruned alike differ at most by this share.
-_SAME_DENSITY = 0.02
 
 
 def verdicts(
@@ -27,39 +26,35 @@ def verdicts(
 
     There are none without dense networks that were trained from scratch on the target.
     A sentence says it for every setting, with the `name` that tells it from the others
-    in the sentence. Differences are in
-    points of test accuracy, paired by seed, with 95 % intervals; one seed has none.
+    in the sentence. Differences are in points of test accuracy, paired by seed, with
+    95 % intervals; one seed has none.
     """
-    if not any(curve(s, "dense", "fresh") for s in settings):
+    if not any(s.curve("dense", "fresh") for s in settings):
         return []
     tuned = [s for s in settings if s.regime != "frozen"]
     frozen = [s for s in settings if s.regime == "frozen"]
+    equal = functools.partial(_equal, tolerance=tolerance)
+    steps = functools.partial(_steps, tolerance=tolerance)
     claims = (
-        ("θT equals pretrained dense", tuned, _equal),
+        ("θT equals pretrained dense", tuned, equal),
         ("θT less dense from scratch", tuned, _scratch),
         ("θT less its layer-shuffled twin", tuned, _places),
         ("θ0 less re-initialized", tuned, _values),
-        ("Steps until as good as dense on validation", tuned, _steps),
-        ("Frozen, θT equals dense", frozen, _equal),
+        ("Steps until as good as dense on validation", tuned, steps),
+        ("Frozen, θT equals dense", frozen, equal),
     )
     found = []
     for claim, members, judge in claims:
-        parts = [(name(members, s), judge(s, tolerance)) for s in members]
+        parts = [(name(members, s), judge(s)) for s in members]
         text = "; ".join(": ".join(filter(None, part)) for part in parts if part[1])
         if text:
             found.append((claim, f"{text}."))
     return found
 
 
-def curve(setting: Setting, arm: str, weights: str) -> Curve | None:
-    """Returns the curve of an arm from its start, if the setting has it."""
-    found = (c for c in setting.curves if (c.arm, c.weights) == (arm, weights))
-    return next(found, None)
-
-
 def _equal(setting: Setting, tolerance: float) -> str:
     """Says down to which density θT is not worse than dense by the tolerance."""
-    ticket, dense = curve(setting, "ticket", "trained"), setting.dense
+    ticket, dense = setting.curve("ticket", "trained"), setting.dense
     if ticket is None or dense is None:
         return ""
     found = [c for p in ticket.points if (c := compare(p, dense)).test]
@@ -80,39 +75,24 @@ def _equal(setting: Setting, tolerance: float) -> str:
     return f"{text})" if equal == found else f"{text}, {texts[len(equal)]})"
 
 
-def _scratch(setting: Setting, tolerance: float) -> str:
-    del tolerance
-    scratch = curve(setting, "dense", "fresh")
+def _scratch(setting: Setting) -> str:
+    scratch = setting.curve("dense", "fresh")
     if scratch is None:
         return ""
-    ticket = curve(setting, "ticket", "trained")
+    ticket = setting.curve("ticket", "trained")
     return _differences(ticket, lambda point: scratch.points[0])
 
 
-def _places(setting: Setting, tolerance: float) -> str:
-    del tolerance
-    other = curve(setting, "layer_shuffled", "trained")
-    return _differences(curve(setting, "ticket", "trained"), _alike(other))
+def _places(setting: Setting) -> str:
+    other = setting.curve("layer_shuffled", "trained")
+    ticket = setting.curve("ticket", "trained")
+    return _differences(ticket, lambda point: other and other.alike(point.density))
 
 
-def _values(setting: Setting, tolerance: float) -> str:
-    del tolerance
-    other = curve(setting, "reinitialized", "fresh")
-    return _differences(curve(setting, "ticket", "initial"), _alike(other))
-
-
-def _alike(other: Curve | None) -> Callable[[Point], Point | None]:
-    """Returns what finds the point of another arm at the density of a point."""
-
-    def find(point: Point) -> Point | None:
-        near = (
-            p
-            for p in (other.points if other else ())
-            if abs(p.density / point.density - 1) <= _SAME_DENSITY
-        )
-        return next(near, None)
-
-    return find
+def _values(setting: Setting) -> str:
+    other = setting.curve("reinitialized", "fresh")
+    ticket = setting.curve("ticket", "initial")
+    return _differences(ticket, lambda point: other and other.alike(point.density))
 
 
 def _differences(one: Curve | None, other: Callable[[Point], Point | None]) -> str:
@@ -146,7 +126,7 @@ def _sparse(one: Curve | None) -> Iterable[Point]:
 
 def _steps(setting: Setting, tolerance: float) -> str:
     """Says after how many steps θT and dense are as good as dense at its end."""
-    ticket, dense = curve(setting, "ticket", "trained"), setting.dense
+    ticket, dense = setting.curve("ticket", "trained"), setting.dense
     if dense is None:
         return ""
     whole = {cell.seed: cell for cell in dense.cells if cell.val_metrics}
