@@ -113,6 +113,11 @@ class Recipe:
             raise ValueError(unknown("keep", self.keep, ("best", "last")))
         LotteryConfig(**self.search_settings(self.batch_size))
 
+    @property
+    def dataset_name(self) -> str:
+        """The name of the dataset, also of images of your own."""
+        return self.dataset.name if isinstance(self.dataset, Images) else self.dataset
+
     def epochs(self, num_images: int) -> int:
         """Returns the epochs of a round on `num_images` training images, at least 1."""
         return max(1, round(self.steps / -(-num_images // self.batch_size)))

@@ -1,7 +1,6 @@
 """Live: the table of a search and its curve, redrawn in place as the rounds pass."""
 
 import html
-import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,9 +58,8 @@ class Live:
     def _show_in_notebook(self) -> None:
         from IPython.display import display
 
-        text = io.StringIO()
-        _print(self._table(), text)
-        bundle = {"text/html": self._html(), "text/plain": text.getvalue()}
+        text = ticket_tables.printed(self._table())
+        bundle = {"text/html": self._html(), "text/plain": text}
         if self._screen is None:
             self._screen = display(bundle, raw=True, display_id=True)
         else:
@@ -128,11 +126,3 @@ class Live:
             f'stroke-width="2"/>{dots}<text x="0" y="{_HEIGHT - 3}" font-size="11" '
             f'fill="currentColor">{ends}</text></svg>'
         )
-
-
-def _print(table: Any, file: Any) -> None:
-    from rich import console
-
-    # Otherwise rich itself would show the table in a notebook.
-    page = console.Console(file=file, width=88, color_system=None, force_jupyter=False)
-    page.print(table)

@@ -61,17 +61,9 @@ def rounds(ticket: Any) -> Table:
 
 def as_text(ticket: Any) -> str:
     """Returns the headline and both tables, 88 columns wide."""
-    from rich import box, console, table
+    from rich import box, table
 
-    page = console.Console(
-        file=io.StringIO(),
-        width=88,
-        markup=False,
-        emoji=False,
-        color_system=None,
-        force_jupyter=False,  # There it would print nothing to a file.
-    )
-    page.print(*headline(ticket), sep="\n")
+    parts: list[Any] = ["\n".join(headline(ticket))]
     for found in (layers(ticket), rounds(ticket)):
         drawn = table.Table(*found.columns, box=box.SIMPLE)
         for column in drawn.columns[found.numbers :]:
@@ -80,8 +72,26 @@ def as_text(ticket: Any) -> str:
             if row[0] == "all masked":
                 drawn.add_section()
             drawn.add_row(*row)
-        page.print(drawn)
-    return page.file.getvalue().rstrip()  # type: ignore[attr-defined]
+        parts.append(drawn)
+    return printed(*parts).rstrip()
+
+
+def printed(*parts: Any) -> str:
+    """Returns texts and tables of rich as they are printed, 88 columns wide."""
+    from rich import console
+
+    text = io.StringIO()
+    page = console.Console(
+        file=text,
+        width=88,
+        markup=False,
+        emoji=False,
+        color_system=None,
+        force_jupyter=False,  # There it would print nothing to a file.
+    )
+    for part in parts:
+        page.print(part)
+    return text.getvalue()
 
 
 def as_html(ticket: Any) -> str:

@@ -42,6 +42,14 @@ def run(design, folder, **options):
     return files.read_json(run_lib.run(design, run_dir=folder, verbose=0, **options))
 
 
+def once_pruned(name, *, steps, **changes):
+    """Returns the smoke preset of a design with one pruning and one seed."""
+    small = designs.design(name, "smoke")
+    source = dataclasses.replace(small.source, steps=steps)
+    changes |= {"prunings": 1, "rounds": (1,), "seeds": 1}
+    return dataclasses.replace(small, source=source, **changes)
+
+
 def by_name(results):
     return {
         (r["arm"], r["source_round"], r["seed"], r["regime"], r["head"]): r
@@ -244,14 +252,7 @@ def test_one_shot_prunes_from_the_dense_network(tmp_path):
 @pytest.mark.slow
 @pytest.mark.without_tensorflow
 def test_frankle_and_carbins_arms_train_on_the_source_task_itself(tmp_path):
-    small = designs.design("lenet_mnist", "smoke")
-    small = dataclasses.replace(
-        small,
-        source=dataclasses.replace(small.source, steps=20),
-        prunings=1,
-        rounds=(1,),
-        seeds=1,
-    )
+    small = once_pruned("lenet_mnist", steps=20)
     results = run(small, tmp_path)
     rows = {row["arm"]: row for row in results["rows"]}
     assert rows.keys() == {"dense", "ticket", "reinitialized", "randomly_masked"}
@@ -267,15 +268,8 @@ def test_frankle_and_carbins_arms_train_on_the_source_task_itself(tmp_path):
 def test_every_method_reaches_the_searchs_densities_for_the_steps_that_it_says(
     tmp_path,
 ):
-    small = designs.design("cost_accuracy", "smoke")
-    small = dataclasses.replace(
-        small,
-        source=dataclasses.replace(small.source, steps=30),
-        prunings=1,
-        rounds=(1,),
-        methods=("ticket", "gradual_twice", "ac_dc", "randomly_masked"),
-        seeds=1,
-    )
+    methods = ("ticket", "gradual_twice", "ac_dc", "randomly_masked")
+    small = once_pruned("cost_accuracy", steps=30, methods=methods)
     rows = {row["arm"]: row for row in run(small, tmp_path)["rows"]}
     assert {arm: row["cost"] for arm, row in rows.items()} == {
         "dense": 1,

@@ -42,9 +42,13 @@ def cost(design: Design, *, seeds: int | None = None, data_dir: Any = None) -> C
     """
     chosen = range(design.seeds if seeds is None else seeds)
     known: dict[str | None, tuple[int, float]] = {}
+    loaded: dict[tuple[str, bool], Images] = {}
     for target in (None, *design.targets):
-        images = design.images_of(target, data_dir)
         recipe = target or design.source
+        key = recipe.dataset_name, target is None
+        if key not in loaded:
+            loaded[key] = design.images_of(target, data_dir)
+        images = loaded[key]
         steps = _steps(recipe, images)
         known[target and target.name] = steps, steps * _seconds(recipe, images)
     searches = [search for seed in chosen for search in design.searches(seed)]

@@ -200,8 +200,7 @@ class _Worker:
     def _images(self, target: Recipe | None) -> datasets.Images:
         """Returns the images of a target or, without one, of the source."""
         recipe = target or self.design.source
-        name = getattr(recipe.dataset, "name", recipe.dataset)
-        key = self.folder, name, target is None
+        key = self.folder, recipe.dataset_name, target is None
         if key not in _CACHE:
             _CACHE[key] = self.design.images_of(target, self.data_dir)
         return _CACHE[key]
@@ -241,8 +240,7 @@ def plain_design(design: Design) -> dict[str, Any]:
         return getattr(value, "__name__", None) or repr(value)
 
     def without_arrays(recipe: Recipe) -> Recipe:
-        name = getattr(recipe.dataset, "name", recipe.dataset)
-        return dataclasses.replace(recipe, dataset=name)
+        return dataclasses.replace(recipe, dataset=recipe.dataset_name)
 
     design = dataclasses.replace(
         design,
