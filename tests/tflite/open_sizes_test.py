@@ -7,6 +7,7 @@ from making.tflite_files import prune, without_inputs
 
 from tflottery.tflite import benchmark_tflite, evaluate_tflite, export_tflite
 from tflottery.tflite.file.graph import Graph
+from tflottery.tflite.run import verify
 
 layers = keras.layers
 
@@ -43,6 +44,17 @@ def test_an_open_file_is_evaluated_on_batches_of_many_sizes(images, exported):
     ds = [(a, images.predict(a, verbose=0).argmax(-1)) for a in x]
     assert evaluate_tflite(exported[0], ds, progress=False) == {"accuracy": 1}
     assert benchmark_tflite(exported[0], rounds=1, seconds=0.01).file.ms > 0
+
+
+def test_an_open_file_that_fails_at_the_size_drawn_asks_for_samples(
+    exported, tmp_path, monkeypatch
+):
+    failed = {}, {"litert": "Too small.", "tensorflow": "Too small."}, None
+    monkeypatch.setattr(verify, "run_everywhere", lambda *_: failed)
+    with pytest.raises(
+        ValueError, match=r"\(64, 64, 3\).* Give `samples` .*litert, tensorflow: Too"
+    ):
+        export_tflite(exported[0], tmp_path / "model.tflite")
 
 
 def test_samples_tell_the_size_that_an_open_file_is_run_at(images, tmp_path):

@@ -203,10 +203,9 @@ def export_tflite(
                     f"{str(error)[:200]} `batch_size` fixes it at another size."
                 )
             else:
-                on_batch += [
-                    f"another batch cannot be set in {name}: {why[:200]}"
-                    for name, why in wider.failures.items()
-                ]
+                if wider.failures:
+                    why = verify.listed(wider.failures)
+                    on_batch.append(f"another batch cannot be set in {why}.")
         if source.smaller is not None:
             verify.verify(temporary, *source.smaller, tolerance)
         tried, more = devices.tried(target, os.fspath(path), data, source.dense)

@@ -44,7 +44,7 @@ def test_a_kernel_that_takes_no_other_batch_is_named(tmp_path):
     image = keras.layers.Input((4, 4, 2))
     model = keras.Model(image, keras.layers.Conv2DTranspose(3, 3)(image))
     report = export_tflite(prune(model), tmp_path / "a.tflite")
-    assert "another batch cannot be set in tensorflow: " in report.warnings[-1]
+    assert "another batch cannot be set in litert: " in report.warnings[-1]
 
 
 class Mean(keras.layers.Layer):

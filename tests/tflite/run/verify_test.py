@@ -56,7 +56,7 @@ def test_a_file_that_does_not_load_is_an_error_that_says_where(file):
     path, samples, expected = file
     path.write_bytes(path.read_bytes()[:64])
     with pytest.raises(
-        verify.WrongFileError, match=r"does not run: .* \(in (litert|tensorflow)"
+        verify.WrongFileError, match=r"run: litert\+xnnpack, litert: .*; tensorflow"
     ):
         verify.verify(path, [samples], [expected], 1)
 
@@ -70,6 +70,32 @@ def test_a_runtime_that_dies_is_an_error_and_the_next_job_runs(file, monkeypatch
     with pytest.raises(verify.WrongFileError):
         verify.verify(bad, [samples], [expected], 1)
     assert verify.verify(path, [samples], [expected], 1e-6).difference < 1e-6
+
+
+def test_a_crash_in_one_runtime_does_not_hide_the_others(file, monkeypatch):
+    path, samples, _ = file
+    right = worker.call
+
+    def crash(job, arrays):
+        if (job["runtime"], job["xnnpack"]) in crashing:
+            raise worker.JobError("The runtime crashed (SIGSEGV) while running it.")
+        return right(job, arrays)
+
+    monkeypatch.setattr(worker, "call", crash)
+    crashing = {("litert", True), ("tensorflow", False)}
+    target = path.with_name("new.tflite")
+    report = export_tflite(path, target, samples=samples)
+    assert set(report.differences) == {"litert", "tensorflow+xnnpack"}
+    assert (
+        "runs only in litert, tensorflow+xnnpack, so the new one was compared there "
+        "(litert+xnnpack, tensorflow: The runtime crashed (SIGSEGV)"
+    ) in report.warnings[0]
+    crashing |= {("litert", False), ("tensorflow", True)}
+    with pytest.raises(
+        ValueError,
+        match=r"does not run.* litert\+xnnpack, litert, .*, tensorflow: .*SIGSEGV",
+    ):
+        export_tflite(path, target, samples=samples)
 
 
 def test_a_job_that_kills_its_process_says_how(tmp_path):

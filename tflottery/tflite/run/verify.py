@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -56,22 +58,35 @@ def run_everywhere(
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, str], int | None]:
     """Runs the file in every installed runtime, with and without XNNPACK.
 
+    Each runs in a process of its own, so that a crash of one says nothing of another.
+
     Returns:
         The outputs per runtime, the error per runtime that cannot run the file, and the
-        bytes of memory that it took, if known.
-
-    Raises:
-        JobError: If a runtime crashes, or none can run the file.
+        bytes of memory that it took in the first one, if known.
     """
-    variants = [(name, on) for name in runtimes.installed() for on in (True, False)]
-    job = {
-        "do": "run",
-        "path": os.path.abspath(path),
-        "variants": variants,
-        "batch": batch,
-    }
-    result = worker.call(job, samples)
-    return result["outputs"], result["failures"], result["ram"]
+    job = {"do": "run", "path": os.path.abspath(path), "batch": batch}
+    outputs, failures, rams = {}, {}, []
+    for runtime, xnnpack in itertools.product(runtimes.installed(), (True, False)):
+        name = f"{runtime}+xnnpack" if xnnpack else runtime
+        try:
+            done = worker.call(job | {"runtime": runtime, "xnnpack": xnnpack}, samples)
+            outputs[name] = done["outputs"][""]
+            rams.append(done["ram"])
+        except worker.JobError as error:
+            failures[name] = str(error)
+    return outputs, failures, rams[0] if rams else None
+
+
+def listed(failures: Mapping[str, str]) -> str:
+    """Returns failures as text, runtimes that say the same together.
+
+    >>> listed({"litert": "No.", "tensorflow": "No."})
+    'litert, tensorflow: No'
+    """
+    names = collections.defaultdict(list)
+    for name, why in failures.items():
+        names[why.rstrip(".")].append(name)
+    return "; ".join(f"{', '.join(same)}: {why}" for why, same in names.items())
 
 
 def verify(
@@ -92,16 +107,12 @@ def verify(
             differs by more than `tolerance`.
     """
     samples = [array[:batch] for array in samples]
-    try:
-        outputs, failures, ram = run_everywhere(path, samples, batch)
-    except worker.JobError as error:
-        raise WrongFileError(f"The file does not run: {error}") from error
+    outputs, failures, ram = run_everywhere(path, samples, batch)
     if not isinstance(expected, Mapping):
         expected = dict.fromkeys([*outputs, *failures], expected)
     failures = {name: why for name, why in failures.items() if name in expected}
     if failures and (batch is None or len(failures) == len(expected)):
-        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
-        raise WrongFileError(f"The file does not run: {listed}")
+        raise WrongFileError(f"The file does not run: {listed(failures)}")
     differences, agreement = {}, 1.0
     for name, wanted in expected.items():
         if name in failures:
@@ -126,10 +137,10 @@ def verify(
         differences=differences, agreement=agreement, failures=failures, ram=ram
     )
     if not result.difference <= tolerance:
-        listed = ", ".join(f"{n}: {d:.2g}" for n, d in differences.items())
+        each = ", ".join(f"{n}: {d:.2g}" for n, d in differences.items())
         raise WrongFileError(
             f"The file's outputs differ from the model's by {result.difference:.3g} of "
-            f"the largest output; `tolerance` allows {tolerance:.3g} ({listed})."
+            f"the largest output; `tolerance` allows {tolerance:.3g} ({each})."
         )
     return result
 

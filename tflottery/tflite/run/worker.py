@@ -73,9 +73,10 @@ def call(job: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> dict[str, An
         where = progress.read_text() if progress.exists() else "at the start"
         if code < 0:
             kind = signal.Signals(-code).name
-            hint = ""
-            if -code == signal.SIGABRT:
-                hint = f" The limit of its memory is {_MEMORY >> 30} GB."
+            hint = {
+                "SIGABRT": f" The limit of its memory is {_MEMORY >> 30} GB.",
+                "SIGALRM": f" The limit of its time is {_LIMIT} s.",
+            }.get(kind, "")
             raise JobError(f"The runtime crashed ({kind}) {where}.{hint}")
         if not (folder / "result.json").exists():
             raise JobError(f"The runtime ended its process (exit code {code}) {where}.")

@@ -146,15 +146,17 @@ def from_file(
             notes.append("a vector's `quantized_dimension` was set to 0, its only one.")
             data, run = graph.to_bytes(keep_names=True), f"{folder}/mended.tflite"
             pathlib.Path(run).write_bytes(data)
-        try:
-            outputs, failures, _ = verify.run_everywhere(run, samples)
-        except worker.JobError as error:
-            raise ValueError(_why_not(path, str(error))) from error
+        outputs, failures, _ = verify.run_everywhere(run, samples)
+    why = verify.listed(failures)
+    if not outputs:
+        drawn_at = None
+        if not checked_on and any(None in spec.shape[1:] for spec in specs):
+            drawn_at = [array.shape[1:] for array in samples]
+        raise ValueError(_why_not(path, why, drawn_at))
     if failures:
-        listed = "; ".join(f"{name}: {why}" for name, why in failures.items())
         notes.append(
             f"the given file runs only in {', '.join(outputs)}, so the new one was "
-            f"compared there ({listed})."
+            f"compared there ({why})."
         )
     signatures = (graph.tensors[tensor].shapeSignature for tensor in graph.inputs)
     batch_open = all(s is not None and len(s) and s[0] < 0 for s in signatures)
@@ -171,12 +173,20 @@ def from_file(
     )
 
 
-def _why_not(path: str, said: str) -> str:
-    """Returns why a file does not run, from what the runtimes say."""
+def _why_not(path: str, said: str, drawn_at: list[tuple[int, ...]] | None) -> str:
+    """Returns why a file does not run, from what the runtimes say.
+
+    `drawn_at` holds the sizes that were tried for inputs whose sizes are open.
+    """
     if custom := re.search(r"custom op: (\w+)", said):
         return (
             f"{path} cannot be compared with a new file, as no installed runtime has "
             f"its custom operator {custom[1]}. Export the model before that operator."
+        )
+    if drawn_at:
+        return (
+            f"{path} leaves sizes of its inputs open, and fails with {drawn_at}. Give "
+            f"`samples` of sizes that it takes. The runtimes said: {said}"
         )
     return f"{path} does not run, it may be damaged: {said}"
 
