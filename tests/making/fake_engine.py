@@ -196,6 +196,8 @@ class Engine:
     def weights(self):
         return {path: w.copy() for path, w in self.model.weights.items()}
 
+    averaged = weights
+
     def state(self):
         return {
             f"{part}/{name}": np.array(value)

@@ -1,12 +1,13 @@
 """Settling: rounds end when their masks have settled; on a fake engine, on Keras."""
 
 import dataclasses
+import importlib
 import json
 
 import keras
 import numpy as np
 import pytest
-from making import fake_engine
+from making import fake_engine, models
 from making.fake_engine import Model
 
 from tests.search import loop_test
@@ -321,3 +322,36 @@ def test_rounds_are_cut_on_keras_and_resume_to_the_same_bytes(
     assert [r.steps for r in whole.rounds] == [r.steps for r in killed.rounds]
     assert whole.rounds[1].steps < whole.rounds[0].steps == 24
     assert bytes_in(tmp_path / "whole") == bytes_in(tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.without_tensorflow
+@pytest.mark.parametrize("generation", ["keras", "tf_keras"])
+def test_a_round_settles_on_the_averages_that_it_ends_with(
+    monkeypatch, tmp_path, generation
+):
+    pytest.importorskip(generation)
+    kind, drawn, settles = importlib.import_module(generation), [], settling.settles
+    kind.utils.set_random_seed(7)
+
+    def noted(given, weights, *rest):
+        drawn.append((weights, settles(given, weights, *rest)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(settling, "interval", lambda steps, weights: 1)
+    monkeypatch.setattr(settling, "settles", noted)
+    optimizer = kind.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5)
+    loop_test.search(
+        loop_test.compiled(optimizer, models.dense(kind)),
+        epochs=8,
+        rounds=2,
+        target_sparsity=0.8,
+        settle=0.9,
+        run_dir=tmp_path,
+    )
+    dense, cut, last = rounds_in(tmp_path)
+    assert cut.rounds[1].settled == cut.rounds[1].steps < dense.rounds[0].steps
+    assert last.rounds[2].in_full
+    assert drawn[-1][1]
+    for path, w in cut.trained.items():
+        np.testing.assert_array_equal(drawn[-1][0][path], w)

@@ -188,6 +188,15 @@ class Engine(abc.ABC):
         """Returns copies of all weights by path."""
         return network.read(self._variables)
 
+    def averaged(self) -> dict[str, np.ndarray]:
+        """Returns the weights as `fit` would leave them if it ended now (`use_ema`)."""
+        weights, optimizer = self.weights(), holding.optimizer_of(self.model)
+        if getattr(optimizer, "use_ema", False):
+            averages = self.kind.averages_of(optimizer, self._variables)
+            found = {p: averages.get(id(v)) for p, v in self._variables.items()}
+            weights |= network.read({p: a for p, a in found.items() if a is not None})
+        return weights
+
     def state(self) -> dict[str, np.ndarray]:
         """Returns copies of everything that a training needs to go on from here."""
         return network.read(self._parts())

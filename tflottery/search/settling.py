@@ -130,7 +130,7 @@ def ends_when_settled(
             if at.since < every or batch + 1 >= self._last:
                 return
             at.since, model = 0, self.model  # On JAX, brings variables up to date.
-            at.settled = settles(at.drawn, engine.weights(), draw, at.masks, limit)
+            at.settled = settles(at.drawn, engine.averaged(), draw, at.masks, limit)
             model.stop_training = model.stop_training or at.settled
 
     return Draws()

@@ -105,7 +105,11 @@ def test_a_comparison_of_costs_searches_once_for_all_densities_that_it_can():
     assert once.sparsity == pytest.approx(0.903, abs=0.001)
     for name in design_lib.SEARCHES:
         searches = [s for s in found.values() if s.name.startswith(f"seed1-{name}")]
-        assert len(searches) == (4 if "one_shot" in name else 1)
+        own = "one_shot" in name or name == "settle"
+        assert len(searches) == (4 if own else 1)
+    settled = found["seed1-settle07"]
+    assert settled.prunings == 7
+    assert settled.sparsity == pytest.approx(1 - design.density(7))
     assert design.ticket(1, 7) == "seed1-ticket15/rounds/007.ticket"
     once = design.ticket_of("one_shot_rewound", 1, 15)
     assert once == "seed1-one_shot_rewound15/rounds/001.ticket"

@@ -21,6 +21,7 @@ HEADS = ("linear", "two_layer")
 
 SEARCHES: Mapping[str, Mapping[str, Any]] = {
     "ticket": {},
+    "settle": {"settle": 0.1},
     "learning_rate_rewinding": {"retrain": "learning_rate"},
     "one_shot_rewound": {"rounds": 1},
     "one_shot_fine_tuned": {"rounds": 1, "retrain": "fine_tune"},
@@ -167,7 +168,9 @@ class Design:
 
     def _ends(self, method: str) -> tuple[int, ...]:
         """Returns the rounds that a method needs a search of its own for."""
-        return self.rounds if "rounds" in SEARCHES[method] else (self.prunings,)
+        settings = SEARCHES[method]  # Only the last round of a search need be whole.
+        own = "rounds" in settings or "settle" in settings
+        return self.rounds if own else (self.prunings,)
 
     def _search(self, seed: int, method: str, end: int) -> Search:
         settings = SEARCHES[method]

@@ -16,6 +16,7 @@ _NAMES = {
     "reinitialized": "re-initialized",
     "layer_shuffled": "layer-shuffled mask",
     "globally_shuffled": "globally shuffled mask",
+    "settle": "settled rounds",
     "one_shot_rewound": "one-shot, rewound",
     "one_shot_fine_tuned": "one-shot, fine-tuned",
     "gradual": "tfmot, one training",
