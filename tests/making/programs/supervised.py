@@ -315,12 +315,12 @@ def application(keras: Any, name: str, *, frozen: bool):
     return keras.Model(image, out), {"ds": dataset(*data), "validation_data": data}
 
 
-@program(classifier, untested=("export",))
+@program(classifier)
 def mobilenet_frozen(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=True)
 
 
-@program(classifier, untested=("hold", "ticket", "reload", "transfer"))
+@program(classifier, untested=("search",))
 def mobilenet_tuned(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=False)
 
