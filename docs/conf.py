@@ -20,6 +20,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_execution_show_tb = True
 nb_render_markdown_format = "myst"
+nb_merge_streams = True  # A loop that prints makes one output.
 nb_output_stderr = "remove"  # The logs of TensorFlow.
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]

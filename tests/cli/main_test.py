@@ -125,12 +125,17 @@ def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
         (["find", "--dataset=mnits"], "digits, mnist, fashion_mnist, cifar10"),
         (["find", "--recipe=frankle"], "`recipe` must be one of digits, frankle_"),
         (["find", "--prune_fraction=0"], "`prune_fraction` must be in (0, 1)"),
-        (["show", "no.ticket"], "no.ticket"),
+        (
+            ["show", "no.ticket"],
+            "There is no no.ticket. Pass a file that",
+        ),
+        (["find", "--run_dir=foo://a"], "`run_dir` must be a local path, or a URL"),
         (["reproduce", "no.py"], "There is no design at no.py."),
         (["reproduce", "empty.py"], "empty.py must set `design` to a tflottery.lab."),
         (["export", "no.keras", "a.tflite"], "There is no no.keras to export"),
         (["export", "junk.keras", "a.tflite"], "junk.keras is damaged, or not a file"),
-        (["demo", "--run_dir=junk.keras"], "`--run_dir` must be a folder, existing "),
+        (["demo", "--run_dir=junk.keras"], "`--run_dir` must be a folder on this "),
+        (["demo", "--run_dir=s3://a"], "existing or new, but it is a URL. Choose"),
         (["demo", "--run_dir=junk.keras/a"], "Could not make the folder. Choose a "),
         (["data", "cifar", "--to=."], "Did you mean 'cifar10'? To use your own data"),
         (
@@ -146,7 +151,7 @@ def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
             "The search in run has not finished, so there is no ticket yet. To resume "
             "it, repeat its `tflottery find` with --run_dir=run. Its finished rounds ",
         ),
-        (["show", "data"], "data contains no ticket.safetensors. Pass a file that"),
+        (["show", "data"], "There is no data/ticket.safetensors. Pass a file that"),
     ],
 )
 def test_an_error_is_one_line_without_a_traceback_and_exits_with_1(
@@ -299,7 +304,7 @@ def test_a_backend_that_is_missing_is_one_line_with_the_remedy(capsys, monkeypat
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr(tflottery, "load_ticket", missing)
-    status, _, err = run(capsys, "show", "a.ticket")
+    status, _, err = run(capsys, "show", __file__)
     assert status == 1
     assert err == (
         "tflottery: No module named 'torch'. Keras is set to it. Run: pip install "
@@ -312,7 +317,7 @@ def test_an_interrupt_exits_with_130(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tflottery, "load_ticket", interrupted)
-    status, _, err = run(capsys, "show", "a.ticket")
+    status, _, err = run(capsys, "show", __file__)
     assert status == 130
     assert "stopped" in err
 

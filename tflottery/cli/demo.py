@@ -46,11 +46,13 @@ def demo(arguments: argparse.Namespace) -> None:
     from tflottery.lab import recipes, training
     from tflottery.lab.data import datasets, pipelines
 
-    folder = pathlib.Path(arguments.run_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
+    folder = files.path_of(arguments.run_dir, "run_dir")
+    is_local = isinstance(folder, pathlib.Path)
+    if not is_local or (folder.exists() and not folder.is_dir()):
         raise ValueError(
-            "`--run_dir` must be a folder, existing or new, but it is a file. Choose "
-            f"another name. Received: --run_dir={arguments.run_dir}"
+            "`--run_dir` must be a folder on this machine, existing or new, but it is "
+            f"a {'file' if is_local else 'URL'}. Choose another name. Received: "
+            f"--run_dir={arguments.run_dir}"
         )
     files.make_folder(folder)
     recipe = dataclasses.replace(

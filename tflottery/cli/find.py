@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import pathlib
 from typing import Any
 
 from tflottery.cli import flags
@@ -64,6 +65,7 @@ def find(arguments: argparse.Namespace) -> None:
     from tflottery.lab.data import datasets, pipelines
 
     recipe = flags.recipe(arguments)
+    files.path_of(arguments.run_dir or free_folder(), "run_dir")
     images = datasets.load(recipe.dataset, data_dir=arguments.data_dir)
     seed, size = arguments.seed, recipe.batch_size
     data = recipe.arrays(images, seed=seed)
@@ -75,6 +77,9 @@ def find(arguments: argparse.Namespace) -> None:
         for name in _SETTINGS
         if getattr(arguments, name) is not None
     }
+    fields = {field.name for field in dataclasses.fields(config.LotteryConfig)}
+    # Checks the flags before a folder is named for them.
+    config.LotteryConfig(**{n: v for n, v in settings.items() if n in fields})
     model = training.compile_model(recipe.build(images, seed=seed), recipe)
     train = pipelines.train_pipeline(
         *data.train, batch_size=size, seed=seed, augment=recipe.augment
@@ -108,7 +113,7 @@ def find(arguments: argparse.Namespace) -> None:
         f"{100 * model.ticket.density:.1f} % of the weights {sparse_accuracy:.2f} %.\n"
         f"Ticket: {run_dir}/ticket.safetensors"
     )
-    if "://" not in run_dir:
+    if isinstance(folder, pathlib.Path):
         model.save(folder / "model.keras")
         print(f"Model, for `tflottery export`: {run_dir}/model.keras")
     print_report_of(run_dir)

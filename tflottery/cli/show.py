@@ -25,9 +25,9 @@ def show(arguments: argparse.Namespace) -> None:
                 f"Its finished rounds are {folder / 'rounds'}/000.ticket, 001.ticket, "
                 "..."
             )
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{folder} contains no ticket.safetensors. Pass a file that "
-                "`Ticket.save` wrote, or the --run_dir of a `tflottery find`."
-            )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no {path}. Pass a file that `Ticket.save` wrote, or the "
+            "--run_dir of a `tflottery find`."
+        )
     load_ticket(path).summary()

@@ -35,15 +35,16 @@ class FileError(ValueError):
 def path_of(path: Any, name: str = "path") -> Any:
     """Returns a `pathlib.Path`, or for a URL such as `s3://...` a `upath.UPath`.
 
-    In a path, `~` is the home folder. Errors call the argument `name`.
+    In a path, `~` is the home folder. `file://PATH` is the local path. Errors call the
+    argument `name`.
 
     Raises:
         TypeError: If `path` is not a path.
         ValueError: If it is empty, or a URL that is not supported.
         ImportError: If the package for such URLs is not installed.
 
-    >>> path_of("runs/a").name
-    'a'
+    >>> path_of("runs/a").name, path_of("file:///runs/b").name
+    ('a', 'b')
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if text is None:
@@ -52,7 +53,7 @@ def path_of(path: Any, name: str = "path") -> Any:
         if isinstance(path, UPath):
             return path
     is_text = isinstance(text, str)
-    if is_text and text and "\0" not in text:
+    if is_text and (text := text.removeprefix("file://")) and "\0" not in text:
         scheme, is_url, _ = text.partition("://")
         if not is_url:
             return pathlib.Path(os.path.expanduser(text))
@@ -60,7 +61,7 @@ def path_of(path: Any, name: str = "path") -> Any:
         from upath import UPath
         from upath.registry import available_implementations
 
-        # A file:// URL would not be written completely or not at all.
+        # UPath would not write local files completely or not at all.
         if scheme in {*available_implementations()} - {"file", "local"}:
             try:
                 fsspec.get_filesystem_class(scheme)

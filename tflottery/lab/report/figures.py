@@ -169,7 +169,7 @@ def gain(settings: Sequence[Setting]) -> Picture | None:
             _bars(axes, [(100 * density, v) for density, v in found], next(looks), name)
         axes.axhline(0, color=BLACK, linewidth=1.2, label="dense from scratch")
         drawing.density_axis(axes, [d for found in lines.values() for d, _ in found])
-        axes.set_ylabel("gain over dense from scratch (points)")
+        axes.set_ylabel("gain over scratch (points)")
 
     listed = "; ".join(
         f"{name} {found[0][1].mean:+.1f} at {share(found[0][0])}, "

@@ -39,7 +39,8 @@ def report(run_dir: Any, *, out: Any = None) -> Any:
     else:
         raise FileNotFoundError(
             "`run_dir` holds neither results.json, which an experiment writes, nor "
-            f"run.json, which a search writes. Received: run_dir={str(path)!r}"
+            "run.json, which a search writes. Pass the folder of a run. Received: "
+            f"run_dir={str(path)!r}"
         )
     target = path / "report.html" if out is None else files.path_of(out)
     files.write(target, html)
