@@ -168,12 +168,18 @@ def export_tflite(
     removed = dead_units.remove_dead_units(graph)
     asked = "int8" if quantize else "float16" if target == "float16" else None
     before = sum(graph.dtype(t).name == asked for t in sparsify.weights(graph))
+    stay = [] if target == "npu" else sparsify.never_sparse(graph)
     graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
     if asked and before == sum(weight.dtype == asked for weight in stored):
         option = "quantize" if quantize else "target"
         notes.append(
             f"`{option}` changes nothing: no weight is smaller as {asked}, or it was "
             "so before."
+        )
+    if stay:
+        notes.append(
+            f"the weights of {', '.join(stay)} stay dense, though most of their values "
+            f"are zero: only those of {', '.join(sparsify.WEIGHTED)} are stored sparse."
         )
     if loops := any(graph.name(op) in ("WHILE", "IF") for op in graph.operators):
         notes.append(

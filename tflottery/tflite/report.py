@@ -82,7 +82,7 @@ class ExportReport:
         stream = io.StringIO()
         # In a notebook, a console would show itself beside the text.
         console = rich.console.Console(
-            file=stream, width=88, color_system=None, force_jupyter=False
+            file=stream, width=88, color_system=None, force_jupyter=False, markup=False
         )
         for table in self._tables():
             console.print(table)

@@ -123,7 +123,7 @@ def test_without_vela_the_report_says_so(tmp_path, monkeypatch):
     model, path = convolutions(layers.Activation("elu")), tmp_path / "a.tflite"
     report = export_tflite(model, path, target="npu", representative_data=images())
     assert not report.devices
-    assert "pip install 'tflottery[npu]'" in report.warnings[-2]
+    assert "pip install 'tflottery[npu]'" in " ".join(str(report).split())
     assert "not on the NPU: DEQUANTIZE 1, ELU 1, QUANTIZE 1" in report.warnings[-1]
     with pytest.raises(ModuleNotFoundError, match="Vela is not installed"):
         benchmark_tflite(path, on="ethos-u55-128")
@@ -133,8 +133,23 @@ def test_without_vela_the_report_says_so(tmp_path, monkeypatch):
 def test_a_file_that_vela_does_not_take_is_an_error(exported, tmp_path):
     path, options = tmp_path / "a.tflite", {"target": "int8"}
     export_tflite(exported[1], path, representative_data=images(), **options)
-    with pytest.raises(ValueError, match=r"Vela does not compile .* could not run on"):
+    with pytest.raises(
+        ValueError, match=r"Vela does not compile .* could not run on.*\"npu"
+    ):
         benchmark_tflite(path, on="ethos-u55-128")
+
+
+@needs_vela
+def test_what_unpacks_pruned_weights_stays_on_the_cpu(exported, tmp_path):
+    path, options = tmp_path / "a.tflite", {"target": "micro"}
+    export_tflite(exported[1], path, representative_data=images(), **options)
+    found = benchmark_tflite(path, on="ethos-u85-256")
+    assert set(found.file.cpu_operators) == {"TFLM_DECODE"}
+
+
+def test_a_device_takes_no_options_of_a_measurement(exported):
+    with pytest.raises(ValueError, match=r"`on` goes with .* only. .*threads=2"):
+        benchmark_tflite(exported[0], on="tflite-micro", threads=2)
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,17 @@ def test_the_bound_is_values_places_and_all_else():
     places = encoding.entropy_bits(20, 1000) / 8
     assert sparsify.entropy_bound(graph, 4) == np.ceil(20 * 4 + places + 20 * 4)
     assert sparsify.entropy_bound(graph, 1) == np.ceil(20 * 1 + places + 20 * 4)
+
+
+def test_weights_of_other_operators_that_stay_dense_are_named(tmp_path):
+    import keras
+
+    from tflottery.tflite import export_tflite
+
+    class Product(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.matmul(x, sparse_array((2, 16, 16)))
+
+    model = keras.Sequential([keras.layers.Input((2, 4, 16)), Product()])
+    notes = export_tflite(model, tmp_path / "a.tflite").warnings
+    assert any("the weights of BATCH_MATMUL stay dense, though" in n for n in notes)

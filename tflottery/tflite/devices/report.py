@@ -67,7 +67,8 @@ def measure(device: str, files: Mapping[str, bytes]) -> DeviceReport:
         ValueError: If the tool does not take a file.
     """
     if device == tflm.DEVICE:
-        return _report(device, tflm.tool(), tflm.run(files))
+        found = tflm.run(files)
+        return _report(device, tflm.tool(), found)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         several = itertools.repeat(device)
         found = list(pool.map(vela.estimate, files, files.values(), several))

@@ -76,7 +76,13 @@ def run(files: Mapping[str, bytes]) -> list[MicroRun]:
         try:
             found = worker.call(job, inputs)
         except worker.JobError as error:
-            raise ValueError(f"TFLite Micro does not run the file: {error}") from error
+            said = str(error)
+            for path, name in zip(paths, files, strict=True):
+                said = said.replace(path, name)
+            remedy = ' Export it with `target="micro"`.' if "DENSIFY" in said else ""
+            raise ValueError(
+                f"TFLite Micro does not run the file: {said}.{remedy}"
+            ) from error
     return [
         MicroRun(
             name=name,

@@ -122,7 +122,12 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
         summary = next(folder.glob("in_summary_*.csv"), None)
         if done.returncode or summary is None:
             said = " ".join((done.stdout + done.stderr).splitlines()[-1:])
-            raise ValueError(f"Vela does not compile {name} for {device}: {said}")
+            remedy = ""
+            if "Non-passthrough" in said:  # a weight that is unpacked
+                remedy = ' Export it with `target="npu"`.'
+            raise ValueError(
+                f"Vela does not compile {name} for {device}: {said}.{remedy}"
+            )
         with summary.open() as file:
             row = next(csv.DictReader(file))
         compiled = (folder / "in_vela.tflite").read_bytes()
@@ -137,6 +142,9 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
             npu_operators=int(re.findall(r"NPU operators = (\d+)", done.stdout)[0]),
             # What runs on the NPU is one custom operator by now.
             cpu_operators=tuple(
-                n for n in map(graph.name, graph.operators) if n != "CUSTOM"
+                custom.decode() if custom else graph.name(op)
+                for op in graph.operators
+                for custom in [graph.model.operatorCodes[op.opcodeIndex].customCode]
+                if custom != b"ethos-u"
             ),
         )

@@ -84,6 +84,22 @@ def weights(graph: Graph) -> dict[int, _Readers]:
     return result
 
 
+def never_sparse(graph: Graph) -> list[str]:
+    """Returns the operators with mostly zero weights that are never stored sparse."""
+    return sorted(
+        {
+            graph.name(op)
+            for op in graph.operators
+            if graph.name(op) not in WEIGHTED
+            for tensor in op.inputs
+            if (array := graph.const(tensor)) is not None
+            and array.ndim > 1
+            and array.nbytes >= _OVERHEAD
+            and 2 * np.count_nonzero(array) < array.size
+        }
+    )
+
+
 def sparsify(
     graph: Graph,
     storage: Storage = "keep",

@@ -113,6 +113,13 @@ def benchmark_tflite(
         files = {os.fspath(path): worker.file(path)}
         if against is not None:
             files[os.fspath(against)] = worker.file(against, "against")
+        turns = (threads, rounds, seconds, runtime)
+        if turns != (1, 15, 1.5, None):
+            raise ValueError(
+                "`on` goes with `path` and `against` only. Received: threads="
+                f"{threads!r}, rounds={rounds!r}, seconds={seconds!r}, "
+                f"runtime={runtime!r}"
+            )
         held = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
         return devices.measure(on, held)
     threads = checks.whole("threads", threads, 1)
