@@ -23,7 +23,6 @@ nb_render_markdown_format = "myst"
 nb_merge_streams = True  # A loop that prints makes one output.
 nb_output_stderr = "remove"  # The logs of TensorFlow.
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
