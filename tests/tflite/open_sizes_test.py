@@ -83,15 +83,20 @@ def test_an_input_shape_describes_a_model_that_does_not_know_its_inputs(tmp_path
     "shape", [(20, 30), (20, 30, 4), (20, None, 3), (0, 3, 3), 5, "20", [[5], [6]], {}]
 )
 def test_an_input_shape_that_does_not_fit_is_an_error(shape, images, tmp_path):
-    message = r"`input_shape` must hold .*: \(None, None, 3\) of|inputs are named"
+    message = r"`input_shape` must hold .*: \(None, None, 3\) of|dict of the inputs"
     with pytest.raises(ValueError, match=message):
         export_tflite(images, tmp_path / "model.tflite", input_shape=shape)
 
 
 def test_what_needs_fixed_sizes_says_so(images, exported, tmp_path):
-    path = tmp_path / "model.tflite"
-    with pytest.raises(ValueError, match=r"needs fixed sizes\. Give `input_shape`"):
-        export_tflite(images, path, target="sparse_speed")
+    path, data = tmp_path / "model.tflite", np.ones((4, 20, 20, 3), np.float32)
+    for options in (
+        {"target": "sparse_speed"},
+        {"target": "npu", "representative_data": data},
+        {"target": "micro", "representative_data": data},
+    ):
+        with pytest.raises(ValueError, match=r"needs fixed sizes\. Give `input_shape`"):
+            export_tflite(images, path, **options)
     with pytest.raises(ValueError, match=r"a \.tflite file keeps its sizes"):
         export_tflite(exported[0], path, input_shape=(20, 20, 3))
 

@@ -88,19 +88,17 @@ def export(arguments: argparse.Namespace) -> None:
         )
     from tflottery import export_tflite
 
-    images = samples = None
-    if arguments.target in ("int8", "npu", "micro"):
+    images, calibrated = None, source.suffix == ".tflite"
+    if arguments.target in ("int8", "npu", "micro") and not calibrated:
         images = _arrays(arguments).train[0][:256]
-        samples = images[:64]
     report = export_tflite(
-        source if source.suffix == ".tflite" else _model(source),
+        source if calibrated else _model(source),
         path,
         target=arguments.target,
         quantize=arguments.quantize,
         clusters=arguments.clusters,
         tolerance=arguments.tolerance,
         representative_data=images,
-        samples=samples,
         input_shape=arguments.input_shape,
     )
     print(report)

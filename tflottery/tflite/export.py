@@ -149,17 +149,20 @@ def export_tflite(
     types = {graph.tensors[tensor].type for tensor in results}
     integers = bool(types & {INT8, UINT8})
     if target in _INTEGERS and INT8 not in types:
-        needed = "a .tflite file in int8" if given_file else "`representative_data`"
-        raise ValueError(f'`target="{target}"` needs {needed}, to calibrate it.')
+        needed = "`representative_data`, to calibrate it"
+        if given_file:
+            needed = "a .tflite file in int8, or the Keras model and " + needed
+        raise ValueError(f'`target="{target}"` needs {needed}.')
     if tolerance is None:
         tolerance = _INT8_WEIGHTS_TOLERANCE if quantize else _TOLERANCES[target]
         if integers:  # the kernels of the runtimes may differ by a step
             tolerance = max(tolerance, _TOLERANCES["int8"])
     graph.make_static()
     if graph.is_open:
-        if target == "sparse_speed":
+        if target in ("sparse_speed", "npu", "micro"):
             raise ValueError(
-                '`target="sparse_speed"` needs fixed sizes. Give `input_shape`.'
+                f'`target="{target}"` needs fixed sizes. Give `input_shape` with the '
+                "Keras model."
             )
         for tensor, array in zip(graph.inputs, source.samples, strict=True):
             # The size that a runtime starts with, which must be one that works.

@@ -103,6 +103,30 @@ def test_other_runtimes_run_what_the_file_unpacks_to(exported):
     assert any("largest takes 10.4 KB" in note for note in exported[1].warnings)
 
 
+@pytest.mark.parametrize("target", ["npu", "size"])
+def test_a_packed_source_is_unpacked(target, exported, tmp_path):
+    export_tflite(exported[0], tmp_path / "new.tflite", target=target)
+    graph = Graph((tmp_path / "new.tflite").read_bytes())
+    assert not any(micro.is_decode(graph, op) for op in graph.operators)
+
+
+def test_a_weight_that_another_tool_packed_is_an_error(exported):
+    graph = Graph(exported[0].read_bytes())
+    decode = next(op for op in graph.operators if micro.is_decode(graph, op))
+    graph.set_const(decode.inputs[1], np.zeros(32, np.uint8))
+    with pytest.raises(ValueError, match="not as a bitmap and values"):
+        micro.unpack_weights(graph)
+
+
+@needs_micro
+def test_files_of_unlike_inputs_are_not_compared_in_tflite_micro(exported, tmp_path):
+    (tmp_path / "other.tflite").write_bytes(one_layer(sparse_array((30, 20)))[0])
+    with pytest.raises(ValueError, match=r"the same inputs.*float32 \(1, 20\)"):
+        benchmark_tflite(
+            exported[0], against=tmp_path / "other.tflite", on="tflite-micro"
+        )
+
+
 @needs_micro
 def test_files_are_compared_in_tflite_micro(dense, exported, tmp_path):
     found = benchmark_tflite(exported[0], on="tflite-micro", against=dense)

@@ -85,6 +85,11 @@ def test_a_file_is_compared_on_every_kind_of_npu(device, exported, tmp_path):
     assert str(path) in str(found)
 
 
+def test_the_command_line_takes_a_file_without_data(exported, tmp_path):
+    new = str(tmp_path / "new.tflite")
+    assert main.main(["export", str(exported[0]), new, "--target=int8"]) == 0
+
+
 @needs_vela
 def test_the_command_line_asks_vela(exported, capsys):
     assert main.main(["benchmark", str(exported[0]), "--on=ethos-u55-128"]) == 0

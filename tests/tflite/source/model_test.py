@@ -156,6 +156,30 @@ def test_samples_are_one_array_or_one_per_input():
         inputs_lib.as_samples(one[:0], [spec(3)])
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((np.zeros((9, 3)), np.zeros(9)), r"A batch of .* shape \(3\), .*shape \(9,\)"),
+        ([np.zeros((9, 3)), np.zeros((9, 4))], r"A batch of .* of shape \(9, 4\)"),
+    ],
+    ids=["inputs and labels", "another width"],
+)
+def test_a_batch_that_does_not_fit_is_an_error(data, message):
+    with pytest.raises(ValueError, match=message):
+        inputs_lib.take(data, [spec(3)], 99)
+
+
+def test_batches_of_unlike_open_sizes_are_an_error():
+    with pytest.raises(ValueError, match=r"shape \(3\), .* of shape \(2, 5\)"):
+        inputs_lib.take([np.zeros((2, 3)), np.zeros((2, 5))], [spec(None)], 99)
+
+
+def test_inputs_of_unlike_numbers_of_samples_are_an_error():
+    both = [spec(3), spec(3, name="y")]
+    with pytest.raises(ValueError, match="must hold as many samples of each"):
+        inputs_lib.as_samples([np.zeros((5, 3)), np.zeros((2, 3))], both)
+
+
 def test_inputs_in_a_dict_are_told_apart_by_name():
     inputs = [spec(2, name="x"), spec(2, name="a_b")]
     x, y = np.zeros((4, 2)), np.ones((4, 2))
@@ -167,7 +191,7 @@ def test_inputs_in_a_dict_are_told_apart_by_name():
             inputs_lib.take([(given, np.zeros(4))], inputs, 9),
         ):
             assert [array.sum() for array in found] == [0, 8]
-    message = r"The inputs are named \['x', 'a_b'\]. Received: a dict of \['x', 'c'\]"
+    message = r"`samples` must be a dict of the inputs \['x', 'a_b'\]. Received: .* 'c'"
     with pytest.raises(ValueError, match=message):
         inputs_lib.as_samples({"x": x, "c": y}, inputs)
 

@@ -61,6 +61,8 @@ def fates(graph: Graph) -> dict[str, Plan]:
         paths = tuple((name, fate[kind]) for name, kind in kinds)
         reasons = (why,) if any(path != "dense" for _, path in paths) else ()
         result[runtime] = Plan(paths=paths, reasons=reasons)
+    if "decode" in dict(kinds).values():
+        result |= dict.fromkeys(("x86", "arm", "wasm"), result["YNNPACK"])
     return result
 
 

@@ -56,11 +56,20 @@ def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
 
 
 def unpack(data: bytes) -> bytes:
-    """Returns a pruned file with its weights dense, which other runtimes can run.
+    """Returns a pruned file with its weights dense, which other runtimes can run."""
+    graph = Graph(data)
+    unpack_weights(graph)
+    return graph.to_bytes(keep_names=True)
+
+
+def unpack_weights(graph: Graph) -> int:
+    """Makes pruned weights dense, in place; returns how many.
 
     This repeats what TFLite Micro does, and so checks what was written.
+
+    Raises:
+        ValueError: If a weight is in another form that TFLite Micro unpacks.
     """
-    graph = Graph(data)
     kept = []
     for op in graph.operators:
         if not is_decode(graph, op):
@@ -70,16 +79,20 @@ def unpack(data: bytes) -> bytes:
         target = op.outputs[0]
         shape, dtype = graph.shape(target), graph.dtype(target)
         zeros = _zero_points(graph, target)
-        assert held.startswith(_HEADER)
-        assert zeros is not None
+        if not held.startswith(_HEADER) or zeros is None:
+            raise ValueError(
+                "A weight of the .tflite file is packed for TFLite Micro, but not as a "
+                "bitmap and values. Give the file as it was before it was packed."
+            )
         array = np.empty(shape, dtype)
         array[...] = zeros
         bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=array.size)
         values = np.frombuffer(held[len(_HEADER) :], dtype)
         array.reshape(-1)[bits.astype(bool)] = values
         graph.set_const(target, array)
+    count = len(graph.operators) - len(kept)
     graph.subgraph.operators = kept
-    return graph.to_bytes(keep_names=True)
+    return count
 
 
 def largest(data: bytes) -> int:

@@ -66,6 +66,8 @@ def measure(device: str, files: Mapping[str, bytes]) -> DeviceReport:
         ModuleNotFoundError: If the tool of the device is not installed.
         ValueError: If the tool does not take a file.
     """
+    for data in files.values():
+        Graph(data)  # raises if it is damaged
     if device == tflm.DEVICE:
         found = tflm.run(files)
         return _report(device, tflm.tool(), found)

@@ -56,17 +56,23 @@ def run(files: Mapping[str, bytes]) -> list[MicroRun]:
     """Runs files on the same random inputs, in a separate process.
 
     Args:
-        files: Name -> content of files with the same inputs.
+        files: Name -> content of files, all with the same inputs.
 
     Raises:
         ModuleNotFoundError: If TFLite Micro is not installed.
-        ValueError: If it does not run a file.
+        ValueError: If it does not run a file, or their inputs differ.
     """
     if not installed():
         raise ModuleNotFoundError(
             "TFLite Micro is not installed. Try: pip install 'tflottery[micro]'"
         )
-    graph = Graph(next(iter(files.values())))
+    graph, *others = map(Graph, files.values())
+    needed = [_inputs(graph), *map(_inputs, others)]
+    if any(inputs != needed[0] for inputs in needed):
+        raise ValueError(
+            "Files are compared on the same inputs. Received: "
+            f"{'; '.join(map(', '.join, needed))}"
+        )
     inputs = [_drawn(graph, tensor) for tensor in graph.inputs]
     with tempfile.TemporaryDirectory(prefix="tflottery-") as folder:
         paths = [f"{folder}/{number}.tflite" for number in range(len(files))]
@@ -92,6 +98,10 @@ def run(files: Mapping[str, bytes]) -> list[MicroRun]:
         )
         for number, (name, data) in enumerate(files.items())
     ]
+
+
+def _inputs(graph: Graph) -> list[str]:
+    return [f"{graph.dtype(t)} {tuple(graph.shape(t))}" for t in graph.inputs]
 
 
 def _digest(outputs: list[np.ndarray]) -> str:

@@ -14,6 +14,7 @@ from tflottery.tflite.file.graph import Graph
 
 _DRAWN_SAMPLES = 8
 _DRAWN_SIZE = 64  # of open dimensions
+_REPRESENTATIVE = "`representative_data`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +68,16 @@ def plain_name(name: str) -> str:
     return "".join(c if c.isalnum() and c.isascii() else "_" for c in plain)
 
 
-def by_name(values: Mapping[str, Any], specs: Sequence[Spec]) -> list[Any]:
-    """Returns the values of a dict from input names in the order of the inputs."""
+def by_name(values: Mapping[str, Any], specs: Sequence[Spec], what: str) -> list[Any]:
+    """Returns the values of a dict from input names in the order of the inputs.
+
+    For errors, `what` is what they are.
+    """
     named = {plain_name(str(key)): value for key, value in values.items()}
     wanted = [plain_name(spec.name) for spec in specs]
     if set(named) != set(wanted) or len(named) != len(values):
         raise ValueError(
-            f"The inputs are named {[spec.name for spec in specs]}. "
+            f"{what} must be a dict of the inputs {[spec.name for spec in specs]}. "
             f"Received: a dict of {list(values)}"
         )
     return [named[name] for name in wanted]
@@ -89,7 +93,7 @@ def fixed(specs: Sequence[Spec], input_shape: Any) -> list[Spec]:
         return list(specs)
     shapes = [input_shape]
     if isinstance(input_shape, Mapping):
-        shapes = by_name(input_shape, specs)
+        shapes = by_name(input_shape, specs, "`input_shape`")
     elif _is_list(input_shape) and any(map(_is_list, input_shape)):
         shapes = list(input_shape)
     for spec, shape in itertools.zip_longest(specs, shapes):
@@ -122,7 +126,7 @@ def as_arrays(
         ValueError: If `values` do not fit the inputs, or are not all finite numbers.
     """
     if isinstance(values, Mapping):
-        values = by_name(values, specs)
+        values = by_name(values, specs, what)
     arrays = [np.asarray(array) for array in (values if _is_list(values) else [values])]
     if len(arrays) != len(specs):
         raise ValueError(
@@ -140,6 +144,11 @@ def as_arrays(
                 f"shape ({shape}), all finite numbers. Received: {array.dtype} of "
                 f"shape {array.shape}{'' if finite else ', NaN or infinity in it'}"
             )
+    if len(counts := {len(array) for array in arrays}) > 1:
+        raise ValueError(
+            f"{what} must hold as many samples of each input. Received: "
+            f"{', '.join(map(str, sorted(counts)))} samples"
+        )
     return arrays
 
 
@@ -185,7 +194,7 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
             f"Received: {data!r} of type {type(data).__name__}"
         )
     columns = _columns(data, specs, most)
-    return as_arrays(columns, specs, "`representative_data`", specs[0].shape[0] or 1)
+    return as_arrays(columns, specs, _REPRESENTATIVE, specs[0].shape[0] or 1)
 
 
 def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
@@ -193,7 +202,7 @@ def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
         _check_batched([data], specs, data)
         return [np.asarray(data[:most])]
     if isinstance(data, Mapping):
-        data = by_name(data, specs)
+        data = by_name(data, specs, _REPRESENTATIVE)
     if _is_list(data) and len(data) == len(specs) and hasattr(data[0], "shape"):
         arrays = [np.asarray(array) for array in data]
         _check_batched(arrays, specs, data)
@@ -203,6 +212,11 @@ def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
     for batch in batches:
         parts.append(_inputs_of(batch, specs))
         _check_batched(parts[-1], specs, batch)
+        as_arrays(parts[-1], specs, f"A batch of {_REPRESENTATIVE}")
+        specs = [  # of one size in all batches, to be put together
+            dataclasses.replace(spec, shape=(spec.shape[0], *array.shape[1:]))
+            for spec, array in zip(specs, parts[-1], strict=True)
+        ]
         if sum(len(arrays[0]) for arrays in parts) >= most:
             break
     if not parts:
@@ -234,7 +248,7 @@ def _inputs_of(batch: Any, specs: Sequence[Spec]) -> list[np.ndarray]:
     ):
         batch = batch[0]
     if isinstance(batch, Mapping):
-        batch = by_name(batch, specs)
+        batch = by_name(batch, specs, f"A batch of {_REPRESENTATIVE}")
     columns = list(batch) if _is_list(batch) else [batch]
     return [np.asarray(column) for column in columns[: len(specs)]]
 

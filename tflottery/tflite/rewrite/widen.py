@@ -26,8 +26,8 @@ def widen(graph: Graph, *, quantize: bool = False, always: bool = False) -> int:
     Args:
         graph: A dense graph; one of open sizes is left as it is.
         quantize: Whether the weights will be stored as int8.
-        always: Whether every fully-connected layer becomes a convolution. LiteRT cannot
-            run FULLY_CONNECTED with a sparse int8 weight.
+        always: Whether every fully-connected layer that is smaller sparse becomes a
+            convolution. LiteRT cannot run FULLY_CONNECTED with a sparse int8 weight.
     """
     count = 0
     found = {} if graph.is_open else weights(graph)
@@ -40,7 +40,8 @@ def widen(graph: Graph, *, quantize: bool = False, always: bool = False) -> int:
             continue
         dense_layer = graph.name(op) == "FULLY_CONNECTED"
         groups = _best_groups(array, quantize, reshapes=1 + dense_layer)
-        if groups == 1 and not (always and dense_layer):
+        sparse = encodings.cheapest(array).nbytes + 2 * _RESHAPE < array.nbytes
+        if groups == 1 and not (always and dense_layer and sparse):
             continue
         _rewrite(graph, op, array, groups)
         count += 1

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.engines import holding, network
+from tflottery.tflite.devices import micro
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.file.inputs import (
     Spec,
@@ -160,7 +161,7 @@ def from_file(
         )
     signatures = (graph.tensors[tensor].shapeSignature for tensor in graph.inputs)
     batch_open = all(s is not None and len(s) and s[0] < 0 for s in signatures)
-    if densify(graph) + unfold(graph):
+    if densify(graph) + unfold(graph) + micro.unpack_weights(graph):
         data = graph.to_bytes(keep_names=True)
     return Source(
         dense=data,
