@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from making.tflite_files import one_layer, sparse_array
 
-from tflottery.tflite.devices import micro
+from tflottery.tflite.devices import fate, micro
 from tflottery.tflite.devices.fate import fates
 from tflottery.tflite.file.graph import Graph
 from tflottery.tflite.rewrite import sparsify
@@ -29,15 +29,23 @@ def stored(form):
         ("int8", "unpacked refused unpacked unpacked refused refused unknown"),
         ("float16", "unpacked refused unpacked unpacked refused refused unknown"),
         ("kernel", "sparse refused unknown unpacked refused refused unknown"),
-        ("decode", "refused refused refused refused unpacked refused refused"),
+        ("decode", f"refused refused refused refused unpacked {'refused ' * 5}"),
     ],
 )
 def test_each_runtime_takes_each_way_of_storing_as_documented(form, paths):
     found = fates(stored(form))
-    assert [plan.path for plan in found.values()][:7] == paths.split()
-    assert ("x86" in found) == (form == "decode")  # instead of XNNPACK's own plans
+    assert [plan.path for plan in found.values()] == paths.split()
     for plan in found.values():
         assert bool(plan.reasons) == (plan.path != "dense")
+
+
+def test_xnnpack_refuses_packed_weights_also_beside_dense_ones(monkeypatch):
+    kinds = [("FULLY_CONNECTED", "decode"), ("FULLY_CONNECTED", "dense")]
+    monkeypatch.setattr(fate, "_kinds", lambda graph: kinds)
+    for name in ("x86", "arm", "wasm"):
+        plan = fates(stored("decode"))[name]
+        assert plan.paths[0] == ("FULLY_CONNECTED", "refused")
+        assert plan.reasons == ("it has no TFLM_DECODE",)
 
 
 @pytest.mark.parametrize("form", ["keep", "int8", "float16", "kernel"])

@@ -49,7 +49,8 @@ _FATES: dict[str, tuple[str, str, str, str]] = {
 def fates(graph: Graph) -> dict[str, Plan]:
     """Returns what other runtimes do with the operators of a file that have weights.
 
-    Each is "sparse", "unpacked", "dense", "refused" or "unknown".
+    Each is "sparse", "unpacked", "dense", "refused" or "unknown". Of the runtimes that
+    `planner.plan` tells of, only those that refuse the file are among them.
     """
     kinds = _kinds(graph)
     result = {}
@@ -61,8 +62,10 @@ def fates(graph: Graph) -> dict[str, Plan]:
         paths = tuple((name, fate[kind]) for name, kind in kinds)
         reasons = (why,) if any(path != "dense" for _, path in paths) else ()
         result[runtime] = Plan(paths=paths, reasons=reasons)
-    if "decode" in dict(kinds).values():
-        result |= dict.fromkeys(("x86", "arm", "wasm"), result["YNNPACK"])
+    if any(kind == "decode" for _, kind in kinds):
+        paths = result["YNNPACK"].paths
+        refused = Plan(paths=paths, reasons=("it has no TFLM_DECODE",))
+        result |= dict.fromkeys(("x86", "arm", "wasm"), refused)
     return result
 
 
