@@ -65,7 +65,8 @@ def find(arguments: argparse.Namespace) -> None:
     from tflottery.lab.data import datasets, pipelines
 
     recipe = flags.recipe(arguments)
-    files.path_of(arguments.run_dir or free_folder(), "run_dir")
+    run_dir = arguments.run_dir or free_folder()
+    folder = files.path_of(run_dir, "run_dir")
     images = datasets.load(recipe.dataset, data_dir=arguments.data_dir)
     seed, size = arguments.seed, recipe.batch_size
     data = recipe.arrays(images, seed=seed)
@@ -89,7 +90,6 @@ def find(arguments: argparse.Namespace) -> None:
         print(f"A search would take {estimate_cost(model, train, **settings)}.")
         return
 
-    run_dir = arguments.run_dir or free_folder()
     epochs = settings["epochs"]
     print(
         f"{recipe.model} on {recipe.dataset} ({recipe.source}): "
@@ -102,7 +102,6 @@ def find(arguments: argparse.Namespace) -> None:
     model.ticket.summary()
 
     dense = training.compile_model(recipe.build(images, seed=0), recipe)
-    folder = files.path_of(run_dir)
     load_ticket(folder / "rounds" / "000.ticket").apply(dense)
     dense_accuracy, sparse_accuracy = (
         100 * network.evaluate(*data.test, 512, verbose=0, return_dict=True)["accuracy"]

@@ -113,12 +113,14 @@ def benchmark_tflite(
         files = {os.fspath(path): worker.file(path)}
         if against is not None:
             files[os.fspath(against)] = worker.file(against, "against")
-        turns = (threads, rounds, seconds, runtime)
-        if turns != (1, 15, 1.5, None):
+        turns = {"threads": threads, "rounds": rounds, "seconds": seconds}
+        turns |= {"runtime": runtime}
+        plain = benchmark_tflite.__kwdefaults__
+        given = [f"{n}={v!r}" for n, v in turns.items() if v != plain[n]]
+        if given:
             raise ValueError(
-                "`on` goes with `path` and `against` only. Received: threads="
-                f"{threads!r}, rounds={rounds!r}, seconds={seconds!r}, "
-                f"runtime={runtime!r}"
+                "`on` goes with `path` and `against` only. Received: "
+                f"{', '.join(given)}"
             )
         held = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
         return devices.measure(on, held)
