@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import pathlib
@@ -115,8 +116,8 @@ def benchmark_tflite(
             files[os.fspath(against)] = worker.file(against, "against")
         turns = {"threads": threads, "rounds": rounds, "seconds": seconds}
         turns |= {"runtime": runtime}
-        plain = benchmark_tflite.__kwdefaults__
-        given = [f"{n}={v!r}" for n, v in turns.items() if v != plain[n]]
+        plain = inspect.signature(benchmark_tflite).parameters
+        given = [f"{n}={v!r}" for n, v in turns.items() if v != plain[n].default]
         if given:
             raise ValueError(
                 "`on` goes with `path` and `against` only. Received: "
