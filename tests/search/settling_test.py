@@ -325,8 +325,10 @@ def test_rounds_are_cut_on_keras_and_resume_to_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.without_tensorflow
-@pytest.mark.parametrize("generation", ["keras", "tf_keras"])
+@pytest.mark.parametrize(
+    "generation",
+    [pytest.param("keras", marks=pytest.mark.without_tensorflow), "tf_keras"],
+)
 def test_a_round_settles_on_the_averages_that_it_ends_with(
     monkeypatch, tmp_path, generation
 ):

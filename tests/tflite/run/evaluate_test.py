@@ -165,7 +165,9 @@ def test_inputs_in_a_dict_reach_the_inputs_of_their_names(tmp_path):
     for x in ({"a": a, "b": b}, {"b": b, "a": a}):
         data = [(x, np.zeros(2))]
         assert evaluate_tflite(tmp_path / "model.tflite", data, metrics) == {"value": 3}
-    with pytest.raises(ValueError, match=r"named \['a', 'b'\]. Received: a dict of"):
+    with pytest.raises(
+        ValueError, match=r"`ds` must .* inputs \['a', 'b'\]. Received: a dict of"
+    ):
         evaluate_tflite(tmp_path / "model.tflite", [({"x": a, "y": b}, np.zeros(2))])
 
 

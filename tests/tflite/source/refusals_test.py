@@ -226,11 +226,11 @@ def test_quantization_aware_training_is_held_and_exported_sparse_as_int8(tmp_pat
     )
     layers = tf_keras.layers
     model = tf_keras.Sequential(
-        [layers.Input((40,)), layers.Dense(30, "relu"), layers.Dense(4)]
+        [layers.Input((400,)), layers.Dense(60, "relu"), layers.Dense(4)]
     )
     aware = quantization.quantize_model(prune(model))
     tflottery.hold(aware).compile("adam", "mse")
-    data = np.random.default_rng(0).random((32, 40)).astype("float32")
+    data = np.random.default_rng(0).random((32, 400)).astype("float32")
     aware.fit(data, np.ones((32, 4)), verbose=0)
     kernels = [w for w in aware.trainable_weights if len(w.shape) > 1]
     assert all(np.mean(kernel.numpy() == 0) > 0.85 for kernel in kernels)
