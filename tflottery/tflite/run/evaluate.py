@@ -120,8 +120,9 @@ def evaluate_tflite(
     """
     functions = _functions(metrics)
     threads = checks.whole("threads", threads, 1)
-    runtime, name = runtimes.default(), worker.file(path)
-    job = {"do": "run", "path": name, "runtime": runtime, "threads": threads}
+    variants = [(runtimes.default(), True)]
+    name = worker.file(path)
+    job = {"do": "run", "path": name, "variants": variants, "threads": threads}
     specs = inputs.specs_of(Graph(pathlib.Path(name).read_bytes()))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
@@ -131,7 +132,7 @@ def evaluate_tflite(
     for batches in _gathered(shown, specs):
         columns = zip(*(x for x, _ in batches), strict=True)
         called = worker.call(job, [np.concatenate(column) for column in columns])
-        predictions = called["outputs"][""][0]
+        ((predictions, *_),) = called["outputs"].values()
         start = 0
         for _, labels in batches:
             part = predictions[start : start + len(labels)]

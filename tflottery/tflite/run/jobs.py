@@ -25,18 +25,27 @@ def run(
     arrays: list[np.ndarray],
     *,
     path: str,
-    runtime: str,
-    xnnpack: bool = True,
+    variants: list[tuple[str, bool]],
     threads: int = 1,
     batch: int | None = None,
 ) -> dict[str, Any]:
-    """Runs a file on the inputs; also returns the bytes of memory that it took."""
-    progress("while running it")
-    before = status("RssAnon")
-    session = runtimes.Session(path, runtime, xnnpack=xnnpack, threads=threads)
-    outputs = {"": session.predict(arrays, batch)}
-    ram = None if before is None else (status("RssAnon") or before) - before
-    return {"outputs": outputs, "ram": ram}
+    """Runs a file on the inputs in each variant: (runtime, whether with XNNPACK)."""
+    outputs: dict[str, list[np.ndarray]] = {}
+    failures = {}
+    before, ram = status("RssAnon"), None
+    for runtime, xnnpack in variants:
+        key = f"{runtime}+xnnpack" if xnnpack else runtime
+        progress(f"in {key}" if len(variants) > 1 else "while running it")
+        try:
+            session = runtimes.Session(path, runtime, xnnpack=xnnpack, threads=threads)
+            outputs[key] = session.predict(arrays, batch)
+        except (RuntimeError, ValueError) as error:
+            failures[key] = " ".join(str(error).split())[:500]
+        if ram is None and before is not None:
+            ram = (status("RssAnon") or before) - before
+    if not outputs:
+        raise RuntimeError("; ".join(dict.fromkeys(failures.values())))
+    return {"outputs": outputs, "failures": failures, "ram": ram}
 
 
 def micro(

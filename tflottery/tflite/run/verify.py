@@ -58,19 +58,25 @@ def run_everywhere(
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, str], int | None]:
     """Runs the file in every installed runtime, with and without XNNPACK.
 
-    Each runs in a process of its own, so that a crash of one says nothing of another.
+    They share a process, unless one crashes, or none runs the file: then each runs in
+    one of its own, so that a crash does not hide the others.
 
     Returns:
         The outputs per runtime, the error per runtime that cannot run the file, and the
         bytes of memory that it took in the first one, if known.
     """
     job = {"do": "run", "path": os.path.abspath(path), "batch": batch}
-    outputs, failures, rams = {}, {}, []
-    for runtime, xnnpack in itertools.product(runtimes.installed(), (True, False)):
+    variants = list(itertools.product(runtimes.installed(), (True, False)))
+    try:
+        done = worker.call(job | {"variants": variants}, samples)
+        return done["outputs"], done["failures"], done["ram"]
+    except worker.JobError:
+        outputs, failures, rams = {}, {}, []
+    for runtime, xnnpack in variants:
         name = f"{runtime}+xnnpack" if xnnpack else runtime
         try:
-            done = worker.call(job | {"runtime": runtime, "xnnpack": xnnpack}, samples)
-            outputs[name] = done["outputs"][""]
+            done = worker.call(job | {"variants": [(runtime, xnnpack)]}, samples)
+            outputs |= done["outputs"]
             rams.append(done["ram"])
         except worker.JobError as error:
             failures[name] = str(error)
