@@ -56,7 +56,7 @@ def table(setting: results_lib.Setting, title: str) -> list[str]:
     for curve in setting.curves:
         if curve.arm == "dense":
             found = intervals.compare(curve.points[0], setting.dense).test
-            text += f"From scratch: {percent(found, '+')} points. "
+            text += f"{figures.label(curve)}: {percent(found, '+')} points. "
         else:
             curves.append(curve)
     lines = [f"## {title}", ""] if title else []

@@ -26,7 +26,7 @@ def test_the_papers_transfer_compares_every_arm_regime_and_head():
 
 
 def test_the_figures_have_eight_densities_down_to_5_percent_and_five_arms():
-    sanity = {("dense", "fresh"), ("layer_shuffled", "trained")}
+    sanity = {("dense", "fresh"), ("dense", "longer"), ("layer_shuffled", "trained")}
     for name, seeds, more in (
         ("sparse_transfer", 3, sanity),
         ("few_shot_transfer", 3, sanity),
@@ -51,10 +51,11 @@ def test_only_the_tickets_own_weights_and_dense_ones_are_frozen_with_every_head(
     trials = list(designs.design("sparse_transfer", "cpu").trials(0))
     targets = ("fashion_mnist_50", "fashion_mnist_500", "fashion_mnist_all")
     assert {t.target for t in trials} == set(targets)
-    assert len(trials) == 3 * ((2 + 6 * 5) + 2 * (1 + 6))
+    assert len(trials) == 3 * ((3 + 6 * 5) + 2 * (2 + 6))
     frozen = [t for t in trials if t.regime == "frozen"]
     assert {(t.arm, t.weights) for t in frozen} == {
         ("dense", "trained"),
+        ("dense", "longer"),
         ("ticket", "trained"),
     }
     assert {t.head for t in frozen} == {"linear", "two_layer"}
@@ -80,6 +81,15 @@ def test_an_arm_of_step_k_needs_a_rewind_step():
     source = dataclasses.replace(paper.source, rewind_step=0)
     with pytest.raises(ValueError, match=r"`arms` has 'rewind' .* rewind_step=0"):
         dataclasses.replace(paper, source=source)
+
+
+def test_dense_is_trained_as_long_only_where_rounds_keep_their_weights():
+    figure = designs.design("few_shot_transfer", "cpu")
+    source = dataclasses.replace(figure.source, retrain="rewind")
+    with pytest.raises(ValueError, match=r"`arms` has 'trained_longer'.*retrain='rew"):
+        dataclasses.replace(figure, source=source)
+    with pytest.raises(ValueError, match=r"'trained_longer'.*, 0 targets"):
+        dataclasses.replace(figure, targets=())
 
 
 def test_one_shot_searches_once_for_each_density():

@@ -229,6 +229,32 @@ def test_the_cost_counts_the_steps_that_the_results_then_have(one_ticket):
     assert "1 searches of 3 rounds in all, 2 cells" in str(found)
 
 
+@pytest.mark.slow
+def test_the_dense_network_can_be_trained_as_long_as_the_last_ticket(tmp_path):
+    source = dataclasses.replace(
+        ONE_TICKET.source, retrain="learning_rate", rewind_step=0
+    )
+    design = dataclasses.replace(
+        ONE_TICKET, source=source, arms=("trained", "trained_longer")
+    )
+    found = cost.cost(design)
+    rows = run(design, tmp_path)["rows"]
+    assert [(r["arm"], r["weights"], r["density"] == 1) for r in rows] == [
+        ("dense", "trained", True),
+        ("dense", "longer", True),
+        ("ticket", "trained", False),
+    ]
+    assert rows[0]["val_metrics"] != rows[1]["val_metrics"]
+    # Three rounds of the search, and two more of the dense network.
+    assert (found.steps - sum(row["steps"] for row in rows)) % 5 == 0
+    longer = load_ticket(tmp_path / "searches/seed0-longer.ticket")
+    dense = load_ticket(tmp_path / "searches" / design.ticket(0, 0))
+    for path, mask in longer.masks.items():
+        assert mask.all()
+        assert np.any(longer.trained[path] != dense.trained[path])
+        assert np.array_equal(longer.initial[path], dense.initial[path])
+
+
 def test_rounds_that_a_search_never_reached_are_failed_cells(copied):
     (copied / "searches/seed0/rounds/002.ticket").unlink()
     trial = next(t for t in ONE_TICKET.trials(0) if t.round == 2)

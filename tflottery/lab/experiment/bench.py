@@ -4,6 +4,7 @@ Building, compiling and tracing happen once; each cell sets the weights, the mas
 the optimizer's initial state.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -52,6 +53,24 @@ def search(
         ],
         verbose=0,
     )
+
+
+def train_longer(
+    recipe: Recipe, images: Images, dense: tflottery.Ticket, rounds: int, seed: int
+) -> tflottery.Ticket:
+    """Trains the dense network of a search on, for as many more rounds.
+
+    Like a round of the search, each goes on from the last weights, and begins the
+    optimizer and its learning rate anew.
+    """
+    arrays = recipe.arrays(images, seed=seed)
+    train = train_pipeline(recipe, arrays, seed)
+    model = dense.apply(recipe.build(images, seed=seed))
+    for _ in range(rounds):
+        training.compile_model(model, recipe)
+        epochs = recipe.epochs(len(arrays.train[0]))
+        model.fit(train, epochs=epochs, shuffle=False, verbose=0)
+    return dataclasses.replace(dense, trained=controls.weights_of(model))
 
 
 class Bench:

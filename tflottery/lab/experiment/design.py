@@ -16,6 +16,7 @@ CONTROLS = ("reinitialized", "randomly_masked", "layer_shuffled", "globally_shuf
 """The arms of `tflottery.controls` that a ticket is compared with."""
 
 _SCRATCH = "from_scratch"  # The dense network with fresh weights.
+_LONGER = "trained_longer"  # The dense network, trained as long as the last ticket.
 REGIMES = ("fine_tuned", "frozen")
 HEADS = ("linear", "two_layer")
 
@@ -48,7 +49,8 @@ class Trial:
     """One cell of a design: a network to train.
 
     Training starts from the `weights` `"trained"`, `"rewind"` or `"initial"`; for a
-    control from `"fresh"`, or `"trained"` if it has the ticket's own weights.
+    control from `"fresh"`, or `"trained"` if it has the ticket's own weights; and for
+    dense also from `"longer"`, the weights after the training of all rounds.
     """
 
     arm: str  # "ticket", "dense" or a name in `CONTROLS` or `METHODS`.
@@ -85,7 +87,8 @@ class Design:
     targets: tuple[Recipe, ...]  # How the arms are trained; `()` is like the source.
     prunings: int  # How often to prune, at least 1.
     rounds: tuple[int, ...]  # Rounds to compare at, from 1 to `prunings`.
-    # Besides dense: names in `TICKETS` and `CONTROLS`, and "from_scratch".
+    # Besides dense: names in `TICKETS` and `CONTROLS`, "from_scratch" and
+    # "trained_longer".
     arms: tuple[str, ...]
     regimes: tuple[str, ...] = ("fine_tuned",)
     heads: tuple[str, ...] = ("linear",)
@@ -100,8 +103,8 @@ class Design:
 
     def __post_init__(self):
         for name, known in (
-            ("arms", (*TICKETS, *CONTROLS, _SCRATCH)),
-            ("frozen_arms", (*TICKETS, *CONTROLS, _SCRATCH)),
+            ("arms", (*TICKETS, *CONTROLS, _SCRATCH, _LONGER)),
+            ("frozen_arms", (*TICKETS, *CONTROLS, _SCRATCH, _LONGER)),
             ("regimes", REGIMES),
             ("heads", HEADS),
             ("methods", METHODS),
@@ -117,6 +120,14 @@ class Design:
             raise ValueError(
                 "`arms` has 'rewind' (θk), but `source` has rewind_step=0, which makes "
                 "it equal to 'initial' (θ0). Leave it out, or set a `rewind_step`."
+            )
+        longer = _LONGER in (*self.arms, *(self.frozen_arms or ()))
+        if longer and (self.source.retrain == "rewind" or not self.targets):
+            raise ValueError(
+                f"`arms` has {_LONGER!r}, which needs targets and a `source` whose "
+                "rounds go on from the last weights. Leave it out, or set "
+                "retrain='learning_rate' or 'fine_tune' and `targets`. Received: "
+                f"retrain={self.source.retrain!r}, {len(self.targets)} targets"
             )
 
     def density(self, round_number: int) -> float:
@@ -203,8 +214,10 @@ class Design:
             yield Trial(arm="dense", weights=start, round=0, **more)
             if _SCRATCH in arms:
                 yield Trial(arm="dense", weights="fresh", round=0, **more)
+            if _LONGER in arms:
+                yield Trial(arm="dense", weights="longer", round=0, **more)
             for number, arm in itertools.product(self.rounds, arms):
-                if arm == _SCRATCH:
+                if arm in (_SCRATCH, _LONGER):
                     continue
                 if arm in TICKETS:
                     yield Trial(arm="ticket", weights=arm, round=number, **more)

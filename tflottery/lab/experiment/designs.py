@@ -35,6 +35,7 @@ _SANITY = (
     "reinitialized",
     "randomly_masked",
     "from_scratch",
+    "trained_longer",
 )
 _MEHTA = recipes.recipe("mehta_resnet18")
 _LENET = recipes.recipe("frankle_lenet")
@@ -141,7 +142,7 @@ for _design in (
         prunings=6,
         rounds=tuple(range(1, 7)),
         arms=_SANITY,
-        frozen_arms=("trained",),
+        frozen_arms=("trained", "trained_longer"),
     ),
     dataclasses.replace(
         _TRANSFER,
@@ -154,7 +155,7 @@ for _design in (
         prunings=6,
         rounds=tuple(range(1, 7)),
         arms=_SANITY,
-        frozen_arms=("trained",),
+        frozen_arms=("trained", "trained_longer"),
         source_classes=(0, 1, 2, 3, 4),
         target_classes=(5, 6, 7, 8, 9),
     ),

@@ -164,6 +164,8 @@ class _Worker:
         path = self.folder / "searches" / design.ticket(trial.seed, trial.round)
         if path.exists():
             ticket = load_ticket(path)
+            if trial.weights == "longer":
+                ticket = self._trained_longer(ticket, trial.seed)
             row |= self._bench(trial, ticket).train(trial, ticket)
         else:  # Training diverged in an earlier round.
             density = design.density(trial.round)
@@ -173,6 +175,20 @@ class _Worker:
         files.make_folder(path.parent)
         files.write_json(path, row)
         return trial
+
+    def _trained_longer(self, dense: Any, seed: int) -> Any:
+        """Returns the dense network, trained as long as the ticket of the last round.
+
+        It serves all targets of its seed, and waits for them in a file.
+        """
+        from tflottery.lab.experiment import bench
+
+        path = self.folder / "searches" / f"seed{seed}-longer.ticket"
+        if not path.exists():
+            rounds = self.design.searches(seed)[-1].prunings
+            source, images = self.design.source, self._images(None)
+            bench.train_longer(source, images, dense, rounds, seed).save(path)
+        return load_ticket(path)
 
     def _bench(self, trial: Trial, ticket: Any) -> Any:
         from tflottery.lab.experiment import bench, costs

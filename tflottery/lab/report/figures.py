@@ -10,7 +10,13 @@ from tflottery.lab.report.results import Curve, Point, Setting
 from tflottery.showing import drawing
 from tflottery.showing.drawing import BLACK, GREY, Picture, share
 
-_STARTS = {"trained": "θT", "rewind": "θk", "initial": "θ0", "fresh": "from scratch"}
+_STARTS = {
+    "trained": "θT",
+    "rewind": "θk",
+    "initial": "θ0",
+    "fresh": "from scratch",
+    "longer": "trained as long",
+}
 _NAMES = {
     "randomly_masked": "random mask",
     "reinitialized": "re-initialized",

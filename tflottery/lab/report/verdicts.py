@@ -1,5 +1,6 @@
 """Verdicts: what a transfer experiment shows, one sentence for each claim."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
@@ -37,6 +38,7 @@ def verdicts(
     steps = functools.partial(_steps, tolerance=tolerance)
     claims = (
         ("θT equals pretrained dense", tuned, equal),
+        ("θT less dense trained as long", settings, _longer),
         ("θT less dense from scratch", tuned, _scratch),
         ("θT less its layer-shuffled twin", tuned, _places),
         ("θ0 less re-initialized", tuned, _values),
@@ -81,6 +83,16 @@ def _scratch(setting: Setting) -> str:
         return ""
     ticket = setting.curve("ticket", "trained")
     return _differences(ticket, lambda point: scratch.points[0])
+
+
+def _longer(setting: Setting) -> str:
+    """Compares only the last ticket, which was trained as long."""
+    longer, ticket = (
+        setting.curve("dense", "longer"),
+        setting.curve("ticket", "trained"),
+    )
+    last = ticket and dataclasses.replace(ticket, points=ticket.points[-1:])
+    return _differences(last, lambda point: longer and longer.points[0])
 
 
 def _places(setting: Setting) -> str:
