@@ -51,8 +51,9 @@ def test_each_claim_has_a_sentence_with_its_interval():
             "down to 20.0 % left (+0.1 ± 0.1 points at 20.0 %, "
             "-4.0 ± 0.1 points at 5.0 %)."
         ),
-        # Of the last ticket only, which was trained as long.
-        "θT less dense trained as long": "+0.9 ± 0.3 points at 5.0 %, ahead.",
+        "θT equals dense trained as long as the last θT": (
+            "down to 5.0 % left (+0.9 ± 0.3 points at 5.0 %)."
+        ),
         "θT less dense from scratch": ("+6.0 ± 0.1 points at 5.0 %, ahead."),
         "θT less its layer-shuffled twin": ("+4.0 ± 0.2 points at 5.0 %, ahead."),
         "θ0 less re-initialized": "+0.0 ± 2.5 points at 5.0 %, not settled.",

@@ -35,15 +35,17 @@ def verdicts(
     tuned = [s for s in settings if s.regime != "frozen"]
     frozen = [s for s in settings if s.regime == "frozen"]
     equal = functools.partial(_equal, tolerance=tolerance)
+    longer = functools.partial(_equal_to_longer, tolerance=tolerance)
     steps = functools.partial(_steps, tolerance=tolerance)
     claims = (
         ("θT equals pretrained dense", tuned, equal),
-        ("θT less dense trained as long", settings, _longer),
+        ("θT equals dense trained as long as the last θT", tuned, longer),
         ("θT less dense from scratch", tuned, _scratch),
         ("θT less its layer-shuffled twin", tuned, _places),
         ("θ0 less re-initialized", tuned, _values),
         ("Steps until as good as dense on validation", tuned, steps),
         ("Frozen, θT equals dense", frozen, equal),
+        ("Frozen, θT equals dense trained as long as the last θT", frozen, longer),
     )
     found = []
     for claim, members, judge in claims:
@@ -85,14 +87,10 @@ def _scratch(setting: Setting) -> str:
     return _differences(ticket, lambda point: scratch.points[0])
 
 
-def _longer(setting: Setting) -> str:
-    """Compares only the last ticket, which was trained as long."""
-    longer, ticket = (
-        setting.curve("dense", "longer"),
-        setting.curve("ticket", "trained"),
-    )
-    last = ticket and dataclasses.replace(ticket, points=ticket.points[-1:])
-    return _differences(last, lambda point: longer and longer.points[0])
+def _equal_to_longer(setting: Setting, tolerance: float) -> str:
+    longer = setting.curve("dense", "longer")
+    dense = longer.points[0] if longer else None
+    return _equal(dataclasses.replace(setting, dense=dense), tolerance)
 
 
 def _places(setting: Setting) -> str:
