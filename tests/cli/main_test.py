@@ -132,7 +132,7 @@ def test_a_line_that_cannot_be_read_says_why_and_exits_with_2(
         (["find", "--run_dir=foo://a"], "`run_dir` must be a local path, or a URL"),
         (["reproduce", "no.py"], "There is no design at no.py."),
         (["reproduce", "empty.py"], "empty.py must set `design` to a tflottery.lab."),
-        (["export", "no.keras", "a.tflite"], "There is no no.keras to export"),
+        (["export", "no.keras", "a.tflite"], "There is no file 'no.keras' to export"),
         (["export", "junk.keras", "a.tflite"], "junk.keras is damaged, or not a file"),
         (["demo", "--run_dir=junk.keras"], "`--run_dir` must be a folder on this "),
         (["demo", "--run_dir=s3://a"], "existing or new, but it is a URL. Choose"),

@@ -42,6 +42,7 @@ def define_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def define_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s FILE [--flag=value ...]"
     flag = parser.add_argument
     flag("file", metavar="FILE", help="file to run")
     flag("--against", metavar="FILE", help="file to compare with, such as a dense one")
@@ -75,7 +76,7 @@ def export(arguments: argparse.Namespace) -> None:
     if source.is_dir():
         source = source / "model.keras"
     if not source.exists():
-        raise FileNotFoundError(f"There is no {source} to export.")
+        raise FileNotFoundError(f"There is no file {str(source)!r} to export.")
     if source.suffix not in (".keras", ".tflite"):
         arguments.error(
             "SOURCE must be the folder of a run, a .keras file or a .tflite file. "

@@ -6,6 +6,7 @@ import collections
 import gzip
 import math
 import os
+import pathlib
 from typing import Any, Literal, get_args
 
 from tflottery.core import checks, files
@@ -26,16 +27,15 @@ from tflottery.tflite.xnnpack.speed import make_fast
 Target = Literal["size", "int8", "sparse_speed", "float16", "npu", "micro"]
 
 _INTEGERS = ("int8", "npu", "micro")  # targets that compute in integers
-# Largest output difference allowed by default, as a share of the largest output.
-_TOLERANCES = {"size": 1e-4, "sparse_speed": 1e-4, "float16": 0.01}
-_TOLERANCES |= dict.fromkeys(_INTEGERS, 0.3)
-_INT8_WEIGHTS_TOLERANCE = 0.1
+# Bytes of a value, and the largest output difference allowed by default, as a share of
+# the largest output.
+_LIMITS = {"size": (4, 1e-4), "sparse_speed": (4, 1e-4), "float16": (2, 0.01)}
+_LIMITS |= dict.fromkeys(_INTEGERS, (1, 0.3))
+_INT8_WEIGHTS = (1, 0.1)
 _SHARE = checks.Kind(
     lambda v: checks.is_number(v) and 0 <= v < math.inf,
     "a number of at least 0, such as 0.01 for 1 % of the largest output",
 )
-_VALUE_BYTES = {"size": 4, "sparse_speed": 4, "float16": 2}
-_VALUE_BYTES |= dict.fromkeys(_INTEGERS, 1)
 
 
 def export_tflite(
@@ -112,12 +112,10 @@ def export_tflite(
     print(report)
     ```
     """
-    _check(target, quantize, representative_data, clusters, tolerance, batch_size)
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(
-            '`path` must be the path of a file, such as "student.tflite". '
-            f"Received: path={path!r}"
-        )
+    _check(target, quantize, representative_data, clusters)
+    if tolerance is not None:
+        checks.check("tolerance", tolerance, _SHARE)
+    checks.whole("batch_size", batch_size, 1)
     final = destination(path)
     given_file = isinstance(model, str | os.PathLike)
     if given_file:
@@ -145,18 +143,16 @@ def export_tflite(
             input_shape=input_shape,
         )
     graph = Graph(source.dense)
-    results = [tensor for op in graph.operators for tensor in op.outputs]
-    types = {graph.tensors[tensor].type for tensor in results}
+    types = {graph.tensors[tensor].type for tensor in graph.producers()}
     integers = bool(types & {INT8, UINT8})
     if target in _INTEGERS and INT8 not in types:
         needed = "`representative_data`, to calibrate it"
         if given_file:
             needed = "a .tflite file in int8, or the Keras model and " + needed
         raise ValueError(f'`target="{target}"` needs {needed}.')
-    if tolerance is None:
-        tolerance = _INT8_WEIGHTS_TOLERANCE if quantize else _TOLERANCES[target]
-        if integers:  # the kernels of the runtimes may differ by a step
-            tolerance = max(tolerance, _TOLERANCES["int8"])
+    value_bytes, allowed = _INT8_WEIGHTS if quantize else _LIMITS[target]
+    if tolerance is None:  # the kernels of the runtimes may differ by a step
+        tolerance = max(allowed, _LIMITS["int8"][1]) if integers else allowed
     graph.make_static()
     if graph.is_open:
         if target in ("sparse_speed", "npu", "micro"):
@@ -169,16 +165,8 @@ def export_tflite(
             sizes = [graph.shape(tensor)[0], *array.shape[1:]]
             graph.tensors[tensor].shape = sizes
     removed = dead_units.remove_dead_units(graph)
-    asked = "int8" if quantize else "float16" if target == "float16" else None
-    before = sum(graph.dtype(t).name == asked for t in sparsify.weights(graph))
     stay = [] if target == "npu" else sparsify.never_sparse(graph)
-    graph, stored, notes = _rewrite(graph, target, quantize, integers, clusters)
-    if asked and before == sum(weight.dtype == asked for weight in stored):
-        option = "quantize" if quantize else "target"
-        notes.append(
-            f"`{option}` changes nothing: no weight is smaller as {asked}, or it was "
-            "so before."
-        )
+    graph, stored, notes = _rewrite(graph, target, quantize, clusters, integers)
     if stay:
         notes.append(
             f"the weights of {', '.join(stay)} stay dense, though most of their values "
@@ -190,43 +178,14 @@ def export_tflite(
             "for every target. Build the layer with `unroll=True` to store them like "
             "the others."
         )
-    fixed = data = graph.to_bytes(keep_names=keep_names)
-    if source.batch_open:
-        open_batch(graph)
-        data = graph.to_bytes(keep_names=keep_names)
-    on_batch = []
     with files.replacing(final) as temporary:
-        temporary.write_bytes(data)
-        check = source.samples, source.expected, tolerance
-        checked = verify.verify(temporary, *check)
-        if source.batch_open:
-            size = graph.shape(graph.inputs[0])[0]
-            try:
-                wider = verify.verify(temporary, *check, batch=size + 2)
-            except verify.WrongFileError as error:
-                data = fixed
-                temporary.write_bytes(data)
-                checked = verify.verify(temporary, *check)
-                on_batch.append(
-                    f"the batch is fixed at {size}: for {size + 2} samples at once, "
-                    f"{str(error)[:200]} `batch_size` fixes it at another size."
-                )
-            else:
-                if wider.failures:
-                    why = verify.listed(wider.failures)
-                    on_batch.append(f"another batch cannot be set in {why}.")
-        if source.smaller is not None:
-            verify.verify(temporary, *source.smaller, tolerance)
+        checked, on_batch = _write(temporary, graph, source, tolerance, keep_names)
+        data = temporary.read_bytes()
         tried, more = devices.tried(target, os.fspath(path), data, source.dense)
         kept = Graph(data)
         plans = planner.plan(kept) | fates(kept)
         if not loops and not integers:
             notes += planner.warn(plans, target)
-        narrow = integers and all(record.dtype.endswith("int8") for record in stored)
-        if narrow and (quantize or target not in ("size", *_INTEGERS)):
-            notes.append(
-                'the weights are integers already: the file is that of "size".'
-            )
         if any((record.form, record.dtype) == ("sparse", "uint8") for record in stored):
             notes.append(
                 "uint8 weights are unpacked in every call, which takes time: compare "
@@ -238,8 +197,7 @@ def export_tflite(
                 f"gzip makes {plain / 1e3:,.1f} KB of the dense file and "
                 f"{gzipped / 1e3:,.1f} KB of this one, for downloads."
             )
-        notes += on_batch
-        bound = _entropy_bound(source.float32, 1 if quantize else _VALUE_BYTES[target])
+        bound = _entropy_bound(source.float32, value_bytes)
         operators = collections.Counter(kept.name(op) for op in kept.operators)
         return ExportReport(
             path=os.fspath(path),
@@ -261,16 +219,36 @@ def export_tflite(
             agreement=checked.agreement,
             load_ram=checked.ram,
             devices=tried,
-            warnings=(*source.notes, *notes, *more),
+            warnings=(*source.notes, *notes, *on_batch, *more),
         )
+
+
+def _check(
+    target: str, quantize: str | None, representative_data: Any, clusters: int | None
+) -> None:
+    """Checks the target, and that the options go with it."""
+    checks.choice("target", target, get_args(Target))
+    checks.check("quantize", quantize, checks.or_none(checks.one_of(["weights"])))
+    checks.check("clusters", clusters, checks.or_none(checks.whole_from(2)))
+    for name, value, targets in (
+        ("quantize", quantize, ("size", "sparse_speed")),
+        ("representative_data", representative_data, _INTEGERS),
+        ("clusters", clusters, ("npu",)),
+    ):
+        if value is not None and target not in targets:
+            raise ValueError(
+                f"`{name}` is only for "
+                + " or ".join(f'`target="{fitting}"`' for fitting in targets)
+                + f". Received: target={target!r}"
+            )
 
 
 def _rewrite(
     graph: Graph,
-    target: Target,
+    target: str,
     quantize: str | None,
-    integers: bool,
     clusters: int | None,
+    integers: bool,
 ) -> tuple[Graph, tuple[sparsify.Stored, ...], list[str]]:
     """Rewrites a dense graph for its target.
 
@@ -287,14 +265,13 @@ def _rewrite(
             ]
         stored = sparsify.sparsify(graph, dense=sparsify.weights(graph))
         return graph, stored, notes
-    storage: sparsify.Storage = "int8" if quantize else "keep"
-    if target == "float16":
-        storage = "float16"
+    asked = "int8" if quantize else "float16" if target == "float16" else None
+    before = sum(graph.dtype(t).name == asked for t in sparsify.weights(graph))
     kernel: set[int] = set()
     notes: list[str] = []
     as_before = True  # not rewritten for sparse kernels
     if target == "sparse_speed" and not integers:
-        before = graph.model
+        old = graph.model
         kernel, notes = make_fast(graph)
         if quantize and kernel:
             kernel = set()
@@ -302,15 +279,61 @@ def _rewrite(
                 "fully-connected layers compute dense, as TFLite's own sparse kernel "
                 "takes float32 values only. Export without `quantize` to use it."
             )
-        as_before = graph.model is before and not kernel
+        as_before = graph.model is old and not kernel
     if as_before:
         widen(graph, quantize=bool(quantize), always=integers)
 
     def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
-        return sparsify.sparsify(graph, storage, kernel=kernel)
+        return sparsify.sparsify(graph, asked or "keep", kernel=kernel)
 
     graph, stored, more = planner.store_right(graph, store)
+    same, why = asked and before == sum(record.dtype == asked for record in stored), ""
+    if integers and all(record.dtype.endswith("int8") for record in stored):
+        same = quantize or target in ("float16", "sparse_speed")
+        why = 'the weights are integers already: the file is that of "size".'
+    if same:
+        option = "quantize" if quantize else "target"
+        why = why or f"no weight is smaller as {asked}, or it was so before."
+        more.append(f"`{option}` changes nothing: {why}")
     return graph, stored, notes + more
+
+
+def _write(
+    path: pathlib.Path,
+    graph: Graph,
+    source: model_lib.Source,
+    tolerance: float,
+    keep_names: bool,
+) -> tuple[verify.Verification, list[str]]:
+    """Writes and verifies a file, with an open batch if the graph allows it.
+
+    Returns:
+        How the file answered, and what the user should know of its batch.
+    """
+    check = source.samples, source.expected, tolerance
+    fixed, notes = graph.to_bytes(keep_names=keep_names), []
+    if source.batch_open:
+        open_batch(graph)
+    path.write_bytes(graph.to_bytes(keep_names=keep_names))
+    checked = verify.verify(path, *check)
+    if source.batch_open:
+        size = graph.shape(graph.inputs[0])[0]
+        try:
+            wider = verify.verify(path, *check, batch=size + 2)
+        except verify.WrongFileError as error:
+            path.write_bytes(fixed)
+            checked = verify.verify(path, *check)
+            notes = [
+                f"the batch is fixed at {size}; `batch_size` fixes it at another size. "
+                f"With {size + 2} samples in a call: {error}"
+            ]
+        else:
+            if wider.failures:
+                why = verify.listed(wider.failures)
+                notes = [f"another batch cannot be set in {why}."]
+    if source.smaller is not None:
+        verify.verify(path, *source.smaller, tolerance)
+    return checked, notes
 
 
 def _entropy_bound(float32: bytes, value_bytes: int) -> int:
@@ -328,37 +351,3 @@ def _dense_int8_bytes(float32: bytes) -> int:
     kernels = sparsify.weights(graph)
     sparsify.sparsify(graph, "int8", dense=kernels)
     return len(graph.to_bytes())
-
-
-def _check(
-    target: str,
-    quantize: str | None,
-    representative_data: Any,
-    clusters: int | None,
-    tolerance: float | None,
-    batch_size: int,
-) -> None:
-    checks.choice("target", target, get_args(Target))
-    if quantize not in (None, "weights"):
-        raise ValueError(
-            f'`quantize` must be None or "weights". Received: quantize={quantize!r}'
-        )
-    if quantize and target not in ("size", "sparse_speed"):
-        raise ValueError(
-            f'`quantize` goes with target "size" or "sparse_speed"; {target!r} already '
-            "says how values are stored."
-        )
-    if representative_data is not None and target not in _INTEGERS:
-        raise ValueError(
-            f"`representative_data` is only for `target=` {' or '.join(_INTEGERS)}. "
-            f"Received: target={target!r}"
-        )
-    if clusters is not None:
-        checks.whole("clusters", clusters, 2)
-        if target != "npu":
-            raise ValueError(
-                f'`clusters` is only for `target="npu"`. Received: target={target!r}'
-            )
-    if tolerance is not None:
-        checks.check("tolerance", tolerance, _SHARE)
-    checks.whole("batch_size", batch_size, 1)

@@ -107,7 +107,9 @@ class ExportReport:
             "same prediction": f"{self.agreement:.1%} of the samples",
             "memory when loaded": ram,
             "operators": ", ".join(f"{n} {c}" for n, c in self.operators.items()),
-        } | {f"on {name}": plan.summary for name, plan in self.plans.items()}
+        }
+        for name, plan in self.plans.items():
+            rows[f"on {name}"] = ": ".join((plan.summary, *plan.reasons))
         summary = rich.table.Table(title=self.path, show_header=False)
         for row in rows.items():
             summary.add_row(*row)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from making.tflite_files import one_layer, sparse_array
+from making.tflite_files import one_layer, one_uint8_layer, sparse_array
 
 from tflottery.tflite.devices import fate, micro
 from tflottery.tflite.devices.fate import fates
@@ -24,12 +24,15 @@ def stored(form):
 @pytest.mark.parametrize(
     ("form", "paths"),
     [
-        ("dense", "dense dense dense dense dense refused dense"),
-        ("keep", "unpacked refused unpacked unpacked refused refused unknown"),
-        ("int8", "unpacked refused unpacked unpacked refused refused unknown"),
-        ("float16", "unpacked refused unpacked unpacked refused refused unknown"),
-        ("kernel", "sparse refused unknown unpacked refused refused unknown"),
-        ("decode", f"refused refused refused refused unpacked {'refused ' * 5}"),
+        ("dense", "dense dense dense dense dense refused refused dense"),
+        ("keep", "unpacked refused unpacked unpacked refused refused refused unknown"),
+        ("int8", "unpacked refused unpacked unpacked refused refused refused unknown"),
+        (
+            "float16",
+            "unpacked refused unpacked unpacked refused refused refused unknown",
+        ),
+        ("kernel", "sparse refused unknown unpacked refused refused refused unknown"),
+        ("decode", f"refused refused refused refused unpacked {'refused ' * 6}"),
     ],
 )
 def test_each_runtime_takes_each_way_of_storing_as_documented(form, paths):
@@ -40,12 +43,22 @@ def test_each_runtime_takes_each_way_of_storing_as_documented(form, paths):
 
 
 def test_xnnpack_refuses_packed_weights_also_beside_dense_ones(monkeypatch):
-    kinds = [("FULLY_CONNECTED", "decode"), ("FULLY_CONNECTED", "dense")]
-    monkeypatch.setattr(fate, "_kinds", lambda graph: kinds)
+    stored_as = [("FULLY_CONNECTED", form, False) for form in ("decode", "dense")]
+    monkeypatch.setattr(fate, "_stored", lambda graph: stored_as)
     for name in ("x86", "arm", "wasm"):
         plan = fates(stored("decode"))[name]
         assert plan.paths[0] == ("FULLY_CONNECTED", "refused")
         assert plan.reasons == ("it has no TFLM_DECODE",)
+
+
+def test_the_newest_npu_leaves_unpacking_integers_to_the_cpu():
+    weight = np.where(WEIGHT[:, None, None], 99, 0).astype(np.uint8)
+    graph = Graph(one_uint8_layer(weight, 0))
+    sparsify.sparsify(graph)
+    found = fates(graph)
+    assert found["Ethos-U55, U65"].path == "refused"
+    assert found["Ethos-U85"].path == "unpacked"
+    assert "the CPU unpacks them in each call" in found["Ethos-U85"].reasons[0]
 
 
 @pytest.mark.parametrize("form", ["keep", "int8", "float16", "kernel"])

@@ -65,7 +65,7 @@ def test_weights_are_pruned_where_that_is_smaller(exported):
     path, report = exported
     assert [stored.form for stored in report.weights] == ["pruned", "dense", "pruned"]
     graph = Graph(path.read_bytes())
-    decodes = [op for op in graph.operators if graph.name(op) == "CUSTOM"]
+    decodes = [op for op in graph.operators if graph.name(op) == "TFLM_DECODE"]
     assert len(decodes) == 3  # one for each use
     assert report.bytes < report.dense_int8_bytes / 2
 
@@ -73,7 +73,7 @@ def test_weights_are_pruned_where_that_is_smaller(exported):
 def test_a_decode_stands_directly_before_its_reader(exported):
     graph = Graph(exported[0].read_bytes())
     for op, after in zip(graph.operators, graph.operators[1:], strict=False):
-        if graph.name(op) == "CUSTOM":
+        if graph.name(op) == "TFLM_DECODE":
             assert op.outputs[0] == after.inputs[1]
 
 
@@ -107,12 +107,12 @@ def test_other_runtimes_run_what_the_file_unpacks_to(exported):
 def test_a_packed_source_is_unpacked(target, exported, tmp_path):
     export_tflite(exported[0], tmp_path / "new.tflite", target=target)
     graph = Graph((tmp_path / "new.tflite").read_bytes())
-    assert not any(micro.is_decode(graph, op) for op in graph.operators)
+    assert not any(graph.name(op) == micro.NAME for op in graph.operators)
 
 
 def test_a_weight_that_another_tool_packed_is_an_error(exported):
     graph = Graph(exported[0].read_bytes())
-    decode = next(op for op in graph.operators if micro.is_decode(graph, op))
+    decode = next(op for op in graph.operators if graph.name(op) == micro.NAME)
     graph.set_const(decode.inputs[1], np.zeros(32, np.uint8))
     with pytest.raises(ValueError, match="not as a bitmap and values"):
         micro.unpack_weights(graph)

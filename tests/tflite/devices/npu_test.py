@@ -123,6 +123,14 @@ def test_what_stays_on_the_cpu_is_named(tmp_path):
     )
 
 
+@needs_vela
+def test_a_file_that_stays_on_the_cpu_is_told_without_a_time(tmp_path):
+    model, path = keras.Sequential([layers.Input((9,)), layers.Softmax()]), "a.tflite"
+    export_tflite(model, tmp_path / path)
+    found = benchmark_tflite(tmp_path / path, on="ethos-u55-128")
+    assert str(found).endswith("nothing runs on the NPU; on the CPU: SOFTMAX 1")
+
+
 def test_without_vela_the_report_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(vela, "installed", lambda: False)
     model, path = convolutions(layers.Activation("elu")), tmp_path / "a.tflite"

@@ -99,8 +99,8 @@ def test_a_file_that_contradicts_itself_is_an_error(change, message):
 
 
 def test_what_is_no_tflite_file_is_an_error():
-    with pytest.raises(ValueError, match=r"Not a \.tflite file"):
-        Graph(b"PK\3\4 something else")
+    with pytest.raises(ValueError, match=r"^a\.tflite is not a \.tflite file"):
+        Graph(b"PK\3\4 something else", "a.tflite")
 
 
 def test_constants_behind_the_flatbuffer_are_read_and_written_inside(tmp_path):

@@ -37,7 +37,9 @@ def test_the_batch_is_open_behind_reshapes_and_reshaped_transposes(k, tmp_path):
 def test_a_loop_fixes_the_batch_and_the_report_says_so(tmp_path):
     model = sequence(keras, keras.layers.GRU(4))
     report = export_tflite(model, tmp_path / "a.tflite", batch_size=2)
-    assert "the batch is fixed at 2: for 4 samples at once, " in report.warnings[-1]
+    assert "the batch is fixed at 2; `batch_size` fixes" in report.warnings[-1]
+    assert "With 4 samples in a call: The file does not run" in report.warnings[-1]
+    assert "(WHILE) failed to prepare" in report.warnings[-1]
 
 
 def test_a_kernel_that_takes_no_other_batch_is_named(tmp_path):

@@ -169,7 +169,7 @@ def test_the_difference_is_a_share_of_the_largest_output(got, gap):
 
 
 def test_a_port_converts_by_its_scale():
-    port = runtimes.Port(0, (2,), (2,), np.dtype(np.int8), 0.5, -3)
+    port = runtimes.Port(0, (2,), np.dtype(np.int8), 0.5, -3)
     assert port.quantize(np.array([0.0, 1.0, 1e9])).tolist() == [-3, -1, 127]
     assert port.dequantize(np.array([-3, -1], np.int8)).tolist() == [0.0, 1.0]
     whole = np.array([4], np.int8)

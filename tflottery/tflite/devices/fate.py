@@ -5,42 +5,40 @@ docs/export.md gives the source of each rule.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tflottery.tflite.devices import micro
 from tflottery.tflite.file.graph import FLOAT32, Graph
 from tflottery.tflite.rewrite.sparsify import WEIGHTED
 from tflottery.tflite.xnnpack.planner import Plan
 
+_FORMS: list[str] = ["densify", "kernel", "decode"]
+_UNPACKING = {"DENSIFY": "densify", micro.NAME: "decode"}
 # Runtime -> what becomes of a weight behind DENSIFY, of one for the sparse kernel, and
 # of one behind TFLM_DECODE; and why.
-_FATES: dict[str, tuple[str, str, str, str]] = {
+_FATES = {
     "LiteRT CompiledModel, CPU": (
-        *("unpacked", "sparse", "refused"),
+        "unpacked sparse refused",
         "it runs, and warns that sparsity may not be fully supported",
     ),
-    "LiteRT GPU (ML Drift)": (
-        *("refused", "refused", "refused"),
-        "it takes no sparse tensors",
-    ),
+    "LiteRT GPU (ML Drift)": ("refused refused refused", "it takes no sparse tensors"),
     "TFLite GPU delegate": (
-        *("unpacked", "unknown", "refused"),
+        "unpacked unknown refused",
         "it unpacks DENSIFY when the file is loaded",
     ),
-    "YNNPACK": (
-        *("unpacked", "unpacked", "refused"),
-        "it has no sparse kernels",
-    ),
+    "YNNPACK": ("unpacked unpacked refused", "it has no sparse kernels"),
     "TFLite Micro": (
-        *("refused", "refused", "unpacked"),
+        "refused refused unpacked",
         "it has no DENSIFY, but an operator of its own",
     ),
-    "Ethos-U": (
-        *("refused", "refused", "refused"),
+    "Ethos-U55, U65": (
+        "refused refused refused",
         "its compiler takes no sparse weights; it compresses dense ones",
     ),
+    "Ethos-U85": (
+        "unpacked refused unpacked",
+        "the CPU unpacks them in each call, and only dense ones are compressed",
+    ),
     "Edge TPU": (
-        *("unknown", "unknown", "refused"),
+        "unknown unknown refused",
         "its compiler is not open, and was not tried",
     ),
 }
@@ -52,42 +50,39 @@ def fates(graph: Graph) -> dict[str, Plan]:
     Each is "sparse", "unpacked", "dense", "refused" or "unknown". Of the runtimes that
     `planner.plan` tells of, only those that refuse the file are among them.
     """
-    kinds = _kinds(graph)
+    stored = _stored(graph)
+    decoded = any(form == "decode" for _, form, _ in stored)
     result = {}
-    for runtime, (*found, why) in _FATES.items():
-        fate = dict(zip(("densify", "kernel", "decode"), found, strict=True))
-        fate |= {"dense": "dense", "float": "dense"}
-        if runtime == "Ethos-U":
-            fate["float"] = "refused"
-        paths = tuple((name, fate[kind]) for name, kind in kinds)
+    for runtime, (words, why) in _FATES.items():
+        fate = dict(zip(_FORMS, words.split(), strict=True))
+        is_npu = runtime.startswith("Ethos-U")
+        paths = tuple(
+            (name, "refused" if is_npu and floats else fate.get(form, "dense"))
+            for name, form, floats in stored
+        )
+        if is_npu and any(floats for *_, floats in stored):
+            why = "it computes in integers only"
+        elif decoded and fate["decode"] == "refused":
+            why = "it has no TFLM_DECODE"
         reasons = (why,) if any(path != "dense" for _, path in paths) else ()
         result[runtime] = Plan(paths=paths, reasons=reasons)
-    if any(kind == "decode" for _, kind in kinds):
-        paths = result["YNNPACK"].paths
-        refused = Plan(paths=paths, reasons=("it has no TFLM_DECODE",))
-        result |= dict.fromkeys(("x86", "arm", "wasm"), refused)
+    if decoded:
+        result |= dict.fromkeys(("x86", "arm", "wasm"), result["YNNPACK"])
     return result
 
 
-def _kinds(graph: Graph) -> list[tuple[str, str]]:
-    """Returns each operator with a weight, and how that is stored."""
+def _stored(graph: Graph) -> list[tuple[str, str, bool]]:
+    """Returns each operator with a weight, how that is stored, and if in float."""
     producers = graph.producers()
     result = []
     for op in graph.operators:
         if graph.name(op) not in WEIGHTED:
             continue
-        kind = "float" if graph.tensors[op.inputs[0]].type == FLOAT32 else "dense"
-        if graph.tensors[op.inputs[1]].sparsity is not None:
-            kind = "kernel"
-        maker = producers.get(op.inputs[1])
-        while maker is not None and kind not in ("densify", "decode"):
-            kind = _unpacks(graph, maker) or kind
+        kernel = graph.tensors[op.inputs[1]].sparsity is not None
+        form, maker = "kernel" if kernel else "dense", producers.get(op.inputs[1])
+        while maker is not None and form == "dense":
+            form = _UNPACKING.get(graph.name(maker), form)
             maker = producers.get(maker.inputs[0])
-        result.append((graph.name(op), kind))
+        floats = graph.tensors[op.inputs[0]].type == FLOAT32
+        result.append((graph.name(op), form, floats))
     return result
-
-
-def _unpacks(graph: Graph, op: Any) -> str | None:
-    if micro.is_decode(graph, op):
-        return "decode"
-    return "densify" if graph.name(op) == "DENSIFY" else None

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tflottery.tflite.file.graph import FLOAT32, INT8, Graph, schema
+from tflottery.tflite.file.graph import FLOAT32, INT8, Graph
 from tflottery.tflite.rewrite import sparsify
+from tflottery.tflite.rewrite.quantized import per_channel
 
-NAME = b"TFLM_DECODE"  # of the operator, which is a custom one
+NAME = "TFLM_DECODE"  # of the operator, which is a custom one
 _HEADER = bytes([2, 1, 0, 0, 1, *[0] * 11])  # pruned, version 1; its own version 1
 _TYPES = (INT8, FLOAT32, 7)  # what the operator unpacks: int8, float32 and int16
 _OVERHEAD = 150  # measured bytes of the operator and its two tensors
@@ -31,7 +32,7 @@ def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
     Returns:
         How each weight is stored, in the order of the graph.
     """
-    before: dict[int, Any] = {}
+    before: dict[int, list[Any]] = {}
     weights = sparsify.weights(graph)
     dense = sparsify.sparsify(graph, dense=weights)
     stored = []
@@ -43,15 +44,13 @@ def store(graph: Graph) -> tuple[sparsify.Stored, ...]:
         bitmap, values = (graph.add_const(array) for array in packed)
         for op, position in readers:
             unpacked = graph.add_tensor(graph.shape(tensor), like=tensor)
-            before[id(op)] = _decode(graph, [bitmap, values], unpacked)
+            before[id(op)] = [
+                graph.op("CUSTOM", [bitmap, values], [unpacked], custom=NAME.encode())
+            ]
             op.inputs[position] = unpacked
         size = sum(array.nbytes for array in packed)
         stored.append(dataclasses.replace(record, form="pruned", bytes=size))
-    graph.subgraph.operators = [
-        new
-        for op in graph.operators
-        for new in ([before[id(op)]] if id(op) in before else []) + [op]
-    ]
+    graph.insert(before)
     return tuple(stored)
 
 
@@ -72,7 +71,7 @@ def unpack_weights(graph: Graph) -> int:
     """
     kept = []
     for op in graph.operators:
-        if not is_decode(graph, op):
+        if graph.name(op) != NAME:
             kept.append(op)
             continue
         bitmap, held = (graph.raw(tensor) for tensor in op.inputs)
@@ -84,8 +83,7 @@ def unpack_weights(graph: Graph) -> int:
                 "A weight of the .tflite file is packed for TFLite Micro, but not as a "
                 "bitmap and values. Give the file as it was before it was packed."
             )
-        array = np.empty(shape, dtype)
-        array[...] = zeros
+        array = np.full(shape, zeros, dtype)
         bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=array.size)
         values = np.frombuffer(held[len(_HEADER) :], dtype)
         array.reshape(-1)[bits.astype(bool)] = values
@@ -95,17 +93,11 @@ def unpack_weights(graph: Graph) -> int:
     return count
 
 
-def largest(data: bytes) -> int:
+def largest(graph: Graph) -> int:
     """Returns the bytes of the largest weight that is unpacked, which needs RAM."""
-    graph = Graph(data)
-    return max(
-        (
-            graph.dtype(op.outputs[0]).itemsize * math.prod(graph.shape(op.outputs[0]))
-            for op in graph.operators
-            if is_decode(graph, op)
-        ),
-        default=0,
-    )
+    unpacked = [op.outputs[0] for op in graph.operators if graph.name(op) == NAME]
+    sizes = [graph.dtype(t).itemsize * math.prod(graph.shape(t)) for t in unpacked]
+    return max(sizes, default=0)
 
 
 def _pack(graph: Graph, tensor: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -121,39 +113,14 @@ def _pack(graph: Graph, tensor: int) -> tuple[np.ndarray, np.ndarray] | None:
     return (bitmap, values) if pays else None
 
 
-def _zero_points(graph: Graph, tensor: int) -> np.ndarray | None:
-    """Returns the zero points in the shape of the tensor; None if not unpacked."""
-    shape, quantization = graph.shape(tensor), graph.tensors[tensor].quantization
-    if (
-        quantization is None
-        or quantization.scale is None
-        or not len(quantization.scale)
-    ):
-        return np.zeros([1] * len(shape), np.int64)
-    zeros, axis = np.asarray(quantization.zeroPoint), quantization.quantizedDimension
+def _zero_points(graph: Graph, tensor: int) -> np.ndarray | int | None:
+    """Returns the zero points, to broadcast over the tensor; None if not unpacked."""
+    held, rank = graph.quantization(tensor), len(graph.shape(tensor))
+    if held is None:
+        return 0
+    zeros, axis = np.asarray(held.zeroPoint), held.quantizedDimension
     if zeros.any() and graph.tensors[tensor].type != INT8:
         return None
-    if axis not in (0, len(shape) - 1 if zeros.size > 1 else 0):
+    if axis not in (0, rank - 1 if zeros.size > 1 else 0):
         return None
-    if zeros.size > 1:
-        return zeros.reshape([-1 if d == axis else 1 for d in range(len(shape))])
-    return zeros.reshape([1] * len(shape))
-
-
-def _decode(graph: Graph, inputs: list[int], output: int) -> Any:
-    op = graph.op("CUSTOM", inputs, [output])
-    for index, code in enumerate(graph.model.operatorCodes):
-        if code.customCode == NAME:
-            op.opcodeIndex = index
-            return op
-    code = schema().OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.CUSTOM
-    code.customCode, code.version = NAME, 1
-    graph.model.operatorCodes.append(code)
-    op.opcodeIndex = len(graph.model.operatorCodes) - 1
-    return op
-
-
-def is_decode(graph: Graph, op: Any) -> bool:
-    """Returns whether an operator unpacks a weight that `store` packed."""
-    return graph.model.operatorCodes[op.opcodeIndex].customCode == NAME
+    return per_channel(zeros, axis, rank)

@@ -66,8 +66,8 @@ def run(files: Mapping[str, bytes]) -> list[MicroRun]:
         raise ModuleNotFoundError(
             "TFLite Micro is not installed. Try: pip install 'tflottery[micro]'"
         )
-    graph, *others = map(Graph, files.values())
-    needed = [_inputs(graph), *map(_inputs, others)]
+    graphs = [Graph(data, name) for name, data in files.items()]
+    graph, needed = graphs[0], [_inputs(graph) for graph in graphs]
     if any(inputs != needed[0] for inputs in needed):
         raise ValueError(
             "Files are compared on the same inputs. Received: "
@@ -89,19 +89,15 @@ def run(files: Mapping[str, bytes]) -> list[MicroRun]:
             raise ValueError(
                 f"TFLite Micro does not run the file: {said}.{remedy}"
             ) from error
+    each = zip(files.items(), found["arenas"], found["outputs"].values(), strict=True)
     return [
-        MicroRun(
-            name=name,
-            flash=len(data),
-            arena=found["arenas"][number],
-            digest=_digest(found["outputs"][str(number)]),
-        )
-        for number, (name, data) in enumerate(files.items())
+        MicroRun(name=name, flash=len(data), arena=arena, digest=_digest(outputs))
+        for (name, data), arena, outputs in each
     ]
 
 
 def _inputs(graph: Graph) -> list[str]:
-    return [f"{graph.dtype(t)} {tuple(graph.shape(t))}" for t in graph.inputs]
+    return [f"{graph.dtype(t)} {graph.shape(t)}" for t in graph.inputs]
 
 
 def _digest(outputs: list[np.ndarray]) -> str:
@@ -113,8 +109,7 @@ def _drawn(graph: Graph, tensor: int) -> np.ndarray:
     shape = (_CALLS, *graph.shape(tensor))
     if dtype.kind == "f":
         return generator.normal(size=shape).astype(dtype)
-    quantization = graph.tensors[tensor].quantization
-    if quantization is None or quantization.scale is None:
-        return generator.integers(0, 2, shape).astype(dtype)
-    limits = np.iinfo(dtype)
-    return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    ends = (0, 1)
+    if graph.quantization(tensor) is not None:
+        ends = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return generator.integers(*ends, shape, dtype, endpoint=True)

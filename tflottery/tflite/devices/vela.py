@@ -16,18 +16,13 @@ from collections.abc import Sequence
 
 from tflottery.tflite.file.graph import Graph
 
-# Device -> system configuration and memory mode of Arm/vela.ini, which comes with Vela.
+# Sizes, system configuration and memory mode in Arm/vela.ini, which comes with Vela.
 _SYSTEMS = {
-    "u55": ("Ethos_U55_High_End_Embedded", "Shared_Sram"),
-    "u65": ("Ethos_U65_High_End", "Dedicated_Sram"),
-    "u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram"),
+    "u55": ((32, 64, 128, 256), "Ethos_U55_High_End_Embedded", "Shared_Sram"),
+    "u65": ((256, 512), "Ethos_U65_High_End", "Dedicated_Sram"),
+    "u85": ((128, 256, 512, 1024, 2048), "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram"),
 }
-_SIZES = {
-    "u55": (32, 64, 128, 256),
-    "u65": (256, 512),
-    "u85": (128, 256, 512, 1024, 2048),
-}
-DEVICES = tuple(f"ethos-{kind}-{n}" for kind, sizes in _SIZES.items() for n in sizes)
+DEVICES = tuple(f"ethos-{u}-{n}" for u, (sizes, *_) in _SYSTEMS.items() for n in sizes)
 _LIMIT = 600  # seconds after which a compilation is ended
 
 
@@ -58,6 +53,8 @@ class Estimate:
 
     def __str__(self) -> str:
         on_cpu = counted(self.cpu_operators) or "none"
+        if not self.npu_operators:
+            return f"nothing runs on the NPU; on the CPU: {on_cpu}"
         sizes = {"file": self.bytes, "weights": self.weights, "SRAM": self.sram}
         listed = ", ".join(
             f"{name} {size / 1e3:,.1f} KB" for name, size in sizes.items()
@@ -103,7 +100,8 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
         raise ModuleNotFoundError(
             "Vela is not installed. Try: pip install 'tflottery[npu]'"
         )
-    system, memory = _SYSTEMS[device.split("-")[1]]
+    Graph(data, name)  # raises if it is damaged
+    _, system, memory = _SYSTEMS[device.split("-")[1]]
     with tempfile.TemporaryDirectory(prefix="tflottery-") as path:
         folder = pathlib.Path(path)
         (folder / "in.tflite").write_bytes(data)
@@ -122,9 +120,8 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
         summary = next(folder.glob("in_summary_*.csv"), None)
         if done.returncode or summary is None:
             said = " ".join((done.stdout + done.stderr).splitlines()[-1:])
-            remedy = ""
-            if "Non-passthrough" in said:  # a weight that is unpacked
-                remedy = ' Export it with `target="npu"`.'
+            unpacked = "Non-passthrough" in said  # a weight of that kind
+            remedy = ' Export it with `target="npu"`.' if unpacked else ""
             raise ValueError(
                 f"Vela does not compile {name} for {device}: {said}.{remedy}"
             )
@@ -132,6 +129,7 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
             row = next(csv.DictReader(file))
         compiled = (folder / "in_vela.tflite").read_bytes()
         graph = Graph(compiled)
+        operators = map(graph.name, graph.operators)
         return Estimate(
             name=name,
             bytes=len(compiled),
@@ -141,10 +139,5 @@ def estimate(name: str, data: bytes, device: str) -> Estimate:
             cycles=round(float(row["cycles_total"])),
             npu_operators=int(re.findall(r"NPU operators = (\d+)", done.stdout)[0]),
             # What runs on the NPU is one custom operator by now.
-            cpu_operators=tuple(
-                custom.decode() if custom else graph.name(op)
-                for op in graph.operators
-                for custom in [graph.model.operatorCodes[op.opcodeIndex].customCode]
-                if custom != b"ethos-u"
-            ),
+            cpu_operators=tuple(name for name in operators if name != "ethos-u"),
         )

@@ -10,9 +10,15 @@ def destination(path: str | os.PathLike[str]) -> pathlib.Path:
     """Returns the file that `path` points to, which need not exist; follows links.
 
     Raises:
+        TypeError: If `path` is not a path.
         FileNotFoundError: If its folder does not exist.
         ValueError: If `path` is not a regular file.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            '`path` must be the path of a file, such as "student.tflite". '
+            f"Received: path={path!r}"
+        )
     final = pathlib.Path(path).resolve()
     if not final.parent.is_dir():
         raise FileNotFoundError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -45,15 +45,15 @@ class Graph:
     them, with -1 for an optional input that is absent.
     """
 
-    def __init__(self, data: bytes) -> None:
-        """Parses the content of a `.tflite` file.
+    def __init__(self, data: bytes, name: str = "The file") -> None:
+        """Parses the content of a `.tflite` file, which errors call `name`.
 
         Raises:
             ValueError: If `data` is not a complete and consistent `.tflite` model.
         """
-        self.model = _parse(data)
+        self.model = _parse(data, name)
         self.subgraph = self.model.subgraphs[0]
-        _check(self)
+        _check(self, name)
 
     @property
     def operators(self) -> list[Any]:
@@ -72,9 +72,11 @@ class Graph:
         return self.subgraph.outputs
 
     def name(self, op: Any) -> str:
-        """Returns the name of the operator, such as `"CONV_2D"`."""
-        number = _code(self.model.operatorCodes[op.opcodeIndex])
-        return _op_names().get(number, f"UNKNOWN_{number}")
+        """Returns the name of the operator, such as `"CONV_2D"`, or a custom one's."""
+        code = self.model.operatorCodes[op.opcodeIndex]
+        if code.customCode:
+            return code.customCode.decode(errors="replace")
+        return _op_names().get(_code(code), f"UNKNOWN_{_code(code)}")
 
     def version(self, op: Any) -> int:
         return int(self.model.operatorCodes[op.opcodeIndex].version)
@@ -89,6 +91,11 @@ class Graph:
         if code not in _DTYPES:
             raise ValueError(f"Tensor {tensor} has the unsupported type {code}.")
         return np.dtype(_DTYPES[code])
+
+    def quantization(self, tensor: int) -> Any:
+        """Returns what holds the scales of a tensor; None if it has none."""
+        held = self.tensors[tensor].quantization
+        return None if held is None or not packing.listed(held.scale) else held
 
     def const(self, tensor: int) -> np.ndarray | None:
         """Returns a dense constant; None if it has no data or is sparse."""
@@ -163,13 +170,15 @@ class Graph:
         outputs: Sequence[int],
         *,
         version: int = 1,
+        custom: bytes | None = None,
         **options: Any,
     ) -> Any:
         """Returns a new operator, which is not yet in `operators`.
 
-        Runtimes check the version. `options` are fields of the option table.
+        Runtimes check the version. `custom` is the name of a custom one. `options` are
+        fields of the option table.
         """
-        code = self.opcode(name, version)
+        code = self.opcode(name, version, custom)
         op = table("OperatorT", opcodeIndex=code, inputs=[*inputs], outputs=[*outputs])
         if options:
             kind = _option_table(name)
@@ -177,17 +186,25 @@ class Graph:
             op.builtinOptions = table(kind + "T", **options)
         return op
 
-    def opcode(self, name: str, version: int = 1) -> int:
+    def opcode(self, name: str, version: int = 1, custom: bytes | None = None) -> int:
         """Returns the index of an operator code, which is added if it is new."""
         number = getattr(schema().BuiltinOperator, name)
         codes = self.model.operatorCodes
         for index, code in enumerate(codes):
-            if _code(code) == number and code.version == version:
+            if (_code(code), code.version) == (number, version) and (
+                custom in (None, code.customCode)
+            ):
                 return index
-        old = min(number, 127)
-        fields = {"builtinCode": number, "deprecatedBuiltinCode": old}
-        codes.append(table("OperatorCodeT", version=version, **fields))
+        fields = {"builtinCode": number, "deprecatedBuiltinCode": min(number, 127)}
+        fields |= {"version": version, "customCode": custom}
+        codes.append(table("OperatorCodeT", **fields))
         return len(codes) - 1
+
+    def insert(self, before: Mapping[int, Sequence[Any]]) -> None:
+        """Inserts operators before others, which are given by their `id`."""
+        self.subgraph.operators = [
+            new for op in self.operators for new in [*before.get(id(op), ()), op]
+        ]
 
     def reshape(self, tensor: int, result: int) -> Any:
         """Returns a new RESHAPE of `tensor` to the shape of `result`."""
@@ -248,30 +265,31 @@ def _option_table(name: str) -> str:
     return known[plain + "options"]
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes, name: str) -> Any:
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise ValueError(
-            f"Not a .tflite file: {len(data)} bytes without the identifier TFL3."
+            f"{name} is not a .tflite file: {len(data)} bytes without the identifier "
+            "TFL3."
         )
     try:
         model = packing.library().read_model_from_bytearray(bytearray(data))
         for subgraph in model.subgraphs:
             for table in [subgraph, *subgraph.operators]:
-                table.inputs = [] if table.inputs is None else list(table.inputs)
-                table.outputs = [] if table.outputs is None else list(table.outputs)
+                table.inputs = packing.listed(table.inputs)
+                table.outputs = packing.listed(table.outputs)
         return model
     except Exception as error:
         raise ValueError(
-            f"The .tflite file is damaged and cannot be parsed ({error}). "
-            "Was it cut off or edited?"
+            f"{name} is damaged and cannot be parsed ({error}). Was it cut off or "
+            "edited?"
         ) from error
 
 
-def _check(graph: Graph) -> None:
+def _check(graph: Graph, name: str) -> None:
     """Raises ValueError if an index or a size does not fit."""
 
     def fail(what: str) -> NoReturn:
-        raise ValueError(f"The .tflite file is damaged: {what}. Was it edited?")
+        raise ValueError(f"{name} is damaged: {what}. Was it edited?")
 
     model = graph.model
     needed = model.buffers, model.operatorCodes, graph.tensors, graph.operators

@@ -46,9 +46,9 @@ def specs_of(graph: Graph) -> list[Spec]:
             names |= {int(e.tensorIndex): e.name for e in signature.inputs or []}
     result = []
     for tensor in graph.inputs:
-        quantization = graph.tensors[tensor].quantization
+        quantization = graph.quantization(tensor)
         dtype, limits = graph.dtype(tensor), None
-        if quantization is not None and quantization.scale is not None:
+        if quantization is not None:
             ends = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], float)
             low, high = (ends - quantization.zeroPoint) * quantization.scale
             dtype, limits = np.dtype(np.float32), (low, high)
@@ -198,15 +198,16 @@ def take(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
 
 
 def _columns(data: Any, specs: Sequence[Spec], most: int) -> list[np.ndarray]:
+    arrays = []
     if hasattr(data, "shape") and hasattr(data, "dtype"):  # an array of any library
-        _check_batched([data], specs, data)
-        return [np.asarray(data[:most])]
+        arrays = [data]
     if isinstance(data, Mapping):
         data = by_name(data, specs, _REPRESENTATIVE)
     if _is_list(data) and len(data) == len(specs) and hasattr(data[0], "shape"):
-        arrays = [np.asarray(array) for array in data]
+        arrays = data
+    if arrays:
         _check_batched(arrays, specs, data)
-        return [array[:most] for array in arrays]
+        return [np.asarray(array[:most]) for array in arrays]
     batches = data() if isinstance(data, Callable) else data
     parts: list[list[np.ndarray]] = []
     for batch in batches:

@@ -47,6 +47,11 @@ def raw(data: Any) -> bytes:
     return data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
 
 
+def listed(vector: Any) -> list[Any]:
+    """Returns a vector of a table as a list, empty if it is absent."""
+    return [] if vector is None else list(vector)
+
+
 def to_bytes(model: Any, *, keep_names: bool) -> bytes:
     """Returns the content of the file. Drops from a `ModelT` what nothing uses.
 
@@ -85,8 +90,7 @@ def _drop_unused(model: Any, *, keep_names: bool) -> None:
     users = [t for subgraph in model.subgraphs for t in subgraph.tensors]
     users += list(model.metadata or [])
     for user in users:  # by convention, what has no data shares buffer 0
-        data = model.buffers[user.buffer].data
-        if data is None or len(data) == 0:
+        if not raw(model.buffers[user.buffer].data):
             user.buffer = 0
     used = [0, *(user.buffer for user in users)]
     model.buffers, new = _keep(model.buffers, used)
@@ -97,7 +101,7 @@ def _drop_unused(model: Any, *, keep_names: bool) -> None:
 def _drop_tensors(model: Any, subgraph: Any) -> None:
     used = [*subgraph.inputs, *subgraph.outputs]
     for op in subgraph.operators:
-        lists = op.inputs, op.outputs, _listed(op.intermediates)
+        lists = op.inputs, op.outputs, listed(op.intermediates)
         used += [tensor for tensors in lists for tensor in tensors if tensor >= 0]
     subgraph.tensors, new = _keep(subgraph.tensors, sorted(used))
     new[-1] = -1  # an optional input that is absent
@@ -117,10 +121,6 @@ def _drop_tensors(model: Any, subgraph: Any) -> None:
     subgraph.outputs = renumber(subgraph.outputs)
 
 
-def _listed(vector: Any) -> list[int]:
-    return [] if vector is None else [int(entry) for entry in vector]
-
-
 def _drop_names(subgraph: Any) -> None:
     """Drops all names but those of inputs and outputs, and unused quantization."""
     subgraph.name = None
@@ -130,7 +130,7 @@ def _drop_names(subgraph: Any) -> None:
         quantization = tensor.quantization
         if quantization is not None:
             quantization.min = quantization.max = None
-            if quantization.scale is None or not len(quantization.scale):
+            if not listed(quantization.scale):
                 tensor.quantization = None
 
 

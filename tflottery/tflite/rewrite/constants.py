@@ -8,6 +8,7 @@ import numpy as np
 
 from tflottery.tflite.file import encoding
 from tflottery.tflite.file.graph import FLOAT32, UINT8, Graph, schema
+from tflottery.tflite.rewrite.quantized import per_channel
 from tflottery.tflite.rewrite.sparsify import weights
 
 READERS = frozenset({"CONV_2D", "FULLY_CONNECTED"})
@@ -97,10 +98,10 @@ def unfold(graph: Graph) -> int:
 def _rounded(graph: Graph, array: np.ndarray, tensor: int) -> np.ndarray:
     """Returns an array as it is after it was quantized like a tensor."""
     held, limits = graph.tensors[tensor].quantization, np.iinfo(graph.dtype(tensor))
-    shape = [1] * array.ndim
-    if len(held.scale) > 1:
-        shape[held.quantizedDimension] = -1
-    scale, zeros = (np.reshape(a, shape) for a in (held.scale, held.zeroPoint))
+    axis = held.quantizedDimension if len(held.scale) > 1 else 0
+    scale, zeros = (
+        per_channel(a, axis, array.ndim) for a in (held.scale, held.zeroPoint)
+    )
     steps = np.clip(np.rint(array / scale) + zeros, limits.min, limits.max) - zeros
     return (steps * scale).astype(np.float32)
 

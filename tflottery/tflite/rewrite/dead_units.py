@@ -194,11 +194,10 @@ def _take(graph: Graph, op: Any, position: int, axis: int, keep: np.ndarray) -> 
     if array.shape[axis] <= keep.max():
         return
     new = graph.add_const(np.take(array, keep, axis=axis))
-    old = graph.tensors[tensor]
-    graph.tensors[new].name = old.name
-    quantization = copy.deepcopy(old.quantization)
+    graph.tensors[new].name = graph.tensors[tensor].name
+    quantization = copy.deepcopy(graph.quantization(tensor))
     axis %= array.ndim
-    if quantization is not None and quantization.scale is not None:
+    if quantization is not None:
         if len(quantization.scale) > 1 and quantization.quantizedDimension == axis:
             quantization.scale = quantization.scale[keep]
             quantization.zeroPoint = quantization.zeroPoint[keep]

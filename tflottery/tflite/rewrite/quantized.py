@@ -26,14 +26,12 @@ class Quantized:
     def nbytes(self) -> int:
         return 12 * self.scale.size  # float32 scale, int64 zero point
 
-    def parameters(self) -> Any:
-        """Returns the `QuantizationParameters` of a file for the scales."""
-        return table(
-            "QuantizationParametersT",
-            scale=self.scale,
-            zeroPoint=np.zeros(self.scale.size, np.int64),
-            quantizedDimension=self.axis,
-        )
+
+def parameters(scale: np.ndarray, axis: int = 0) -> Any:
+    """Returns the `QuantizationParameters` of a file for scales, with zero points 0."""
+    zeros = np.zeros(scale.size, np.int64)
+    fields = {"scale": scale, "zeroPoint": zeros, "quantizedDimension": axis}
+    return table("QuantizationParametersT", **fields)
 
 
 def quantize(array: np.ndarray, axis: int) -> Quantized:
@@ -58,7 +56,10 @@ def quantize(array: np.ndarray, axis: int) -> Quantized:
 
 
 def _round(array: np.ndarray, scale: np.ndarray, axis: int) -> np.ndarray:
-    shape = [1] * array.ndim
-    shape[axis] = scale.size
-    scaled = array / scale.reshape(shape if scale.size > 1 else [1] * array.ndim)
+    scaled = array / per_channel(scale, axis, array.ndim)
     return np.clip(np.rint(scaled), -127, 127).astype(np.int8)
+
+
+def per_channel(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """Returns values of the channels along `axis`, or a shared one, to broadcast."""
+    return values.reshape([-1 if d == axis else 1 for d in range(rank)])

@@ -18,7 +18,7 @@ from tflottery.tflite.file import encoding as encodings
 from tflottery.tflite.file import packing
 from tflottery.tflite.file.encoding import Encoding
 from tflottery.tflite.file.graph import FLOAT16, FLOAT32, INT8, UINT8, Graph
-from tflottery.tflite.rewrite.quantized import Quantized, quantize
+from tflottery.tflite.rewrite.quantized import Quantized, parameters, quantize
 
 Storage = Literal["keep", "float16", "int8"]
 _Readers = list[tuple[Any, int]]  # operators that read a tensor, and as which input
@@ -44,8 +44,6 @@ class Stored:
         nonzeros: Number of stored values that are not zero.
         dtype: Type of the stored values.
         form: "dense"; "sparse", unpacked when loaded; or "kernel", computed sparse.
-        order: Walking order of its dimensions, if sparse.
-        levels: Number of compressed dimensions.
         bytes: Size of the values, segments, indices and scales.
     """
 
@@ -54,8 +52,6 @@ class Stored:
     nonzeros: int
     dtype: str
     form: str
-    order: tuple[int, ...]
-    levels: int
     bytes: int
 
 
@@ -124,15 +120,13 @@ def sparsify(
     before: dict[int, list[Any]] = {}  # id(operator) -> what to insert before it
     stored = []
     for tensor, readers in weights(graph).items():
-        # LiteRT refuses a sparse int8 weight in FULLY_CONNECTED.
-        # DENSIFY takes only these types; the bits of uint8 pass as int8.
-        type_ = graph.tensors[tensor].type
-        sparse = tensor not in dense and type_ in (FLOAT32, INT8, UINT8)
-        sparse &= not (
-            type_ == INT8
-            and any(graph.name(op) == "FULLY_CONNECTED" for op, _ in readers)
-        )
-        if sparse and tensor in kernel and graph.tensors[tensor].type == FLOAT32:
+        # DENSIFY takes only these types; the bits of uint8 pass as int8. LiteRT refuses
+        # a sparse int8 weight in FULLY_CONNECTED.
+        type_, names = graph.tensors[tensor].type, {graph.name(op) for op, _ in readers}
+        sparse = type_ in (FLOAT32, UINT8)
+        sparse |= type_ == INT8 and "FULLY_CONNECTED" not in names
+        sparse &= tensor not in dense
+        if sparse and tensor in kernel and type_ == FLOAT32:
             stored.append(_store_for_kernel(graph, tensor, readers))
             continue
         form = _cheapest(graph, tensor, readers, storage, sparse)
@@ -143,9 +137,7 @@ def sparsify(
             # XNNPACK takes a float32 bias beside a float16 weight for float16.
             for op, _ in readers:
                 before.setdefault(id(op), []).extend(_half_bias(graph, op))
-    graph.subgraph.operators = [
-        new for op in graph.operators for new in [*before.get(id(op), []), op]
-    ]
+    graph.insert(before)
     return tuple(stored)
 
 
@@ -179,16 +171,13 @@ def _cheapest(
     array = _const(graph, tensor)
     code = graph.tensors[tensor].type
     forms = [_Form(values=from_zero(graph, tensor), type=code)]
-    exact = (
-        sparse
-        and storage == "keep"
-        and all(
-            map(_is_half, [array, *(_float_bias(graph, op)[1] for op, _ in readers)])
-        )
-    )
+    biases = [
+        b for op, _ in readers for b in _float_bias(graph, op)[1:] if b is not None
+    ]
+    exact = sparse and storage == "keep" and all(map(_is_half, [array, *biases]))
     if code == FLOAT32 and (storage == "float16" or exact):
         half = _to_half(array)
-        extra = sum(_half_bias_cost(graph, op) for op, _ in readers)
+        extra = sum(_OVERHEAD - bias.nbytes // 2 for bias in biases)
         forms.append(_Form(values=half, type=FLOAT16, narrow=True, extra=extra))
     elif code == FLOAT32 and storage == "int8":
         scale = quantize(array, WEIGHTED[graph.name(readers[0][0])])
@@ -209,10 +198,10 @@ def _const(graph: Graph, tensor: int) -> np.ndarray:
 
 def _zero_point(graph: Graph, tensor: int) -> int:
     """Returns what stands for 0 in a uint8 tensor; 0 in others."""
-    held = graph.tensors[tensor].quantization
+    held = graph.quantization(tensor)
     if graph.tensors[tensor].type != UINT8 or held is None or held.zeroPoint is None:
         return 0
-    return int([*held.zeroPoint, 0][0])
+    return int(held.zeroPoint[0])
 
 
 def from_zero(graph: Graph, tensor: int) -> np.ndarray:
@@ -243,13 +232,10 @@ def _store(graph: Graph, tensor: int, form: _Form) -> list[Any]:
     coded, scale = form.coded, form.scale
     if coded is None and not form.narrow:
         return []
-    shape = graph.shape(tensor)
-    type_, flipped = form.type, form.type == UINT8
-    if flipped:
-        type_ = INT8
+    shape, flipped = graph.shape(tensor), form.type == UINT8
+    type_ = INT8 if flipped else form.type
     held = graph.add_tensor(shape, type_=type_)
-    values = form.values if coded is None else coded.values
-    graph.tensors[held].buffer = graph.add_buffer(values)
+    graph.tensors[held].buffer = graph.add_buffer((coded or form).values)
     operators = []
     if coded is not None:
         graph.tensors[held].sparsity = encodings.parameters(coded)
@@ -265,22 +251,19 @@ def _store(graph: Graph, tensor: int, form: _Form) -> list[Any]:
     if form.narrow:
         version = 3 if scale is None else 5 if scale.scale.size > 1 else 2
         if scale is not None:
-            graph.tensors[held].quantization = scale.parameters()
+            graph.tensors[held].quantization = parameters(scale.scale, scale.axis)
         operators.append(graph.op("DEQUANTIZE", [held], [tensor], version=version))
     graph.tensors[tensor].buffer = 0
     return operators
 
 
 def _record(graph: Graph, tensor: int, form: _Form) -> Stored:
-    coded = form.coded
     return Stored(
         name=(graph.tensors[tensor].name or b"").decode(),
         shape=graph.shape(tensor),
         nonzeros=int(np.count_nonzero(form.values)),
         dtype="uint8" if form.type == UINT8 else form.values.dtype.name,
-        form="dense" if coded is None else "sparse",
-        order=() if coded is None else coded.order,
-        levels=0 if coded is None else coded.levels,
+        form="dense" if form.coded is None else "sparse",
         bytes=form.nbytes,
     )
 
@@ -295,10 +278,8 @@ def _to_half(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float16)
 
 
-def _is_half(array: np.ndarray | None) -> bool:
-    """Returns whether float16 holds every value exactly; True without values."""
-    if array is None:
-        return True
+def _is_half(array: np.ndarray) -> bool:
+    """Returns whether float16 holds every value exactly."""
     with np.errstate(over="ignore"):
         return bool((array.astype(np.float16) == array).all())
 
@@ -308,11 +289,6 @@ def _float_bias(graph: Graph, op: Any) -> tuple[int, np.ndarray | None]:
     position = 3 if graph.name(op) == "TRANSPOSE_CONV" else 2
     bias = graph.const(op.inputs[position]) if len(op.inputs) > position else None
     return position, bias if bias is not None and bias.dtype == np.float32 else None
-
-
-def _half_bias_cost(graph: Graph, op: Any) -> int:
-    _, bias = _float_bias(graph, op)
-    return 0 if bias is None else _OVERHEAD - bias.nbytes // 2
 
 
 def _half_bias(graph: Graph, op: Any) -> list[Any]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from tflottery.tflite.file import encoding as encodings
 from tflottery.tflite.file.graph import Graph
-from tflottery.tflite.file.packing import schema, table
+from tflottery.tflite.file.packing import schema
+from tflottery.tflite.rewrite.quantized import parameters
 from tflottery.tflite.rewrite.sparsify import weights
 
 _BYTE = 256  # the number of indices that fit in one byte
@@ -98,7 +99,9 @@ def _rewrite(graph: Graph, op: Any, array: np.ndarray, groups: int) -> None:
         zeros = np.zeros(outs, np.int32 if array.dtype == np.int8 else np.float32)
         bias = graph.add_const(zeros)
         if array.dtype == np.int8:
-            graph.tensors[bias].quantization = _bias_scale(graph, source, tensor)
+            held = (graph.tensors[t].quantization for t in (source, tensor))
+            a, b = (np.asarray(each.scale) for each in held)
+            graph.tensors[bias].quantization = parameters((a * b).astype(np.float32))
     convolution = graph.op(
         "CONV_2D",
         [shaped, tensor, bias],
@@ -114,11 +117,3 @@ def _rewrite(graph: Graph, op: Any, array: np.ndarray, groups: int) -> None:
         new.append(graph.reshape(result, target))
     where = graph.operators.index(op)
     graph.operators[where : where + 1] = new
-
-
-def _bias_scale(graph: Graph, source: int, weight: int) -> Any:
-    """Returns the quantization of an int32 bias: the product of both scales."""
-    a, b = (np.asarray(graph.tensors[t].quantization.scale) for t in (source, weight))
-    scale = (a * b).astype(np.float32)
-    zeros = np.zeros(len(scale), np.int64)
-    return table("QuantizationParametersT", scale=scale, zeroPoint=zeros)

@@ -109,11 +109,12 @@ def benchmark_tflite(
             not take a file.
         JobError: If a file does not run.
     """
+    paths = [worker.file(path)]
+    if against is not None:
+        paths.append(worker.file(against, "against"))
+    names = [os.fspath(given) for given in (path, against) if given is not None]
     if on is not None:
         checks.choice("on", on, devices.DEVICES)
-        files = {os.fspath(path): worker.file(path)}
-        if against is not None:
-            files[os.fspath(against)] = worker.file(against, "against")
         turns = {"threads": threads, "rounds": rounds, "seconds": seconds}
         turns |= {"runtime": runtime}
         plain = inspect.signature(benchmark_tflite).parameters
@@ -123,8 +124,8 @@ def benchmark_tflite(
                 "`on` goes with `path` and `against` only. Received: "
                 f"{', '.join(given)}"
             )
-        held = {name: pathlib.Path(file).read_bytes() for name, file in files.items()}
-        return devices.measure(on, held)
+        held = [pathlib.Path(file).read_bytes() for file in paths]
+        return devices.measure(on, dict(zip(names, held, strict=True)))
     threads = checks.whole("threads", threads, 1)
     rounds = checks.whole("rounds", rounds, 1)
     checks.check("seconds", seconds, checks.POSITIVE)
@@ -134,31 +135,19 @@ def benchmark_tflite(
             f"`runtime` must be None or an installed one, of {runtimes.installed()}. "
             f"Received: runtime={runtime!r}"
         )
-    given, paths = [path], [worker.file(path)]
-    if against is not None:
-        given.append(against)
-        paths.append(worker.file(against, "against"))
     common = {"threads": threads, "runtime": runtime}
     turns = {"rounds": rounds, "seconds": float(seconds)}
     timed = worker.call({"do": "time", "paths": paths, **turns, **common})["ms"]
     timings = []
-    for shown, name, taken in zip(given, paths, timed, strict=True):
-        loaded = worker.call({"do": "load", "path": name, **common})
+    for name, file, taken in zip(names, paths, timed, strict=True):
+        loaded = worker.call({"do": "load", "path": file, **common})
         low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75]).tolist()
-        timings.append(
-            Timing(
-                path=os.fspath(shown),
-                ms=middle,
-                quartiles=(low, high),
-                load_ms=loaded["load_ms"],
-                peak_ram=loaded["ram"],
-            )
-        )
-    other = None if against is None else timings[1]
-    speedup = None if other is None else np.median(np.divide(timed[1], timed[0]))
+        load = {"load_ms": loaded["load_ms"], "peak_ram": loaded["ram"]}
+        timings.append(Timing(path=name, ms=middle, quartiles=(low, high), **load))
+    one = against is None
     return BenchmarkReport(
         file=timings[0],
-        against=other,
-        speedup=None if speedup is None else float(speedup),
+        against=None if one else timings[1],
+        speedup=None if one else float(np.median(np.divide(timed[1], timed[0]))),
         threads=threads,
     )

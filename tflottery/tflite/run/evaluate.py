@@ -123,7 +123,7 @@ def evaluate_tflite(
     variants = [(runtimes.default(), True)]
     name = worker.file(path)
     job = {"do": "run", "path": name, "variants": variants, "threads": threads}
-    specs = inputs.specs_of(Graph(pathlib.Path(name).read_bytes()))
+    specs = inputs.specs_of(Graph(pathlib.Path(name).read_bytes(), name))
     totals = dict.fromkeys(functions, 0.0)
     count = 0
     shown = rich.progress.track(

@@ -89,7 +89,6 @@ def load(
     runtime: str | None,
 ) -> dict[str, Any]:
     """Loads a file and calls it once; returns the milliseconds and bytes it took."""
-    del arrays
     before = status("VmHWM")
     start = time.perf_counter()
     _called(path, progress, threads, runtime)
@@ -110,7 +109,6 @@ def time_files(
     seconds: float,
 ) -> dict[str, Any]:
     """Returns the milliseconds per call of each file in each round; they take turns."""
-    del arrays
     calls = []  # function and how often to call it in a round
     for path in paths:
         invoke = _called(path, progress, threads, runtime).invoke

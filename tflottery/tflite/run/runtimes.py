@@ -51,7 +51,6 @@ class Port:
 
     index: int
     shape: tuple[int, ...]  # [batch, ...]
-    signature: tuple[int, ...]  # the same, -1 where it can be resized
     dtype: np.dtype[Any]
     scale: float  # 0 if it is not quantized
     zero_point: int  # the integer that stands for 0
@@ -104,7 +103,7 @@ class Session:
         resolver = kind.AUTO if xnnpack else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         data = pathlib.Path(path).read_bytes()
         held = {"model_path": str(path)}
-        if micro.NAME in data:
+        if micro.NAME.encode() in data:
             held = {"model_content": micro.unpack(data)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tf.lite announces its own removal
@@ -167,7 +166,6 @@ def _port(detail: dict[str, Any]) -> Port:
     return Port(
         index=int(detail["index"]),
         shape=tuple(int(size) for size in detail["shape"]),
-        signature=tuple(int(size) for size in detail["shape_signature"]),
         dtype=np.dtype(detail["dtype"]),
         scale=float(scale),
         zero_point=int(zero_point),

@@ -15,24 +15,14 @@ import numpy as np
 
 from tflottery.engines import holding, network
 from tflottery.tflite.devices import micro
+from tflottery.tflite.file import inputs
 from tflottery.tflite.file.graph import Graph
-from tflottery.tflite.file.inputs import (
-    Spec,
-    as_samples,
-    fixed,
-    plain_name,
-    specs_of,
-    take,
-)
+from tflottery.tflite.file.inputs import Spec
 from tflottery.tflite.rewrite.constants import densify, unfold
 from tflottery.tflite.run import verify, worker
 from tflottery.tflite.run.runtimes import rows_of
 from tflottery.tflite.source import converter, other_backend, refusals
-from tflottery.tflite.source.generations import (
-    all_layers,
-    caller,
-    structure,
-)
+from tflottery.tflite.source.generations import all_layers, caller, structure
 from tflottery.tflite.source.precision import in_float32
 
 _CALIBRATION_SAMPLES = 256
@@ -79,14 +69,7 @@ def from_model(
     model = in_float32(model)
     specs = _specs(model, batch_size, samples, input_shape)
     is_open = any(None in spec.shape for spec in specs)
-    calibration, given, checked_on = None, samples, "your `samples`"
-    if representative_data is not None:
-        calibration = take(representative_data, specs, _CALIBRATION_SAMPLES)
-        if samples is None:
-            # What is drawn may lie outside of the calibrated range.
-            given = [rows[:_CHECKED_SAMPLES] for rows in calibration]
-            checked_on = "your `representative_data`"
-    arrays = as_samples(given, specs)
+    arrays, checked_on, calibration = _to_check(samples, representative_data, specs)
     notes, smaller = [], None
     if any(type(layer).__name__ == "QuantizeWrapperV2" for layer in all_layers(model)):
         notes.append(
@@ -95,7 +78,8 @@ def from_model(
             "the model that `quantize_model` returned."
         )
     if is_open:
-        note, smaller = _try_sizes(model, arrays, specs, drawn=given is None)
+        drawn = samples is None and representative_data is None
+        note, smaller = _try_sizes(model, arrays, specs, drawn=drawn)
         notes.append(note)
     answers = _answers(model, arrays, specs)
     here = network.on_tensorflow(network.keras_of(model))
@@ -105,7 +89,7 @@ def from_model(
         dense=dense,
         float32=float32,
         samples=arrays,
-        checked_on=_checked_on(arrays, specs, checked_on if given is not None else ""),
+        checked_on=checked_on,
         batch_open=_own_batch(model) is None,
         expected=[*answers.values()],
         smaller=smaller,
@@ -127,19 +111,15 @@ def from_file(
     """
     path = worker.file(path)
     data = pathlib.Path(path).read_bytes()
-    graph = Graph(data)
-    specs = specs_of(graph)
+    graph = Graph(data, path)
+    specs = inputs.specs_of(graph)
     if len({spec.shape[0] for spec in specs}) > 1:
         shapes = ", ".join(f"{spec.shape} of {spec.name!r}" for spec in specs)
         raise ValueError(
             f"The inputs of {path} must begin with one batch size, as samples are "
             f"given by batches. Received: {shapes}"
         )
-    checked_on = "your `samples`" if samples is not None else ""
-    if samples is None and representative_data is not None:
-        samples = take(representative_data, specs, _CHECKED_SAMPLES)
-        checked_on = "your `representative_data`"
-    samples = as_samples(samples, specs)
+    arrays, checked_on, _ = _to_check(samples, representative_data, specs)
     notes = []
     with tempfile.TemporaryDirectory(prefix="tflottery-") as folder:
         run = path
@@ -147,12 +127,12 @@ def from_file(
             notes.append("a vector's `quantized_dimension` was set to 0, its only one.")
             data, run = graph.to_bytes(keep_names=True), f"{folder}/mended.tflite"
             pathlib.Path(run).write_bytes(data)
-        outputs, failures, _ = verify.run_everywhere(run, samples)
+        outputs, failures, _ = verify.run_everywhere(run, arrays)
     why = verify.listed(failures)
     if not outputs:
-        drawn_at = None
-        if not checked_on and any(None in spec.shape[1:] for spec in specs):
-            drawn_at = [array.shape[1:] for array in samples]
+        drawn = samples is None and representative_data is None
+        is_open = any(None in spec.shape[1:] for spec in specs)
+        drawn_at = [a.shape[1:] for a in arrays] if drawn and is_open else None
         raise ValueError(_why_not(path, why, drawn_at))
     if failures:
         notes.append(
@@ -166,8 +146,8 @@ def from_file(
     return Source(
         dense=data,
         float32=data,
-        samples=samples,
-        checked_on=_checked_on(samples, specs, checked_on),
+        samples=arrays,
+        checked_on=checked_on,
         batch_open=batch_open,
         expected=outputs,
         notes=notes,
@@ -192,20 +172,30 @@ def _why_not(path: str, said: str, drawn_at: list[tuple[int, ...]] | None) -> st
     return f"{path} does not run, it may be damaged: {said}"
 
 
-def _checked_on(
-    samples: Sequence[np.ndarray], specs: Sequence[Spec], given: str
-) -> str:
-    """Returns what the samples are, which were drawn unless `given` names them."""
-    count = len(samples[0])
-    if given:
-        return f"{count} of {given}"
-    within = " within the calibrated range" if any(s.limits for s in specs) else ""
-    return f"{count} random inputs{within}"
+def _to_check(
+    samples: Any, representative_data: Any, specs: Sequence[Spec]
+) -> tuple[list[np.ndarray], str, list[np.ndarray] | None]:
+    """Returns the inputs to compare outputs on, what they are, and those to calibrate.
+
+    They are drawn if none are given.
+    """
+    what, calibration = "of your `samples`", None
+    if representative_data is not None:
+        calibration = inputs.take(representative_data, specs, _CALIBRATION_SAMPLES)
+    if samples is None and calibration is not None:
+        # What is drawn may lie outside of the calibrated range.
+        samples = [rows[:_CHECKED_SAMPLES] for rows in calibration]
+        what = "of your `representative_data`"
+    elif samples is None:
+        within = " within the calibrated range" if any(s.limits for s in specs) else ""
+        what = f"random inputs{within}"
+    arrays = inputs.as_samples(samples, specs)
+    return arrays, f"{len(arrays[0])} {what}", calibration
 
 
 def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[Spec]:
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
+    tensors = getattr(model, "inputs", None)
+    if not tensors:
         return _described(model, batch_size, samples, input_shape)
     batch = _own_batch(model) or batch_size
     if batch_size not in (1, batch):
@@ -213,21 +203,20 @@ def _specs(model: Any, batch_size: int, samples: Any, input_shape: Any) -> list[
             f"`model` {model.name!r} is built for batches of {batch}. "
             f"Received: batch_size={batch_size}"
         )
-    # Inputs given as a dict are named by its keys.
-    built_with = structure(model)
-    keys = {}
-    if isinstance(built_with, dict):
-        keys = {id(tensor): key for key, tensor in built_with.items()}
-    result = []
-    for tensor in inputs:
+    built_with = structure(model)  # inputs given as a dict are named by its keys
+    named = built_with if isinstance(built_with, dict) else {}
+    keys = {id(tensor): key for key, tensor in named.items()}
+    result, taken = [], set()
+    for tensor in tensors:
         name = str(keys.get(id(tensor)) or tensor.name.partition(":")[0])
-        while plain_name(name) in {plain_name(spec.name) for spec in result}:
+        while inputs.plain_name(name) in taken:
             name += "_"
+        taken.add(inputs.plain_name(name))
         dtype = getattr(tensor.dtype, "name", tensor.dtype)
         if dtype == "string":
             raise refusals.text_input(model, tensor, name)
         result.append(Spec((batch, *tensor.shape[1:]), np.dtype(dtype), name))
-    return fixed(result, input_shape)
+    return inputs.fixed(result, input_shape)
 
 
 def _described(
@@ -241,18 +230,18 @@ def _described(
         )
     if samples is None:
         shape = (batch_size, *[None] * np.size(input_shape))
-        return fixed([Spec(shape, np.dtype(np.float32), "input_0")], input_shape)
+        return inputs.fixed([Spec(shape, np.dtype(np.float32), "input_0")], input_shape)
     keyed = isinstance(samples, Mapping)
     listed = samples if isinstance(samples, list | tuple) else [samples]
-    named = samples if keyed else {f"input_{i}": x for i, x in enumerate(listed)}
+    each = {f"input_{i}": x for i, x in enumerate(listed)}
     specs = []
-    for name in sorted(named) if keyed else named:
-        array, key = np.asarray(named[name]), name if keyed else None
+    for name, x in sorted(samples.items()) if keyed else each.items():
+        array, key = np.asarray(x), name if keyed else None
         if array.dtype.kind in "OSU":
             raise refusals.text_input(model, None, name)
         shape = (batch_size, *array.shape[1:])
         specs.append(Spec(shape, array.dtype, str(name), key=key))
-    return fixed(specs, input_shape)
+    return inputs.fixed(specs, input_shape)
 
 
 def _own_batch(model: Any) -> int | None:

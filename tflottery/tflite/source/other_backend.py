@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tflottery.tflite.file.inputs import Spec
+from tflottery.tflite.run import worker
 from tflottery.tflite.source import converter
 from tflottery.tflite.source.generations import all_layers
 
@@ -38,12 +38,7 @@ def to_tflite(
         (folder / "job.json").write_text(json.dumps(job))
         if calibration is not None:
             np.savez(folder / "calibration.npz", *calibration)
-        environment = dict(os.environ, KERAS_BACKEND="tensorflow")
-        environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        # The process must find every module that this one finds.
-        root = str(pathlib.Path(__file__).parents[2])
-        paths = [root, *(os.path.abspath(path) for path in sys.path)]
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        environment = {**worker.environment(), "KERAS_BACKEND": "tensorflow"}
         command = [sys.executable, "-W", "ignore", "-m", __name__, name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if (folder / "error.txt").exists():

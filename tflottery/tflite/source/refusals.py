@@ -112,10 +112,8 @@ def text_input(model: Any, tensor: Any, name: str) -> ValueError:
     readers = [
         layer.name for layer in all_layers(model) if type(layer).__name__ in _READ_TEXT
     ]
-    readers = (
-        readers
-        if tensor is None
-        else [
+    if tensor is not None:
+        readers = [
             layer.name
             for layer in model.layers
             if type(layer).__name__ != "InputLayer"
@@ -123,7 +121,6 @@ def text_input(model: Any, tensor: Any, name: str) -> ValueError:
             for read in getattr(node, "keras_inputs", None) or node.input_tensors
             if read is tensor
         ]
-    )
     return ValueError(
         f"Input {name!r} is text, for which TFLite has no operators. {_cut(readers)}"
     )

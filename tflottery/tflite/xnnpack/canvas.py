@@ -91,7 +91,9 @@ class Canvas:
         if not bias:  # required by the plain kernels
             channels = graph.shape(target)[3]
             bias = [graph.add_const(np.zeros(channels, np.float32))]
-        options = {"depthMultiplier": 1} if name == "DEPTHWISE_CONV_2D" else {}
+        options: dict[str, Any] = {}
+        if name == "DEPTHWISE_CONV_2D":
+            options["depthMultiplier"] = 1
         self.new.append(
             graph.op(
                 name,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -19,23 +20,18 @@ from tflottery.tflite.file.graph import FLOAT32, Graph, schema
 Padding = tuple[int, int, int, int]  # top, right, bottom, left
 
 # Operators on each value by itself that have a planar form.
-UNARY = frozenset(
-    (
-        *("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "HARD_SWISH", "TANH", "ELU"),
-        *("LEAKY_RELU", "GELU", "ABS", "NEG", "SQUARE", "SQRT", "RSQRT", "EXP"),
-        *("FLOOR", "CEIL", "ROUND"),
-    )
-)
-_DELEGATED = UNARY | frozenset(
-    (
-        *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "PAD"),
-        *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"),
-        *("MEAN", "SUM", "MAX_POOL_2D", "AVERAGE_POOL_2D", "SOFTMAX", "PRELU"),
-        *("RESHAPE", "EXPAND_DIMS", "TRANSPOSE", "CONCATENATION", "SPLIT", "SLICE"),
-        *("STRIDED_SLICE", "RESIZE_BILINEAR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"),
-        *("BATCH_MATMUL",),
-    )
-)
+_UNARY = """
+RELU RELU6 RELU_N1_TO_1 LOGISTIC HARD_SWISH TANH ELU LEAKY_RELU GELU ABS NEG SQUARE SQRT
+RSQRT EXP FLOOR CEIL ROUND
+"""
+UNARY = frozenset(_UNARY.split())
+_OTHERS = """
+CONV_2D DEPTHWISE_CONV_2D TRANSPOSE_CONV FULLY_CONNECTED BATCH_MATMUL PAD ADD SUB MUL
+DIV MAXIMUM MINIMUM SQUARED_DIFFERENCE MEAN SUM MAX_POOL_2D AVERAGE_POOL_2D SOFTMAX
+PRELU RESHAPE EXPAND_DIMS TRANSPOSE CONCATENATION SPLIT SLICE STRIDED_SLICE
+RESIZE_BILINEAR DEPTH_TO_SPACE SPACE_TO_DEPTH
+"""
+_DELEGATED = UNARY.union(_OTHERS.split())
 _FIRST_INPUT_ONLY = frozenset(["MEAN", "SUM", "RESHAPE", "RESIZE_BILINEAR", "PAD"])
 EXITS = frozenset({"MEAN", "SUM", "DEPTH_TO_SPACE"})
 
@@ -160,17 +156,11 @@ def _nodes(graph: Graph, part: list[Any], origin: dict[int, int]) -> list[_Node]
             flags = _flags(graph, op, read, padding, constant)
         nodes.append(_Node(op, name, moving, op.outputs, flags, weight))
     nodes = [node for node in nodes if id(node.op) not in fused]
-    for index, node in enumerate(nodes):
-        node.leader = index
-    return nodes
+    return [dataclasses.replace(node, leader=i) for i, node in enumerate(nodes)]
 
 
 def _flags(
-    graph: Graph,
-    op: Any,
-    read: list[int],
-    padding: Padding | None,
-    constant: set[int],
+    graph: Graph, op: Any, read: list[int], padding: Padding | None, constant: set[int]
 ) -> int:
     name, options = graph.name(op), op.builtinOptions
     shape = graph.shape(read[0])
@@ -267,12 +257,14 @@ def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outloo
         if lives(node) and any(planar[t] != every[t] for t in node.inputs):
             nodes[node.leader].flags |= _BAD  # XNNPACK does not count graph outputs
     for node in nodes:
-        if node.weight is not None and not nodes[node.leader].flags & _BAD:
+        leader = nodes[node.leader]
+        if node.weight is not None and not leader.flags & _BAD:
             shape = graph.shape(node.weight)
             if node.name == "FULLY_CONNECTED" or max(shape[1:3]) == 1:
-                zeros, size = _zeros(graph, node.weight, origin)
-                nodes[node.leader].zeros += zeros
-                nodes[node.leader].parameters += size
+                stored = origin.get(node.weight, node.weight)
+                values = np.frombuffer(graph.raw(stored), graph.dtype(stored))
+                leader.zeros += math.prod(shape) - int(np.count_nonzero(values))
+                leader.parameters += math.prod(shape)
     turned: set[int] = set()  # the values that are kept planar
     for node in nodes:
         leader = nodes[node.leader]
@@ -292,11 +284,3 @@ def _rewrite(graph: Graph, nodes: list[_Node], origin: dict[int, int]) -> Outloo
         if tensor in makers
     ]
     return Outlook(sparse=tuple(sparse), wrong=tuple(wrong))
-
-
-def _zeros(graph: Graph, tensor: int, origin: dict[int, int]) -> tuple[int, int]:
-    """Returns the number of zeros in a weight, and its size."""
-    stored = origin.get(tensor, tensor)
-    size = int(np.prod(graph.shape(tensor)))
-    values = np.frombuffer(graph.raw(stored), graph.dtype(stored))
-    return size - int(np.count_nonzero(values)), size
