@@ -2,10 +2,15 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def pytest_configure(config):
+    controls = not hasattr(config, "workerinput")
+    if controls and config.getoption("dist", "no") != "no":
+        return  # It runs no tests, so it need not wait for TensorFlow.
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return
     import tensorflow as tf
@@ -18,7 +23,16 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Puts long tests first, so that no core waits for one at the end."""
-    items.sort(key=lambda item: "slow" not in item.keywords)
+    longest = "without_tensorflow_test.py"
+    items.sort(key=lambda i: ("slow" not in i.keywords, i.path.name != longest))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_fsync():
+    """Lets no test wait for the disk: what they write need not outlast a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 # Doctests are looked for in every module, which imports it.
