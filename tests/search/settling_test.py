@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -213,16 +214,12 @@ def bytes_in(run_dir):
 def test_a_search_killed_at_any_write_goes_on_to_the_same_bytes(
     find, tmp_path, monkeypatch, retrain
 ):
-    write, left = files.write, [10**6]
+    write, copies = files.write, []
 
-    def dying(path, data):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
+    def copying(path, data):
+        copies.append(tmp_path / str(len(copies)))
+        shutil.copytree(tmp_path / "whole", copies[-1])
         write(path, data)
-
-    monkeypatch.setattr(files, "write", dying)
-    monkeypatch.setattr(files.os, "fsync", lambda file: None)
 
     def search(run_dir):
         keras.utils.set_random_seed(4)
@@ -230,15 +227,14 @@ def test_a_search_killed_at_any_write_goes_on_to_the_same_bytes(
         options |= {"select": "sparsest_winning", "callbacks": [Ends()]}
         return find(winning(1, 2), run_dir=run_dir, settle=0.9, **options, **HALVING)
 
-    search(tmp_path / "whole")
-    whole, count = bytes_in(tmp_path / "whole"), 10**6 - left[0]
-    for number in range(count):
-        left[0] = number
-        with pytest.raises(KeyboardInterrupt):
-            search(tmp_path / str(number))
-        left[0] = 10**6
-        assert in_full(search(tmp_path / str(number)).ticket) == [0, 2, 3, 4]
-        assert bytes_in(tmp_path / str(number)) == whole
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", copying)
+        search(tmp_path / "whole")
+    whole = bytes_in(tmp_path / "whole")
+    assert len(copies) > 30
+    for copy in copies:
+        assert in_full(search(copy).ticket) == [0, 2, 3, 4]
+        assert bytes_in(copy) == whole
 
 
 def test_what_is_drawn_outlives_the_renaming_of_layers_and_of_rounds(find, tmp_path):
