@@ -98,8 +98,6 @@ NO_CALL = {
     "export": r"has no `call`, .* Export a part of it: model\.",
 }
 NO_STRINGS = "is text, for which TFLite has no operators. That is for layer '%s'"
-# XLA takes longer to compile a step than these programs take to train.
-PLAIN = {"optimizer": "adam", "jit_compile": False}
 
 
 def part(name: str, *, cut: bool = False) -> dict[str, Any]:
@@ -120,10 +118,19 @@ def part(name: str, *, cut: bool = False) -> dict[str, Any]:
     return {"num_classes": 3, "backbone": backbone}
 
 
+def momentum(keras: Any) -> dict[str, Any]:
+    """Returns arguments of `compile` whose step is traced quickly.
+
+    Adam's takes longer to trace. XLA takes longer to compile a step than these programs
+    take to train.
+    """
+    return {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9), "jit_compile": False}
+
+
 def classifier(keras: Any) -> dict[str, Any]:
     """Returns the arguments of `compile` for class numbers."""
     return {
-        **PLAIN,
+        **momentum(keras),
         "loss": "sparse_categorical_crossentropy",
         "metrics": ["accuracy"],
     }
@@ -131,12 +138,12 @@ def classifier(keras: Any) -> dict[str, Any]:
 
 def regression(keras: Any) -> dict[str, Any]:
     """Returns the arguments of `compile` for numbers."""
-    return {**PLAIN, "loss": "mse"}
+    return {**momentum(keras), "loss": "mse"}
 
 
 def own_step(keras: Any) -> dict[str, Any]:
     """Returns the arguments of `compile` for a model that computes its own loss."""
-    return dict(PLAIN)
+    return {"optimizer": "adam", "jit_compile": False}
 
 
 def numbers(*shape: int) -> np.ndarray:

@@ -8,10 +8,10 @@ from making.programs.catalogue import (
     BOTH,
     NO_CALL,
     NO_GRAPH,
-    PLAIN,
     classifier,
     dataset,
     dense,
+    momentum,
     numbers,
     own_step,
     part,
@@ -188,7 +188,7 @@ def contrastive(keras: Any):
     return Contrastive(), {"ds": ds, "validation_data": ds}
 
 
-@program(lambda keras: {**PLAIN, "loss": "binary_crossentropy"})
+@program(lambda keras: {**momentum(keras), "loss": "binary_crossentropy"})
 def siamese(keras: Any):
     encoder = dense(keras, 16, 8)
     left, right = keras.Input((6,), name="left"), keras.Input((6,), name="right")
@@ -240,7 +240,7 @@ def graph_convolution(keras: Any):
     }
 
 
-@program(lambda keras: {**PLAIN, "loss": "binary_crossentropy"})
+@program(lambda keras: {**momentum(keras), "loss": "binary_crossentropy"})
 def pixel_cnn(keras: Any):
     class MaskedConvolution(keras.layers.Layer):
         def __init__(self, filters, **kwargs):

@@ -43,6 +43,7 @@ class Bench:
 
     def hold(self) -> None:
         """Trains on by `fit`."""
+        self.model.run_eagerly = True  # Quicker than a trace, for a step.
         self.train(self.model, self.model.ticket)
 
     def ticket(self) -> None:
@@ -50,7 +51,7 @@ class Bench:
         self.model.ticket.save(self.folder / "ticket.safetensors")
         ticket = tflottery.load_ticket(self.folder / "ticket.safetensors")
         again, _ = catalogue.made(self.program, self.keras)
-        again.run_eagerly = True  # Quicker than a trace, for a few batches.
+        again.run_eagerly = True  # Quicker than a trace, for a step.
         if not again.built:
             self.fit(again)  # As a user would build it.
         ticket.apply(again)
@@ -71,7 +72,7 @@ class Bench:
             arguments["safe_mode"] = False  # For Lambda.
         loaded = self.keras.models.load_model(path, **arguments)
         catalogue.compiled(self.program, loaded, self.keras)
-        loaded.run_eagerly = True  # Quicker than a trace, for a few batches.
+        loaded.run_eagerly = True  # Quicker than a trace, for a step.
         tflottery.hold(loaded, include=self.arguments.get("include", ()))
         self.train(loaded, ticket)
 

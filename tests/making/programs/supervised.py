@@ -9,10 +9,10 @@ from making.programs.catalogue import (
     BOTH,
     NO_STRINGS,
     ORDINARY,
-    PLAIN,
     classifier,
     dataset,
     dense,
+    momentum,
     numbers,
     program,
     regression,
@@ -116,7 +116,7 @@ def wide_and_deep(keras: Any):
 
 @program(
     lambda keras: {
-        **PLAIN,
+        **momentum(keras),
         "loss": "binary_crossentropy",
         "metrics": [keras.metrics.Recall(name="recall")],
     },
@@ -195,7 +195,7 @@ def augmented(keras: Any):
 
 @program(
     lambda keras: {
-        **PLAIN,
+        **momentum(keras),
         "loss": {"kind": "sparse_categorical_crossentropy", "size": "mse"},
         "loss_weights": {"kind": 1.0, "size": 0.5},
         "metrics": {"kind": ["accuracy"]},
@@ -273,7 +273,7 @@ def data_frame(keras: Any):
 
 @program(
     lambda keras: {
-        **PLAIN,
+        **momentum(keras),
         "loss": "sparse_categorical_crossentropy",
         "weighted_metrics": ["accuracy"],
     },
@@ -303,34 +303,51 @@ def padded(keras: Any):
     return model, {"ds": ds, "validation_data": ds}
 
 
-def application(keras: Any, name: str, *, frozen: bool):
-    base = getattr(keras.applications, name)(
-        weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg"
-    )
+def with_head(keras: Any, base: Any, size: int, *, frozen: bool):
     base.trainable = not frozen
-    image = keras.Input((32, 32, 3))
+    image = keras.Input((size, size, 3))
     x = keras.layers.Dense(32, activation="relu")(base(image, training=not frozen))
     out = keras.layers.Dense(3, activation="softmax")(x)
-    data = (numbers(32, 32, 3), whole(3))
+    data = (numbers(size, size, 3), whole(3))
     return keras.Model(image, out), {"ds": dataset(*data), "validation_data": data}
 
 
 @program(classifier)
+def frozen_base(keras: Any):
+    layers = keras.layers
+    stack = [layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU()]
+    stack += [layers.DepthwiseConv2D(3), layers.GlobalAveragePooling2D()]
+    base = keras.Sequential([keras.Input((8, 8, 3)), *stack])
+    return with_head(keras, base, 8, frozen=True)
+
+
+def by_adam(keras: Any) -> dict[str, Any]:
+    return {**classifier(keras), "optimizer": "adam"}  # Their features are tiny.
+
+
+def application(keras: Any, name: str, *, frozen: bool):
+    base = getattr(keras.applications, name)(
+        weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg"
+    )
+    return with_head(keras, base, 32, frozen=frozen)
+
+
+@program(by_adam, untested=("search",))
 def mobilenet_frozen(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=True)
 
 
-@program(classifier, untested=("search",))
+@program(by_adam, untested=("search",))
 def mobilenet_tuned(keras: Any):
     return application(keras, "MobileNetV3Small", frozen=False)
 
 
-@program(classifier, untested=("search",))
+@program(by_adam, untested=("search",))
 def efficientnet_tuned(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=False)
 
 
-@program(classifier, untested=("search",))
+@program(by_adam, untested=("search",))
 def efficientnet_frozen(keras: Any):
     return application(keras, "EfficientNetV2B0", frozen=True)
 
