@@ -18,15 +18,14 @@ ONLY = flags.DEFINE_string("only", None, "One program by name.")
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE.parent / "docs" / "programs.md"
-MOST = 120  # Characters of a message.
 
 HEAD = """# Programs
 
-What becomes of small programs of many kinds, those of `tests/making/programs`, in every
-step: `find_ticket`; another `fit`, which must keep pruned weights at zero; the ticket
-saved, loaded and applied to the program built again; `model.save`, Keras' `load_model`
-and `tflottery.hold`; `transfer_ticket`, of most subclassed programs with a part as
-`backbone`; `export_tflite`. "ok", or what was said.
+Small programs of many kinds, those of `tests/making/programs`, and what becomes of
+each in these steps: `find_ticket`; another `fit`, which must keep pruned weights at
+zero; the ticket saved, loaded and applied to the program built again; `model.save`,
+Keras' `load_model` and `tflottery.hold`; `transfer_ticket`, for most subclassed
+programs with a part as `backbone`; `export_tflite`. A number is that of an error below.
 
 Made by `python benchmarks/programs.py`.
 
@@ -60,7 +59,7 @@ def main(_):
             for step in steps.STEPS:
                 text = found.get(step, "-")
                 if text not in (OK, "-"):
-                    text = " ".join(text.split())[:MOST]
+                    text = " ".join(text.split())
                     if text not in said:
                         said.append(text)
                     text = f"[{said.index(text) + 1}]"

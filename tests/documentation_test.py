@@ -23,12 +23,8 @@ Y = np.argmax(X[:, :5], axis=1)
 
 def blocks() -> list[Any]:
     """Returns the code of each block, under the name of its file."""
-    pages = [*(ROOT / "docs" / "tutorials").glob("*.md")]
-    pages += (ROOT / "docs" / "explained").glob("*.md")
-    texts = [
-        (page.stem, page.read_text(encoding="utf-8"))
-        for page in (ROOT / "README.md", *sorted(pages))
-    ]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "explained").glob("*.md"))]
+    texts = [(page.stem, page.read_text(encoding="utf-8")) for page in pages]
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -38,6 +34,21 @@ def blocks() -> list[Any]:
         pytest.param(name, textwrap.dedent(code), id=name)
         for name, text in texts
         for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def tutorials() -> list[Any]:
+    """Returns the pages with code that the site does not run, all of it joined.
+
+    Such a page says that it goes on from the first block of another.
+    """
+    folder = ROOT / "docs" / "tutorials"
+    text = (folder / "own_model.md").read_text(encoding="utf-8")
+    first = re.findall(r"```\{code-cell\} python\n(.*?)```", text, re.DOTALL)[0]
+    return [
+        pytest.param(page.stem, "\n".join([first, *found]), id=page.stem)
+        for page in sorted(folder.glob("*.md"))
+        if (found := re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
     ]
 
 
@@ -99,3 +110,13 @@ def test_the_block_runs(tmp_path, monkeypatch, name, code):
     if "evaluate_tflite" in code:
         tflottery.export_tflite(given["student"], "student.tflite")
     exec(compile(code, name, "exec"), given)
+
+
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), tutorials())
+def test_the_tutorial_runs_after_the_block_it_goes_on_from(
+    tmp_path, monkeypatch, name, code
+):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, name, "exec"), {})
