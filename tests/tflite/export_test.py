@@ -316,19 +316,7 @@ def recurrent():
     return keras.Model(steps, layers.Dense(3)(layers.LSTM(16)(steps)))
 
 
-def mobilenet_v1():
-    return keras.applications.MobileNet((32, 32, 3), 0.25, weights=None, classes=10)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        two_inputs,
-        two_outputs,
-        recurrent,
-        pytest.param(mobilenet_v1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("build", [two_inputs, two_outputs, recurrent])
 def test_other_kinds_of_models_are_right(build, tmp_path):
     model = prune(build())
     for target in ("size", "sparse_speed"):
