@@ -32,8 +32,10 @@ def make_model():
     return tf_keras.Model(inputs, layers.Dense(3, "softmax", name="output")(x))
 
 
-def wrap(schedule, optimizer="adam", model=None, **options):
+def wrap(schedule, optimizer=None, model=None, **options):
     model = make_model() if model is None else model
+    # Momentum is traced quickly.
+    optimizer = optimizer or optimizers.SGD(0.1, momentum=0.9)
     wrapped = sparsity.prune_low_magnitude(model, schedule)
     wrapped.compile(
         optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **options
