@@ -453,6 +453,8 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
             pass
 
 
+# JAX warns of any fork once another test has used it; this child only sleeps.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_lock_outlasts_a_copy_of_the_folder_but_not_its_process(tmp_path):
     (tmp_path / "run").mkdir()
     with locks.held(tmp_path / "run"):
