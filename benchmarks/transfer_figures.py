@@ -56,7 +56,8 @@ def table(setting: results_lib.Setting, title: str) -> list[str]:
     for curve in setting.curves:
         if curve.arm == "dense":
             found = intervals.compare(curve.points[0], setting.dense).test
-            text += f"{figures.label(curve)}: {percent(found, '+')} points. "
+            start = figures.label(curve).capitalize()
+            text += f"{start}: {percent(found, '+')} points. "
         else:
             curves.append(curve)
     lines = [f"## {title}", ""] if title else []

@@ -66,9 +66,9 @@ def train_longer(
     arrays = recipe.arrays(images, seed=seed)
     train = train_pipeline(recipe, arrays, seed)
     model = dense.apply(recipe.build(images, seed=seed))
+    epochs = recipe.epochs(len(arrays.train[0]))
     for _ in range(rounds):
         training.compile_model(model, recipe)
-        epochs = recipe.epochs(len(arrays.train[0]))
         model.fit(train, epochs=epochs, shuffle=False, verbose=0)
     return dataclasses.replace(dense, trained=controls.weights_of(model))
 

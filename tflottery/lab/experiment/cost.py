@@ -55,11 +55,8 @@ def cost(design: Design, *, seeds: int | None = None, data_dir: Any = None) -> C
     trials = [trial for seed in chosen for trial in design.trials(seed)]
     rounds = sum(search.prunings + 1 for search in searches)
     parts = [known[None]] * rounds
-    parts += [known[None]] * sum(
-        searches[-1].prunings
-        for seed in chosen
-        if any(t.weights == "longer" for t in design.trials(seed))
-    )
+    longer = {trial.seed for trial in trials if trial.weights == "longer"}
+    parts += [known[None]] * (len(longer) * searches[-1].prunings)
     for trial in trials:
         parts += [known[trial.target]] * _trainings(design, trial)
     steps, seconds = (sum(values) for values in zip(*parts, strict=True))
