@@ -1,5 +1,7 @@
 """Each arm changes what it is named for, and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,22 @@ def test_fresh_weights_of_another_network_are_an_error():
     fresh = {**weights(9), "b/kernel": np.zeros((30, 11), np.float32)}
     with pytest.raises(ValueError, match=r"'b/kernel' has shape \(30, 10\)"):
         controls.dense(ticket(), fresh, 0)
+
+
+@pytest.mark.parametrize("arm", ["randomly_masked", "layer_shuffled"])
+def test_places_do_not_depend_on_how_keras_numbered_the_layers(arm):
+    def named(a, b):
+        names = {"a/": f"{a}/", "b/": f"{b}/"}
+        given = ticket()
+        return {
+            part: {names[p[:2]] + p[2:]: w for p, w in getattr(given, part).items()}
+            for part in ("masks", *WEIGHTS)
+        }
+
+    found = []
+    for names in (("dense", "dense_1"), ("dense_4", "dense_9")):
+        parts = named(*names)
+        given = dataclasses.replace(ticket(), **parts)
+        found.append(controls.ARMS[arm](given, parts["trained"], 0).masks.values())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

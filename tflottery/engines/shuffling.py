@@ -110,13 +110,17 @@ def is_ordered(data: Any) -> bool:
     return getattr(type(data), "_of_tflottery", False) is True
 
 
+def generator(seed: int, epoch: int, batch: int) -> np.random.Generator:
+    """Returns the generator that augments a batch of an epoch."""
+    # NumPy reads the seed (seed, epoch) of `order` as (seed, epoch, 0, 0): the 1 makes
+    # this generator a different one.
+    return np.random.default_rng((seed, int(epoch), 1, int(batch)))
+
+
 def _augmented(
     augment: Augment, x: np.ndarray, seed: int, epoch: int, index: int
 ) -> np.ndarray:
-    # NumPy reads the seed (seed, epoch) of `order` as (seed, epoch, 0, 0): the 1 makes
-    # this generator a different one.
-    rng = np.random.default_rng((seed, int(epoch), 1, int(index)))
-    return np.asarray(augment(x, rng), dtype=np.float32)
+    return np.asarray(augment(x, generator(seed, epoch, index)), dtype=np.float32)
 
 
 def _tf_dataset(

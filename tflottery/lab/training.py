@@ -15,6 +15,9 @@ from tflottery.lab.data.datasets import Images, Labelled
 from tflottery.lab.data.pipelines import Augment
 from tflottery.lab.models import builder, unknown
 
+_KEEP = ("best", "last")
+_PRECISIONS = ("float32", "mixed_bfloat16")
+
 Optimizer = Callable[[Any, int], Any]
 """Makes a Keras optimizer from the Keras module and the steps of a round."""
 
@@ -86,6 +89,7 @@ class Recipe:
     optimizer: Optimizer
     validation: float = 0.1  # Share of the training images, in (0, 1).
     images_per_class: int | None = None  # Training images; `None` is all.
+    precision: str = "float32"  # Keras' dtype policy, in which the network is built.
     standardized: bool = (
         False  # Channels get mean 0, deviation 1; else values in [0, 1].
     )
@@ -109,8 +113,9 @@ class Recipe:
         checks.whole("batch_size", self.batch_size, at_least=1)
         checks.whole("steps", self.steps, at_least=1)
         checks.fraction("validation", self.validation, "a share of the training images")
-        if self.keep not in ("best", "last"):
-            raise ValueError(unknown("keep", self.keep, ("best", "last")))
+        for name, known in (("keep", _KEEP), ("precision", _PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(unknown(name, getattr(self, name), known))
         LotteryConfig(**self.search_settings(self.batch_size))
 
     @property
@@ -131,7 +136,19 @@ class Recipe:
     def build(self, images: Images, **options: Any) -> Any:
         """Returns the model for a dataset, not compiled; `options` as in `models`."""
         shape = self.input_shape or images.input_shape
-        return builder(self.model)(shape, images.num_classes, **options)
+        return self.network(shape, images.num_classes, **options)
+
+    def network(
+        self, input_shape: tuple[int, ...], num_classes: int, **options: Any
+    ) -> Any:
+        """Returns the model for images of a shape, in this recipe's precision."""
+        keras = options.get("keras") or importlib.import_module("keras")
+        before = keras.mixed_precision.global_policy()
+        keras.mixed_precision.set_global_policy(self.precision)
+        try:
+            return builder(self.model)(input_shape, num_classes, **options)
+        finally:
+            keras.mixed_precision.set_global_policy(before)
 
     def arrays(self, images: Images, *, seed: int) -> "Arrays":
         """Returns a dataset prepared for this recipe.

@@ -103,7 +103,7 @@ class Run:
     def save_round(self, ticket: Ticket) -> None:
         """Writes a finished round: its ticket, then the record that completes it."""
         if self.writes:
-            ticket = _with_paths(ticket, self._there)
+            ticket = with_paths(ticket, self._there)
             ticket.save(self._of_round(ticket.round, "ticket"))
             record = dataclasses.asdict(ticket.rounds[ticket.round])
             files.write_json(self._of_round(ticket.round, "json"), record)
@@ -151,7 +151,7 @@ class Run:
             raise files.FileError(
                 f"{path} is the ticket of round {ticket.round}. {_WHOLE}"
             )
-        return _with_paths(ticket, self._here)
+        return with_paths(ticket, self._here)
 
     def check_whole(
         self, current: Mapping[str, Any] | None, *, rewinds: bool
@@ -204,7 +204,7 @@ class Run:
     def finish(self, ticket: Ticket) -> None:
         """Writes the ticket that the search found."""
         if self.writes:
-            ticket = _with_paths(ticket, self._there)
+            ticket = with_paths(ticket, self._there)
             ticket.save(self.path / "ticket.safetensors")
 
     def _has(self, name: str) -> bool:
@@ -300,7 +300,7 @@ def _of_paths(record: Round, names: Mapping[str, str]) -> Round:
     return dataclasses.replace(record, density_per_layer=density)
 
 
-def _with_paths(ticket: Ticket, names: Mapping[str, str]) -> Ticket:
+def with_paths(ticket: Ticket, names: Mapping[str, str]) -> Ticket:
     """Returns the ticket with its paths renamed by `names`."""
     if all(was == now for was, now in names.items()):
         return ticket

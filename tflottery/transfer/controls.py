@@ -34,7 +34,7 @@ def reinitialized(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
 
 def randomly_masked(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
     """Random masks with the ticket's density in each layer, on fresh weights."""
-    masks = _shuffled_masks(ticket, seed)
+    masks = _shuffled(ticket.masks, ticket, seed)
     return _on_fresh(ticket, "randomly_masked", seed, masks, fresh)
 
 
@@ -42,13 +42,10 @@ def layer_shuffled(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
     """The ticket's own weights, moved to random places within their layers."""
     del fresh
     moved = {
-        name: {
-            path: _shuffled(w, seed, path) if path in ticket.masks else w
-            for path, w in getattr(ticket, name).items()
-        }
+        name: getattr(ticket, name) | _shuffled(getattr(ticket, name), ticket, seed)
         for name in WEIGHTS
     }
-    masks = _shuffled_masks(ticket, seed)
+    masks = _shuffled(ticket.masks, ticket, seed)
     return _derived(ticket, "layer_shuffled", seed, masks=masks, **moved)
 
 
@@ -56,7 +53,7 @@ def globally_shuffled(ticket: Ticket, fresh: Weights, seed: int) -> Ticket:
     """Masks permuted across all layers, on fresh weights (Morcos et al. 2019)."""
     flat = np.concatenate([m.reshape(-1) for m in ticket.masks.values()])
     ends = np.cumsum([m.size for m in ticket.masks.values()])[:-1]
-    pieces = np.split(_shuffled(flat, seed, ""), ends)
+    pieces = np.split(_permuted(flat, seed), ends)
     masks = {
         path: piece.reshape(mask.shape)
         for (path, mask), piece in zip(ticket.masks.items(), pieces, strict=True)
@@ -93,11 +90,16 @@ def _derived(ticket: Ticket, arm: str, seed: int, **parts: Any) -> Ticket:
     return dataclasses.replace(ticket, origin=origin, **parts)
 
 
-def _shuffled_masks(ticket: Ticket, seed: int) -> dict[str, np.ndarray]:
-    return {path: _shuffled(mask, seed, path) for path, mask in ticket.masks.items()}
+def _shuffled(arrays: Weights, ticket: Ticket, seed: int) -> dict[str, np.ndarray]:
+    """Returns the masked arrays with the values of each in a random order.
+
+    It is the same for equal seeds and paths; the numbers in Keras' layer names do not
+    count, as a network that is built again has others.
+    """
+    names = dict(zip(ticket.trained, paths.canonical(ticket.trained), strict=True))
+    return {path: _permuted(arrays[path], seed, names[path]) for path in ticket.masks}
 
 
-def _shuffled(array: np.ndarray, seed: int, path: str) -> np.ndarray:
-    """Returns the values in a random order, the same for equal seeds and paths."""
-    rng = np.random.default_rng((seed, *path.encode()))
+def _permuted(array: np.ndarray, seed: int, name: str = "") -> np.ndarray:
+    rng = np.random.default_rng((seed, *name.encode()))
     return rng.permutation(array.reshape(-1)).reshape(array.shape)

@@ -11,8 +11,20 @@ from tflottery.engines import shuffling
 Augment = shuffling.Augment
 
 
+PAD = 4
+"""How many pixels of zeros `flip_and_crop` adds on each side of an image."""
+
+
+def flips_and_crops(
+    num_images: int, rng: np.random.Generator, pad: int = PAD
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws each crop's first row and column, and whether to mirror it: three [N]."""
+    top, left = rng.integers(2 * pad + 1, size=(2, num_images))
+    return top, left, rng.random(num_images) < 0.5
+
+
 def flip_and_crop(
-    images: np.ndarray, rng: np.random.Generator, pad: int = 4
+    images: np.ndarray, rng: np.random.Generator, pad: int = PAD
 ) -> np.ndarray:
     """Mirrors half of the images, and crops each at random after zero padding.
 
@@ -22,8 +34,7 @@ def flip_and_crop(
     """
     num_images, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    top, left = rng.integers(2 * pad + 1, size=(2, num_images))
-    mirrored = rng.random(num_images) < 0.5
+    top, left, mirrored = flips_and_crops(num_images, rng, pad)
     out = np.empty_like(images)
     # Twice as fast as one gather with an index per pixel.
     for i in range(num_images):

@@ -9,7 +9,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,10 +17,10 @@ import keras
 import tflottery
 from tflottery import controls
 from tflottery.core import masks as masks_lib
-from tflottery.lab import models, training
+from tflottery.lab import training
 from tflottery.lab.data import pipelines
 from tflottery.lab.data.datasets import Images
-from tflottery.lab.experiment.design import CONTROLS, TICKETS, Design, Search, Trial
+from tflottery.lab.experiment.design import CONTROLS, Design, Search, Trial
 from tflottery.lab.training import Arrays, Recipe
 
 EVALUATION_BATCH = 1_000
@@ -70,7 +70,9 @@ def train_longer(
     for _ in range(rounds):
         training.compile_model(model, recipe)
         model.fit(train, epochs=epochs, shuffle=False, verbose=0)
-    return dataclasses.replace(dense, trained=controls.weights_of(model))
+    # Keras may number the layers of the same network anew.
+    weights = zip(dense.trained, controls.weights_of(model).values(), strict=True)
+    return dataclasses.replace(dense, trained=dict(weights))
 
 
 class Bench:
@@ -95,7 +97,7 @@ class Bench:
         self._recipe = target or design.source
         self._images = images
         self._network = functools.partial(
-            models.builder(design.source.model),
+            design.source.network,
             self._recipe.input_shape or images.input_shape,
             num_classes,
         )
@@ -118,11 +120,10 @@ class Bench:
             self._arrays = self._recipe.arrays(self._images, seed=trial.seed)
             self._train = train_pipeline(self._recipe, self._arrays, trial.seed)
         arrays, train = self._arrays, self._train
-        found = self._ticket_of(trial, ticket)
+        found = self.ticket_of(trial, ticket)
         for variable, value in zip(self._optimizer.variables, self._first, strict=True):
             variable.assign(value)
-        weights: Any = trial.weights if trial.weights in TICKETS else "trained"
-        found.apply(self.model, weights=weights)
+        found.apply(self.model, weights=trial.start)
         epochs = self._recipe.epochs(len(arrays.train[0]))
         callbacks: list[Any] = [
             keras.callbacks.LambdaCallback(on_epoch_end=self._check)
@@ -149,8 +150,23 @@ class Bench:
         metrics = self.model.evaluate(
             *arrays.test, EVALUATION_BATCH, return_dict=True, verbose=0
         )
-        diverged = not math.isfinite(history.history["loss"][-1])
-        values = history.history["val_accuracy"]
+        seconds = time.monotonic() - began
+        return self.result(found, history.history, metrics, len(train), seconds)
+
+    def result(
+        self,
+        found: tflottery.Ticket,
+        history: Mapping[str, Sequence[float]],
+        metrics: Mapping[str, float],
+        steps: int,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """Returns the results of a cell.
+
+        `history` holds the logs of its epochs by name, each of so many `steps`, and
+        `metrics` those on the test images.
+        """
+        values = history["val_accuracy"]
         best = values.index(max(values))
         return {
             "density": found.density,
@@ -160,18 +176,18 @@ class Bench:
             "metric": float(metrics["accuracy"]),
             "val_metric": values[best if self._recipe.keep == "best" else -1],
             "val_metrics": values,
-            "steps": len(history.epoch) * len(train),
-            "steps_to_best": (best + 1) * len(train),
-            "seconds": time.monotonic() - began,
+            "steps": len(values) * steps,
+            "steps_to_best": (best + 1) * steps,
+            "seconds": seconds,
             "density_per_layer": masks_lib.density_per_layer(found.masks),
-            "failure": "diverged" if diverged else None,
+            "failure": None if math.isfinite(history["loss"][-1]) else "diverged",
         }
 
     def _check(self, epoch: int, logs: Any) -> None:
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
 
-    def _ticket_of(self, trial: Trial, ticket: tflottery.Ticket) -> tflottery.Ticket:
+    def ticket_of(self, trial: Trial, ticket: tflottery.Ticket) -> tflottery.Ticket:
         """Returns the ticket that a cell trains, derived from its round's."""
         if trial.weights == "fresh" or trial.arm in CONTROLS:
             fresh = controls.weights_of(self._network(seed=_OTHER_SEEDS + trial.seed))

@@ -62,6 +62,11 @@ class Trial:
     target: str | None = None  # Name of the target's recipe.
 
     @property
+    def start(self) -> Any:
+        """The weights of its ticket that it starts from, as for `Ticket.apply`."""
+        return self.weights if self.weights in TICKETS else "trained"
+
+    @property
     def name(self) -> str:
         """A unique name, for its folder."""
         folder = f"seed{self.seed}/{self.target}" if self.target else f"seed{self.seed}"
@@ -81,7 +86,7 @@ class Design:
     """
 
     name: str  # As in `tflottery reproduce NAME`.
-    preset: str = "own"  # "smoke", "cpu" or "paper".
+    preset: str = "own"  # "smoke", "cpu", "gpu" or "paper".
     shows: str = ""  # The claim that it tests, in one sentence.
     source: Recipe  # How tickets are searched for.
     targets: tuple[Recipe, ...]  # How the arms are trained; `()` is like the source.

@@ -9,7 +9,7 @@ from tflottery.lab.models import unknown
 from tflottery.lab.training import SGD, Adam, Recipe
 
 
-def design(name: str, preset: Literal["smoke", "cpu", "paper"] | str) -> Design:
+def design(name: str, preset: Literal["smoke", "cpu", "gpu", "paper"] | str) -> Design:
     """Returns a design in `DESIGNS`; ValueError if there is none, or no such preset.
 
     >>> design("lenet_mnist", "smoke").source.dataset
@@ -43,11 +43,24 @@ _DIGITS = recipes.recipe("digits")
 _RESNET6 = recipes.recipe("resnet6")
 
 
-def _targets(dataset: str, sizes: dict[int | None, int]) -> tuple[Recipe, ...]:
+# The same setting for the network of the paper, in twenty epochs a round.
+_RESNET18 = dataclasses.replace(
+    _RESNET6,
+    name="resnet18",
+    model="resnet18",
+    steps=7_500,
+    optimizer=SGD(learning_rate=0.1, weight_decay=5e-4, warmup=0.2),
+    precision="mixed_bfloat16",
+)
+
+
+def _targets(
+    dataset: str, sizes: dict[int | None, int], source: Recipe = _RESNET6
+) -> tuple[Recipe, ...]:
     """Returns a recipe for each number of images per class, with its steps."""
     return tuple(
         dataclasses.replace(
-            _RESNET6,
+            source,
             name=f"{dataset}_{size or 'all'}",
             dataset=dataset,
             images_per_class=size,
@@ -72,6 +85,31 @@ _TRANSFER = Design(
     arms=("trained", "rewind", "initial", "reinitialized", "randomly_masked"),
     regimes=REGIMES,
     heads=HEADS,
+)
+_STUDY = dataclasses.replace(
+    _TRANSFER,
+    preset="cpu",
+    source=_RESNET6,
+    targets=_targets("fashion_mnist", {50: 200, 500: 540, None: 900}),
+    prunings=6,
+    rounds=tuple(range(1, 7)),
+    arms=_SANITY,
+    frozen_arms=("trained", "trained_longer"),
+)
+_NEAR_STUDY = dataclasses.replace(
+    _TRANSFER,
+    name="few_shot_transfer",
+    preset="cpu",
+    shows="With few labels, tickets of five classes of CIFAR-10 beat dense "
+    "networks on the other five (T et al. 2022).",
+    source=dataclasses.replace(_RESNET6, steps=1_128),
+    targets=_targets("cifar10", {50: 160, 500: 432}),
+    prunings=6,
+    rounds=tuple(range(1, 7)),
+    arms=_SANITY,
+    frozen_arms=("trained", "trained_longer"),
+    source_classes=(0, 1, 2, 3, 4),
+    target_classes=(5, 6, 7, 8, 9),
 )
 _LENET_SOURCE = _changed(
     _LENET, name="lenet_transfer", batch_size=128, steps=1_290, target_sparsity=0.97
@@ -134,30 +172,21 @@ for _design in (
         source=dataclasses.replace(recipes.recipe("mehta_vgg19"), rewind_step=1_000),
         targets=(recipes.recipe("mehta_vgg19_fashion_mnist"),),
     ),
+    _STUDY,
+    _NEAR_STUDY,
     dataclasses.replace(
-        _TRANSFER,
-        preset="cpu",
-        source=_RESNET6,
-        targets=_targets("fashion_mnist", {50: 200, 500: 540, None: 900}),
-        prunings=6,
-        rounds=tuple(range(1, 7)),
-        arms=_SANITY,
-        frozen_arms=("trained", "trained_longer"),
+        _STUDY,
+        preset="gpu",
+        source=_RESNET18,
+        targets=_targets(
+            "fashion_mnist", {50: 400, 500: 1_080, None: 1_800}, _RESNET18
+        ),
     ),
     dataclasses.replace(
-        _TRANSFER,
-        name="few_shot_transfer",
-        preset="cpu",
-        shows="With few labels, tickets of five classes of CIFAR-10 beat dense "
-        "networks on the other five (T et al. 2022).",
-        source=dataclasses.replace(_RESNET6, steps=1_128),
-        targets=_targets("cifar10", {50: 160, 500: 432}),
-        prunings=6,
-        rounds=tuple(range(1, 7)),
-        arms=_SANITY,
-        frozen_arms=("trained", "trained_longer"),
-        source_classes=(0, 1, 2, 3, 4),
-        target_classes=(5, 6, 7, 8, 9),
+        _NEAR_STUDY,
+        preset="gpu",
+        source=dataclasses.replace(_RESNET18, steps=3_760),
+        targets=_targets("cifar10", {50: 320, 500: 864}, _RESNET18),
     ),
     dataclasses.replace(
         _TRANSFER,

@@ -39,7 +39,7 @@ def run(
     run_dir: Any,
     seeds: int | None = None,
     data_dir: Any = None,
-    executor: str | Executor = "local",
+    executor: str | Executor | None = None,
     verbose: str | int = "auto",
     command: str | None = None,
 ) -> Any:
@@ -53,7 +53,8 @@ def run(
         run_dir: Folder for everything that the experiment makes.
         seeds: Number of seeds, at least 1; `None` is the design's own.
         data_dir: Where the datasets are; see `datasets.load`.
-        executor: `"local"`, `"ray"` or a function; see `executors`.
+        executor: `"local"`, `"ray"`, `"stacked"` or a function; see `executors` and
+            `stacked`. `None` is `"stacked"` for the preset "gpu", else `"local"`.
         verbose: 0 shows nothing; `"auto"` bars in a terminal and lines elsewhere; 2
             lines.
         command: The command to record in the results; `None` is this program's.
@@ -66,13 +67,14 @@ def run(
             experiment.
     """
     count = whole("seeds", design.seeds if seeds is None else seeds, at_least=1)
-    if isinstance(executor, str):
+    executor = executor or ("stacked" if design.preset == "gpu" else "local")
+    if isinstance(executor, str) and executor != "stacked":
         if executor not in EXECUTORS:
-            raise ValueError(unknown("executor", executor, EXECUTORS))
+            raise ValueError(unknown("executor", executor, (*EXECUTORS, "stacked")))
         executor = EXECUTORS[executor]
     folder = _absolute(run_dir)
     _open(folder, design)
-    worker = _Worker(design, data_dir and _absolute(data_dir), folder)
+    worker = Worker(design, data_dir and _absolute(data_dir), folder)
     # A cluster searches with all seeds at once; one process finishes seed by seed.
     every = list(range(count))
     groups = [[seed] for seed in every] if executor is local else [every]
@@ -87,8 +89,18 @@ def run(
         done={"rounds": sum(rounds_done.values()), "cells": results.count(cells)},
     )
     add_round = functools.partial(progress.add, "rounds")
-    if executor is local:
+    here = executor in (local, "stacked")
+    if here:
         worker = dataclasses.replace(worker, on_round=add_round)
+    if executor == "stacked":
+        from tflottery.lab.experiment import stacked
+
+        stacked.check(design)
+        search = functools.partial(stacked.search, worker)
+        train = functools.partial(stacked.train, worker)
+    else:
+        search = functools.partial(executor, worker.search)
+        train = functools.partial(executor, worker.train)
     try:
         with progress.bars:
             for group in groups:
@@ -100,8 +112,8 @@ def run(
                         folder / "searches" / part.name / "ticket.safetensors"
                     ).exists()
                 ]
-                for part in executor(worker.search, left):
-                    if executor is not local:
+                for part in search(left):
+                    if not here:
                         for _ in range(part.prunings + 1 - rounds_done[part.name]):
                             add_round(part.name)
                 if left:
@@ -111,7 +123,7 @@ def run(
                     for trial in cells
                     if trial.seed in group and not _result_path(folder, trial).exists()
                 ]
-                for trial in executor(worker.train, left):
+                for trial in train(left):
                     row = results.add(trial)
                     where = f"{trial.target}, " if len(design.targets) > 1 else ""
                     progress.add(
@@ -133,7 +145,7 @@ _CACHE: dict[Any, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Worker:
+class Worker:
     """Runs one part of a design in any process, and writes the result to `folder`."""
 
     design: Design
@@ -152,28 +164,37 @@ class _Worker:
         from tflottery.lab.experiment import bench
 
         on_round = functools.partial(self.on_round, part.name)
-        run_dir, images = self.folder / "searches" / part.name, self._images(None)
+        run_dir, images = self.folder / "searches" / part.name, self.images(None)
         bench.search(self.design.source, images, part, run_dir, on_round)
         return part
 
     def train(self, trial: Trial) -> Trial:
         """Trains one cell."""
-        design = self.design
-        row = {"experiment": design.name, **dataclasses.asdict(trial)}
+        ticket = self.ticket(trial)
+        found = self.bench(trial, ticket).train(trial, ticket) if ticket else None
+        return self.save(trial, found)
+
+    def ticket(self, trial: Trial) -> Any:
+        """Returns the ticket of a cell's round; `None` if training diverged before."""
+        path = self.folder / "searches" / self.design.ticket(trial.seed, trial.round)
+        if not path.exists():
+            return None
+        ticket = load_ticket(path)
+        if trial.weights == "longer":
+            return self._trained_longer(ticket, trial.seed)
+        return ticket
+
+    def save(self, trial: Trial, found: Any) -> Trial:
+        """Writes what a cell `found`; `None` if it has no ticket."""
+        row = {"experiment": self.design.name, **dataclasses.asdict(trial)}
         row["source_round"] = row.pop("round")
-        path = self.folder / "searches" / design.ticket(trial.seed, trial.round)
-        if path.exists():
-            ticket = load_ticket(path)
-            if trial.weights == "longer":
-                ticket = self._trained_longer(ticket, trial.seed)
-            row |= self._bench(trial, ticket).train(trial, ticket)
-        else:  # Training diverged in an earlier round.
-            density = design.density(trial.round)
+        if found is None:
             failure = "the search ended before this round"
-            row |= {"density": density, "metric": None, "failure": failure}
+            density = self.design.density(trial.round)
+            found = {"density": density, "metric": None, "failure": failure}
         path = _result_path(self.folder, trial)
         files.make_folder(path.parent)
-        files.write_json(path, row)
+        files.write_json(path, row | found)
         return trial
 
     def _trained_longer(self, dense: Any, seed: int) -> Any:
@@ -183,20 +204,25 @@ class _Worker:
         """
         from tflottery.lab.experiment import bench
 
-        path = self.folder / "searches" / f"seed{seed}-longer.ticket"
+        path = self.longer(seed)
         if not path.exists():
             rounds = self.design.searches(seed)[-1].prunings
-            source, images = self.design.source, self._images(None)
+            source, images = self.design.source, self.images(None)
             bench.train_longer(source, images, dense, rounds, seed).save(path)
         return load_ticket(path)
 
-    def _bench(self, trial: Trial, ticket: Any) -> Any:
+    def longer(self, seed: int) -> Any:
+        """Returns the path of the dense network that was trained longer."""
+        return self.folder / "searches" / f"seed{seed}-longer.ticket"
+
+    def bench(self, trial: Trial, ticket: Any) -> Any:
+        """Returns the bench of a cell, which serves all of its kind."""
         from tflottery.lab.experiment import bench, costs
 
         key = self.folder, trial.target, trial.regime, trial.head
         if key not in _CACHE and self.design.methods:
             folder = self.folder / "searches"
-            _CACHE[key] = costs.Methods(self.design, self._images(None), folder)
+            _CACHE[key] = costs.Methods(self.design, self.images(None), folder)
         if key not in _CACHE:
             # One at a time: each holds the images of its target.
             for other in [k for k, v in _CACHE.items() if isinstance(v, bench.Bench)]:
@@ -205,15 +231,15 @@ class _Worker:
             _CACHE[key] = bench.Bench(
                 self.design,
                 target,
-                self._images(None).num_classes,
-                self._images(target),
+                self.images(None).num_classes,
+                self.images(target),
                 regime=trial.regime,
                 head=trial.head,
                 ticket=ticket,
             )
         return _CACHE[key]
 
-    def _images(self, target: Recipe | None) -> datasets.Images:
+    def images(self, target: Recipe | None) -> datasets.Images:
         """Returns the images of a target or, without one, of the source."""
         recipe = target or self.design.source
         key = self.folder, recipe.dataset_name, target is None

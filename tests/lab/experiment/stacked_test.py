@@ -1,0 +1,236 @@
+"""Trained side by side on JAX, networks are what each is alone, seed by seed."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from tflottery import load_ticket
+from tflottery.core import files
+from tflottery.lab.data import datasets, pipelines
+from tflottery.lab.experiment import designs
+from tflottery.lab.experiment import run as run_lib
+from tflottery.lab.training import SGD
+
+pytestmark = pytest.mark.slow
+jax = pytest.importorskip("jax")
+stack_lib = pytest.importorskip("tflottery.lab.experiment.stack")
+stacked = pytest.importorskip("tflottery.lab.experiment.stacked")
+
+ON_JAX = keras.backend.backend() == "jax"
+on_jax = pytest.mark.skipif(not ON_JAX, reason="needs KERAS_BACKEND=jax")
+
+SMOKE = designs.design("sparse_transfer", "smoke")
+QUICK = {"steps": 24, "optimizer": SGD(learning_rate=0.05, warmup=0.2)}
+REWOUND = dataclasses.replace(
+    SMOKE,
+    # Step 15 is the third of the second epoch.
+    source=dataclasses.replace(SMOKE.source, rewind_step=15, **QUICK),
+    targets=(),
+    prunings=2,
+    rounds=(2,),
+    arms=("rewind", "randomly_masked"),
+    regimes=("fine_tuned",),
+    heads=("linear",),
+)
+
+
+def convolutions(input_shape, num_classes):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input(input_shape),
+            layers.Conv2D(4, 3, strides=2, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(num_classes, activation="softmax"),
+        ]
+    )
+
+
+CONVOLUTIONS = dataclasses.replace(
+    REWOUND,
+    source=dataclasses.replace(
+        REWOUND.source,
+        model=convolutions,
+        augment=pipelines.flip_and_crop,
+        layer_fractions={},
+        retrain="learning_rate",
+        rewind_step=0,
+        keep="last",
+    ),
+    targets=(dataclasses.replace(SMOKE.targets[0], keep="last", **QUICK),),
+    prunings=1,
+    rounds=(1,),
+    arms=("layer_shuffled", "trained_longer"),
+    regimes=("frozen",),
+)
+
+
+def run(design, folder, executor="stacked"):
+    path = run_lib.run(design, run_dir=folder, executor=executor, verbose=0)
+    return files.read_json(path)["rows"]
+
+
+def same(one, other):
+    """Asserts that two runs found the same, but for the rounding of a sum."""
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"seconds"}:
+            if isinstance(a[name], dict):
+                assert list(a[name].values()) == list(b[name].values())
+            elif name in ("metric", "val_metric", "val_metrics"):
+                assert a[name] == pytest.approx(b[name], abs=1e-6)
+            else:
+                assert a[name] == b[name], name
+
+
+@pytest.fixture(scope="module")
+def rewound(tmp_path_factory):
+    """The folder and the rows of `REWOUND`, trained side by side."""
+    folder = tmp_path_factory.mktemp("rewound")
+    return folder, run(REWOUND, folder)
+
+
+@on_jax
+@pytest.mark.without_tensorflow
+@pytest.mark.parametrize("design", [REWOUND, CONVOLUTIONS])
+def test_each_network_is_what_it_is_alone(design, rewound, tmp_path):
+    alone, (side_by_side, rows) = tmp_path / "alone", rewound
+    if design is not REWOUND:
+        side_by_side = tmp_path / "side_by_side"
+        rows = run(design, side_by_side)
+    same(run(design, alone, "local"), rows)
+    for seed in range(design.seeds):
+        for number in range(design.prunings + 1):
+            name = f"searches/seed{seed}/rounds/{number:03d}.ticket"
+            one, other = (load_ticket(f / name) for f in (alone, side_by_side))
+            assert one.config == other.config
+            assert one.rounds[number].steps == other.rounds[number].steps
+            for a, b in zip(one.masks.values(), other.masks.values(), strict=True):
+                np.testing.assert_array_equal(a, b)
+            for part in ("initial", "rewind", "trained"):
+                pairs = zip(
+                    getattr(one, part).values(),
+                    getattr(other, part).values(),
+                    strict=True,
+                )
+                for a, b in pairs:
+                    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@on_jax
+@pytest.mark.without_tensorflow
+def test_what_is_interrupted_goes_on_from_its_last_epoch(
+    rewound, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stack_lib.Stack, "at_once", lambda self, start, most: most)
+    epochs = count_epochs(monkeypatch)
+    monkeypatch.setattr(stack_lib, "_SECONDS_BETWEEN_SAVES", 0)
+    for at in (2, 4, 8):  # In the first and the second round, and in the cells.
+        epochs.stop_at = at
+        with pytest.raises(KeyboardInterrupt):
+            run(REWOUND, tmp_path / "stopped")
+    epochs.stop_at = None
+    same(rewound[1], run(REWOUND, tmp_path / "stopped"))
+    # Two for the dense round, one from step 15 on for each other, and two for the
+    # cells; each stop lost only the epoch that it came in.
+    assert len(epochs) == (2 + 1 + 1 + 2) + 3
+    results = files.read_json(tmp_path / "stopped/results.json")
+    assert results["header"]["finished"]
+
+
+def count_epochs(monkeypatch):
+    """Returns a list that grows with each epoch, and interrupts at `stop_at`."""
+
+    class Epochs(list):
+        stop_at = None
+
+    epochs, judged = Epochs(), stack_lib.Stack._judged
+
+    def counting(self, variables, place, part):
+        if part == "validation":
+            epochs.append(part)
+            if len(epochs) == epochs.stop_at:
+                raise KeyboardInterrupt
+        return judged(self, variables, place, part)
+
+    monkeypatch.setattr(stack_lib.Stack, "_judged", counting)
+    return epochs
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The source task of `REWOUND` for two seeds, on the device."""
+    images = datasets.load("digits").of_classes(REWOUND.source_classes)
+    worker = run_lib.Worker(REWOUND, None, tmp_path)
+    assert worker.images(None).num_classes == images.num_classes
+    return stacked._Source(worker, [0, 1])
+
+
+@on_jax
+@pytest.mark.without_tensorflow
+def test_a_network_that_diverges_leaves_the_others_alone(source):
+    good, bad = source.start(0), source.start(1)
+    bad.variables[0][0][:] = np.nan
+    (alone,) = source.stack.fit([good], epochs=2)
+    beside, lost = source.stack.fit([good, bad], epochs=2)
+    for name, values in alone.history.items():
+        assert beside.history[name] == pytest.approx(values, abs=1e-6)
+    assert len(lost.history["loss"]) == 1
+    assert np.isnan(lost.history["loss"][0])
+
+
+@on_jax
+@pytest.mark.without_tensorflow
+def test_so_many_train_at_once_as_the_device_can_hold(source, monkeypatch):
+    stack, run_steps = source.stack, source.stack._run
+    clock = iter(range(1000))
+    # Each call takes a second, so that two are twice as fast side by side.
+    monkeypatch.setattr(stack_lib.time, "monotonic", lambda: next(clock))
+
+    def small(training, data, place, batches):
+        if len(place) > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return run_steps(training, data, place, batches)
+
+    stack._run = small
+    assert stack.at_once(source.start(0), 3) == 2
+    assert stack.at_once(source.start(0), 100) == 4
+
+
+@on_jax
+@pytest.mark.without_tensorflow
+def test_the_policy_of_a_recipe_is_that_of_its_network_alone():
+    recipe = dataclasses.replace(REWOUND.source, precision="mixed_bfloat16")
+    model = recipe.build(datasets.load("digits"), seed=0)
+    assert model.get_layer("fc1").compute_dtype == "bfloat16"
+    assert model.get_layer("fc1").variable_dtype == "float32"
+    assert model.get_layer("output").compute_dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"retrain": "fine_tune"}, "Set retrain='learning_rate' or 'rewind'"),
+        pytest.param(
+            {"augment": lambda x, rng: x},
+            "or augmented by `flip_and_crop`",
+            marks=on_jax,
+        ),
+        pytest.param(
+            {},
+            "set KERAS_BACKEND=jax",
+            marks=pytest.mark.skipif(ON_JAX, reason="It is."),
+        ),
+    ],
+)
+def test_what_cannot_train_side_by_side_is_an_error_that_says_so(
+    changes, message, tmp_path
+):
+    source = dataclasses.replace(REWOUND.source, **changes)
+    with pytest.raises(ValueError, match=message):
+        run(dataclasses.replace(REWOUND, source=source), tmp_path)

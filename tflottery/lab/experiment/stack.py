@@ -1,0 +1,418 @@
+"""Stack: trains networks of one architecture side by side on JAX, an epoch per call.
+
+Each is trained as `fit` would train it alone: on the same batches in the same order,
+augmented alike, by Keras' own `train_step`. Only the place of the work differs: the
+images stay on the device, `jax.lax.scan` goes through an epoch's batches there, and
+`jax.vmap` takes each step for all the networks at once.
+"""
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from tflottery.core import files, paths
+from tflottery.core.masks import Masks, Weights
+from tflottery.engines import holding, network, shuffling
+from tflottery.engines.engine import as_numbers
+from tflottery.engines.keras3 import Keras3Engine
+from tflottery.lab.data import pipelines
+from tflottery.lab.experiment.bench import EVALUATION_BATCH
+from tflottery.lab.training import Arrays, Recipe
+
+Variables = list[list[np.ndarray]]
+"""All variables of a training: the trainable ones, the others, the optimizer's."""
+
+_MEASURED = 10  # Steps that are timed to choose how many networks train at once.
+_SECONDS_BETWEEN_SAVES = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where the training of a network starts, and what it sees.
+
+    Attributes:
+        name: What tells it from the others.
+        seed: Seed of its data and their order.
+        variables: Its variables, with its masks.
+        order: The epoch whose order of the data comes first.
+    """
+
+    name: str
+    seed: int
+    variables: Variables
+    order: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """A trained network: its variables, and the logs of its epochs by name.
+
+    `at_step` are the variables after as many steps as `fit` was asked for, if it was.
+    """
+
+    variables: Variables
+    history: Mapping[str, Sequence[float]]
+    at_step: Variables
+
+
+class Stack:
+    """Trains copies of a Keras model on JAX; the model itself only lends its layers.
+
+    Args:
+        model: A compiled model that ends in a softmax.
+        recipe: How the copies are trained.
+        arrays: The data by seed, all of the same shapes.
+
+    Attributes:
+        paths: The paths of the model's weights, in order.
+        steps_per_epoch: How many batches an epoch has.
+
+    Raises:
+        ValueError: If Keras runs on another backend, or the recipe augments images in a
+            way that is not known here.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, arrays: Mapping[int, Arrays]):
+        check(recipe)
+        self._model, self._recipe, self._seeds = model, recipe, list(arrays)
+        self._data = {
+            part: tuple(
+                jnp.stack([getattr(a, part)[i] for a in arrays.values()])
+                for i in (0, 1)
+            )
+            for part in ("train", "validation", "test")
+        }
+        self._count = self._data["train"][0].shape[1]
+        self.steps_per_epoch = -(-self._count // recipe.batch_size)
+        holding.release(model, Keras3Engine.kind)
+        self._engine = Keras3Engine(model)
+        holding.build_optimizer(model)
+        self._fresh = self._engine.state()  # Without masks.
+        self.paths = list(network.variables(model))
+        first = (a[0, :1] for a in self._data["train"])
+        model.evaluate(*map(np.asarray, first), verbose=0)  # It makes the metrics.
+        model.reset_metrics()
+        self._no_logs = [np.asarray(v) for v in model.metrics_variables]
+        self._run = jax.jit(self._steps, donate_argnums=0)
+        self._judge = jax.jit(self._evaluate)
+
+    def variables(
+        self, masks: Masks, weights: Weights, optimizer: Variables | None = None
+    ) -> Variables:
+        """Returns variables with these weights under masks, by path.
+
+        The optimizer is new, or the one of other variables with the same masks' paths.
+        """
+        own = network.variables(self._model)
+        names = paths.align(weights, network.read(own))
+        self._engine.restore(self._fresh, parts=("optimizer", "seeds"))
+        self._engine.hold({names[path]: mask for path, mask in masks.items()})
+        for path, value in weights.items():
+            own[names[path]].assign(masks[path] * value if path in masks else value)
+        found = [[np.array(v) for v in part] for part in self._parts()]
+        if optimizer is not None:
+            held = {id(own[names[path]].constraint.mask) for path in masks}
+            found[2] = [
+                mine if id(v) in held else given
+                for v, mine, given in zip(
+                    self._parts()[2], found[2], optimizer[2], strict=True
+                )
+            ]
+        return found
+
+    def weights(self, variables: Variables) -> dict[str, np.ndarray]:
+        """Returns all weights among the variables by path."""
+        self._assign(variables)
+        return network.read(network.variables(self._model))
+
+    def fit(
+        self,
+        starts: Sequence[Start],
+        *,
+        epochs: int,
+        first: int = 0,
+        keep_best: bool = False,
+        at_step: int | None = None,
+        saved: Any = None,
+        on_epoch: Callable[[], None] = lambda: None,
+    ) -> list[End]:
+        """Trains networks side by side, each for the epochs from `first` on.
+
+        A network whose loss is no longer finite has no logs after that epoch.
+
+        Args:
+            starts: Where each training starts.
+            epochs: Number of epochs, at least 1.
+            first: Number of the first one.
+            keep_best: Whether to return the weights of the first epoch with the best
+                validation accuracy, not the last ones.
+            at_step: If given, the step whose variables to return as well.
+            saved: A file that keeps what an interrupted call has done. The same call
+                goes on from there.
+            on_epoch: Called after each epoch.
+
+        Returns:
+            The networks in the order of `starts`.
+        """
+        place = self._places(starts)
+        now = _stacked([start.variables for start in starts])
+        state: dict[str, Any] = {"now": now}
+        state["best"] = _copied(now[:2]) if keep_best else []
+        state["at_step"] = _copied(now) if at_step else []
+        logs: list[dict[str, list[float]]] = [{} for _ in starts]
+        done, names = first, [start.name for start in starts]
+        if saved is not None and saved.exists():
+            arrays, header = files.read_arrays(saved)
+            if header["names"] == names:
+                leaves, shape = jax.tree.flatten(state)
+                found = [arrays[f"{i:05d}"] for i in range(len(leaves))]
+                state = jax.tree.unflatten(shape, found)
+                logs, done = header["logs"], header["epoch"]
+        written = time.monotonic()
+        for epoch in range(done, epochs):
+            began = epoch * self.steps_per_epoch
+            pause = at_step and at_step - began
+            cuts = [0, self.steps_per_epoch]
+            if pause and 0 < pause < self.steps_per_epoch:
+                cuts.insert(1, pause)
+            training = (*state["now"], self._logs(len(starts)))
+            for start, end in itertools.pairwise(cuts):
+                batches = self._batches(starts, epoch, start, end)
+                training = self._run(training, self._data["train"], place, batches)
+                if end == pause:
+                    state["at_step"] = _copied(list(training[:3]))
+            *state["now"], metrics = training
+            judged = self._judged(state["now"], place, "validation")
+            better = []
+            for log, mine, found in zip(logs, self._read(metrics), judged, strict=True):
+                goes_on = np.isfinite(log.get("loss", [0.0])[-1])
+                best = max(log.get("val_accuracy", [-np.inf]))
+                better.append(goes_on and found["accuracy"] > best)
+                if goes_on:
+                    more = {f"val_{name}": value for name, value in found.items()}
+                    for name, value in (mine | more).items():
+                        log.setdefault(name, []).append(value)
+            if keep_best:
+                state["best"] = _where(better, state["now"][:2], state["best"])
+            on_epoch()
+            if (
+                saved is not None
+                and epoch + 1 < epochs
+                and time.monotonic() - written > _SECONDS_BETWEEN_SAVES
+            ):
+                leaves = enumerate(jax.tree.leaves(state))
+                arrays = {f"{i:05d}": np.asarray(leaf) for i, leaf in leaves}
+                header = {"names": names, "epoch": epoch + 1, "logs": logs}
+                files.write_arrays(saved, arrays, header)
+                written = time.monotonic()
+        last = [*state["best"], *state["now"][len(state["best"]) :]]
+        ends, kept = (_apart(tree, len(starts)) for tree in (last, state["at_step"]))
+        return [End(*end) for end in zip(ends, logs, kept, strict=True)]
+
+    def evaluate(
+        self, starts: Sequence[Start], ends: Sequence[End]
+    ) -> list[dict[str, float]]:
+        """Returns the loss and the metrics on the test images by name."""
+        place = self._places(starts)
+        return self._judged(_stacked([e.variables for e in ends]), place, "test")
+
+    def at_once(self, start: Start, most: int) -> int:
+        """Returns how many trainings are fastest side by side, up to `most`.
+
+        It times a few steps with twice as many each time, until that is no faster, or
+        the device has not the memory.
+        """
+        found, fastest, count, began = 1, np.inf, 1, 0.0
+        batches = min(_MEASURED, self._count // self._recipe.batch_size)
+        while count <= most:
+            starts = [start] * count
+            place = self._places(starts)
+            given = self._data["train"], place, self._batches(starts, 0, 0, batches)
+            try:
+                for _ in range(2):  # The first time it compiles.
+                    state = _stacked([start.variables] * count)
+                    state = (*state, self._logs(count))
+                    began = time.monotonic()
+                    jax.block_until_ready(self._run(state, *given))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                break
+            each = (time.monotonic() - began) / count
+            if each >= fastest:
+                break
+            found, fastest, count = count, each, 2 * count
+        return found
+
+    def _batches(
+        self, starts: Sequence[Start], epoch: int, start: int, end: int
+    ) -> list[Any]:
+        """Returns what the batches of an epoch hold, from `start` to `end`.
+
+        That is, for the full batches and for a smaller last one, the indices of the
+        images [T, R, B] and how each is augmented.
+        """
+        orders = [shuffling.order(self._count, s.seed, s.order + epoch) for s in starts]
+        size, pieces = self._recipe.batch_size, []
+        full = min(end, self._count // size)
+        for first, last, length in (
+            (start, full, size),
+            (max(start, full), end, self._count % size),
+        ):
+            if first >= last or not length:
+                continue
+            indices, drawn = [], []
+            for batch in range(first, last):
+                at = slice(batch * size, batch * size + length)
+                indices.append([order[at] for order in orders])
+                if self._recipe.augment is not None:
+                    draws = [
+                        pipelines.flips_and_crops(
+                            length, shuffling.generator(s.seed, s.order + epoch, batch)
+                        )
+                        for s in starts
+                    ]
+                    drawn.append([np.stack(d) for d in zip(*draws, strict=True)])
+            drawn = [np.stack(d) for d in zip(*drawn, strict=True)]
+            pieces.append((np.asarray(indices, np.int32), drawn))
+        return pieces
+
+    def _steps(self, training: Any, data: Any, place: Any, pieces: Any) -> Any:
+        """Takes the steps of some batches for all networks."""
+        x, y = data
+        train = _over(self._model.train_step, len(place))
+
+        def step(training: Any, batch: Any) -> Any:
+            indices, drawn = batch
+            images, labels = (a[place[:, None], indices] for a in (x, y))
+            if drawn:
+                images = jax.vmap(_flipped_and_cropped)(images, *drawn)
+            return train(training, (images, labels))[1], None
+
+        for piece in pieces:
+            training, _ = jax.lax.scan(step, training, piece)
+        return training
+
+    def _evaluate(self, state: Any, data: Any, place: Any) -> Any:
+        """Returns the metrics' variables after a pass over the data."""
+        test, count = _over(self._model.test_step, len(place)), data[0].shape[1]
+        size = min(EVALUATION_BATCH, count)
+
+        def step(state: Any, first: Any, length: int = size) -> Any:
+            batch = tuple(
+                jax.lax.dynamic_slice_in_dim(a, first, length, axis=1)[place]
+                for a in data
+            )
+            return test(state, batch)[1], None
+
+        state, _ = jax.lax.scan(step, state, jnp.arange(count // size) * size)
+        if count % size:
+            state, _ = step(state, count - count % size, count % size)
+        return state[2]
+
+    def _judged(self, variables: Any, place: Any, part: str) -> list[dict[str, float]]:
+        metrics = self._logs(len(place))
+        state = (*variables[:2], metrics)
+        return self._read(self._judge(state, self._data[part], place))
+
+    def _read(self, metrics: Any) -> list[dict[str, float]]:
+        """Returns the loss and the metrics of each network by name."""
+        found = []
+        for values in _apart(metrics, len(metrics[0])):
+            for variable, value in zip(
+                self._model.metrics_variables, values, strict=True
+            ):
+                variable.assign(value)
+            found.append(as_numbers(self._model.get_metrics_result()))
+        self._model.reset_metrics()
+        return found
+
+    def _parts(self) -> tuple[list[Any], list[Any], list[Any]]:
+        model = self._model
+        optimizer = model.optimizer.variables
+        return model.trainable_variables, model.non_trainable_variables, optimizer
+
+    def _assign(self, variables: Variables) -> None:
+        for part, values in zip(self._parts(), variables, strict=True):
+            for variable, value in zip(part, values, strict=True):
+                variable.assign(value)
+
+    def _logs(self, count: int) -> list[Any]:
+        """Returns the metrics' variables of so many networks before an epoch."""
+        return [jnp.stack([value] * count) for value in self._no_logs]
+
+    def _places(self, starts: Sequence[Start]) -> Any:
+        """Returns where the data of each training are among those of all seeds."""
+        return jnp.asarray([self._seeds.index(start.seed) for start in starts])
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError if a recipe cannot be trained side by side."""
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise ValueError(
+            "`executor` 'stacked' needs Keras on JAX: set KERAS_BACKEND=jax, and "
+            f"install tflottery[jax]. Received: the backend {backend!r}"
+        )
+    if recipe.augment not in (None, pipelines.flip_and_crop):
+        raise ValueError(
+            "`executor` 'stacked' takes images as they are, or augmented by "
+            f"`flip_and_crop`. Received: augment={recipe.augment!r}"
+        )
+
+
+def _flipped_and_cropped(images: Any, top: Any, left: Any, mirrored: Any) -> Any:
+    """Augments images [N, H, W, C] as `pipelines.flip_and_crop` does."""
+    pad, shape = pipelines.PAD, images.shape[1:]
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def one(image: Any, top: Any, left: Any, mirrored: Any) -> Any:
+        cut = jax.lax.dynamic_slice(image, (top, left, 0), shape)
+        return jnp.where(mirrored, cut[:, ::-1], cut)
+
+    return jax.vmap(one)(padded, top, left, mirrored)
+
+
+def _over(function: Callable, count: int) -> Callable:
+    """Returns a function over the first axis; a single network is not vectorized."""
+    if count > 1:
+        return jax.vmap(function)
+
+    def alone(*given: Any) -> Any:
+        given = jax.tree.map(lambda a: a[0], given)
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*given))
+
+    return alone
+
+
+def _copied(tree: Any) -> Any:
+    """Returns copies, of which a step that is given the originals leaves alone."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _apart(tree: Any, count: int) -> list[Any]:
+    """Returns the trees that were stacked, in NumPy."""
+    tree = jax.tree.map(np.asarray, tree)
+    return [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(count)]
+
+
+@functools.partial(jax.jit, donate_argnums=2)
+def _where(chosen: Any, tree: Any, other: Any) -> Any:
+    chosen = jnp.asarray(chosen)
+
+    def either(a: Any, b: Any) -> Any:
+        return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(either, tree, other)
