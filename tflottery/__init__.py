@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tflottery.search.cost import estimate_cost as estimate_cost
     from tflottery.search.loop import find_ticket as find_ticket
     from tflottery.search.one_fit import RewindToInit as RewindToInit
+    from tflottery.search.pools import pool as pool
     from tflottery.tflite import ExportReport as ExportReport
     from tflottery.tflite import benchmark_tflite as benchmark_tflite
     from tflottery.tflite import evaluate_tflite as evaluate_tflite
@@ -39,6 +40,7 @@ _HOME = {
     "find_ticket": "search.loop",
     "hold": "engines",
     "load_ticket": "ticket",
+    "pool": "search.pools",
     "release": "engines",
     "transfer_ticket": "transfer.student",
 }
@@ -55,6 +57,7 @@ __all__ = [
     "find_ticket",
     "hold",
     "load_ticket",
+    "pool",
     "release",
     "transfer_ticket",
 ]

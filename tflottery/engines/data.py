@@ -5,9 +5,10 @@ Serves Keras 3 and tf_keras. `keras` is always the module that the model belongs
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,25 @@ def first_batch(data: Any, name: str = "ds") -> tuple[Any, Any]:
             )
         data = batch if isinstance(batch, (tuple, list)) else (batch,)
     return data[0], data[1] if len(data) > 1 else None
+
+
+def batches(data: Any, size: int | None, steps: int | None) -> Iterator[Any]:
+    """Yields the inputs x of the first `steps` batches; `None` is all.
+
+    Arrays are cut into batches of `size` examples; `None` is 32.
+    """
+    if isinstance(data, (tuple, list)):
+        x, count = data[0], size or 32
+        firsts = range(0, arrays_in(x)[0].shape[0], count)
+        found = (map_arrays(lambda a, i=i: rows(a, i, i + count), x) for i in firsts)
+    elif hasattr(data, "__getitem__"):  # A PyDataset or a Sequence.
+        count = steps if steps is not None else steps_per_epoch(data)
+        found = (data[index] for index in range(count or 0))
+    else:
+        found = data
+    for batch in itertools.islice(found, steps):
+        whole = isinstance(data, (tuple, list)) or not isinstance(batch, (tuple, list))
+        yield batch if whole else batch[0]
 
 
 def shape_of_examples(data: Any) -> tuple[Any, ...] | None:

@@ -111,6 +111,11 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
     return found, list(layers.values())
 
 
+def is_compiled(model: Any) -> bool:
+    """Returns whether `model` has been compiled."""
+    return bool(getattr(model, "compiled", getattr(model, "_is_compiled", False)))
+
+
 def on_tensorflow(keras: Any) -> bool:
     """Returns whether TensorFlow runs the models of the module `keras`."""
     return keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow"

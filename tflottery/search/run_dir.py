@@ -153,6 +153,13 @@ class Run:
             )
         return with_paths(ticket, self._here)
 
+    def found(self) -> Ticket | None:
+        """Returns the ticket that the search found, or `None` if it goes on."""
+        if not self._has("ticket"):
+            return None
+        ticket = ticket_lib.load_ticket(self.path / "ticket.safetensors")
+        return with_paths(ticket, self._here)
+
     def check_whole(
         self, current: Mapping[str, Any] | None, *, rewinds: bool
     ) -> list[Round]:
@@ -270,6 +277,22 @@ def opened(
             files.remove_scratch(folder / "rounds", _ROUND)
             yield Run(folder, manifest)
             return
+
+
+def existing(path: Any, name: str) -> Run:
+    """Returns the run in the folder `path`, to read; errors call the argument `name`.
+
+    Raises:
+        TypeError, ValueError: If there is none, or `path` is not a path.
+    """
+    folder = files.path_of(path, name)
+    if not (folder / "run.json").exists():
+        raise RunError(
+            f"`{name}` must be the run directory of a search, with its run.json. "
+            f"Received: {name}={str(path)!r}, which "
+            + ("holds none" if folder.exists() else "does not exist")
+        )
+    return Run(folder, files.read_json(folder / "run.json"), writes=False)
 
 
 def is_run(folder: Any) -> bool:

@@ -1,0 +1,241 @@
+"""Pools: a ticket's weights interpolated with those of other rounds of its search.
+
+Yin et al. 2022, "Lottery Pools: Winning More by Interpolating Tickets without
+Increasing Training or Inference Cost", section 3.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tflottery import engines
+from tflottery.core import checks
+from tflottery.core import masks as masks_lib
+from tflottery.core.masks import Weights
+from tflottery.engines import batch_norm, joining, network
+from tflottery.engines import data as data_lib
+from tflottery.engines.engine import Engine
+from tflottery.search import rounds
+from tflottery.search.progress import Progress
+from tflottery.search.trainer import engine_for
+from tflottery.ticket import Ticket
+
+_SHARES = tuple((5 + 9 * i) / 100 for i in range(11))
+
+
+def pool(
+    model: Any,
+    run_dir_or_tickets: Any,
+    validation_data: Any,
+    *,
+    round: int | None = None,
+    ds: Any = None,
+    monitor: str | None = None,
+    batch_size: int | None = None,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    verbose: str | int = "auto",
+) -> Any:
+    """Pools the rounds of a search: may improve a ticket, without any training.
+
+    The weights of one round are interpolated with those of each other round, the
+    nearest first, under the masks of the one. Of eleven shares from 0.05 to 0.95 the
+    one with the best metric on validation data counts, the smallest of equal ones. It
+    is kept if the metric is at least what it was. A search of `n` rounds takes
+    `11 * (n - 1)` evaluations. Choosing by them flatters the metric: report that on
+    test data.
+
+    Example:
+
+    ```python
+    model = tflottery.find_ticket(model, ds, validation_data=val, run_dir="mine")
+    model = tflottery.pool(model, "mine", val, ds=ds)
+    ```
+
+    Args:
+        model: A built and compiled Keras 3 or tf_keras model of the search's
+            architecture. Its weights are replaced; its metrics judge.
+        run_dir_or_tickets: The `run_dir` of a search, or two or more of its tickets, or
+            their paths. Rounds that diverged are left out. Those that `settle` cut
+            short are tried like the others.
+        validation_data: The data to judge by, as for `find_ticket`.
+        round: The number of the round whose masks are kept. By default the one that the
+            search returned, or of tickets the sparsest.
+        ds: The data to estimate the statistics of batch normalization on for every
+            candidate, as for `find_ticket`; labels are not used. `None` takes the
+            inputs of `validation_data`. A few thousand examples are enough. Without
+            such layers it is not read.
+        monitor: The metric to judge by, such as `"val_loss"`. By default that of the
+            search.
+        batch_size: Examples per batch of arrays; `None` is 32.
+        steps_per_epoch: Batches of `ds` to read, if not all.
+        validation_steps: Batches of `validation_data` to read, if not all.
+        validation_batch_size: Examples per batch of validation arrays; `None` is
+            `batch_size`.
+        verbose: 0 prints nothing, anything else that `find_ticket` takes a line for
+            each round.
+
+    Returns:
+        The same `model`, sparse and pooled; pruned weights stay zero in later
+        training. `model.ticket` is the round's ticket with the pooled weights as
+        `trained`, and `model.ticket.origin` says which rounds they come from. If no
+        other round helped, they are the round's own.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If an argument is out of range, there are fewer than two rounds, or
+            one does not fit `model`. It says why and what to do. Whatever is raised,
+            `model` has its weights and masks again.
+    """
+    settings = data_lib.FitSettings(
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        validation_steps=validation_steps,
+        validation_batch_size=validation_batch_size,
+    )
+    joining.check(settings, {})
+    checks.check("monitor", monitor, checks.or_none(checks.TEXT))
+    progress = Progress(verbose)
+    network.keras_of(model)  # Raises if it is not a Keras model.
+    before = network.read(network.variables(model))
+    if not network.is_compiled(model):
+        raise ValueError(
+            f"`model` {model.name!r} is not compiled, so it has no loss and no metrics "
+            "to judge by. Compile it as it was for the search."
+        )
+    data = {"validation_data": joining.joined(validation_data)}
+    if ds is not None:
+        data["ds"] = joining.joined(ds)
+    for name, each in data.items():
+        data_lib.check(name, each, settings)
+        data_lib.check_examples(name, each, model)
+    data_lib.check_labels(model, data["validation_data"], "validation_data")
+    base, partners = rounds.of_search(run_dir_or_tickets, round, before)
+    engine = engine_for(model, base.config.include)
+    engine.settings = settings
+    judge = _Judge(engine, data, monitor or base.monitor)
+    try:
+        engine.leave()  # Of masks that it holds: `base` may have others.
+        ticket = _pooled(base, partners, judge, progress.say if verbose else _silent)
+        engine.restore(_state(ticket.trained), parts=("weights",))
+        engines.hold(engine.model, ticket.masks)
+    except BaseException:
+        engine.restore(_state(before), parts=("weights",))
+        engine.leave()
+        if engine.held:
+            engines.hold(engine.model, engine.held)
+        raise
+    engine.model.ticket = ticket
+    return engine.model
+
+
+def interpolated(ours: Weights, theirs: Weights, share: float) -> dict[str, np.ndarray]:
+    """Returns `ours`, moved by `share` of the way to `theirs`; integers stay.
+
+    >>> interpolated({"a": np.array([0.0, 8.0])}, {"a": np.array([4.0, 8.0])}, 0.25)
+    {'a': array([1., 8.])}
+    """
+    return {
+        path: w
+        if w.dtype.kind in "biu"
+        else (w + share * (theirs[path] - w)).astype(w.dtype)
+        for path, w in ours.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judge:
+    """Judges weights by the metric `monitor` of the model of `engine`."""
+
+    engine: Engine
+    data: Mapping[str, Any]
+    monitor: str
+
+    @property
+    def name(self) -> str:
+        """The metric as `evaluate` calls it."""
+        return self.monitor.removeprefix("val_")
+
+    def metric(self, weights: Weights) -> float:
+        """Returns the metric of the model with `weights`, which it keeps."""
+        self.engine.restore(_state(weights), parts=("weights",))
+        return self._evaluate()
+
+    def anew(self, weights: Weights) -> tuple[Weights, float]:
+        """Returns the weights with new BatchNorm statistics, and their metric."""
+        model, settings = self.engine.model, self.engine.settings
+        if not batch_norm.layers_in(model):
+            return weights, self.metric(weights)
+        self.engine.restore(_state(weights), parts=("weights",))
+        data, steps = self.data.get("ds"), settings.steps_per_epoch
+        size = settings.batch_size
+        if data is None:
+            data, steps = self.data["validation_data"], settings.validation_steps
+            size = settings.validation_batch_size or size
+        batch_norm.estimate(model, data_lib.batches(data, size, steps))
+        return self.engine.weights(), self._evaluate()
+
+    def _evaluate(self) -> float:
+        logs = self.engine.evaluate(self.data["validation_data"])
+        if self.name not in logs:
+            listed = ", ".join(f"'val_{name}'" for name in logs)
+            raise ValueError(
+                f"`monitor` must be a metric that `model` is compiled with: {listed}. "
+                f"Received: monitor={self.monitor!r} (by default that of the search)"
+            )
+        return logs[self.name]
+
+
+def _pooled(
+    base: Ticket,
+    partners: Iterable[Ticket],
+    judge: _Judge,
+    say: Callable[[str], None],
+) -> Ticket:
+    """Returns the ticket `base` with pooled weights."""
+    weights, name = base.trained, f"val_{judge.name}"
+    metric = first = judge.metric(weights)
+    better = judge.engine.better(name)  # Keras knows it once it has been computed.
+    used = []
+    say(f"Round {base.round}, {100 * base.density:.2f} % left: {name} {first:.4f}.")
+    for partner in partners:
+        best = None
+        for share in _SHARES:
+            mixed = interpolated(weights, partner.trained, share)
+            tried = judge.anew(masks_lib.apply(base.masks, mixed))
+            if np.isfinite(tried[1]) and (best is None or better(tried[1], best[1])):
+                best = (*tried, share)
+        if best is None or better(metric, best[1]):
+            found = "not finite" if best is None else f"at best {best[1]:.4f}"
+            say(f"with round {partner.round}: {found}, so it is left out.")
+            continue
+        before, (weights, metric, share) = metric, best
+        used.append({"round": partner.round, "share": share})
+        used[-1] |= {"before": before, "after": metric}
+        say(f"with round {partner.round}, share {share:.2f}: {metric:.4f}.")
+    if used:
+        listed = ", ".join(str(each["round"]) for each in used)
+        change = f"{first:.4f} -> {metric:.4f} ({metric - first:+.4f})"
+        say(f"Pooled round {base.round} with {listed}: {name} {change}.")
+    else:
+        say(f"No other round helped: the weights stay those of round {base.round}.")
+    origin = {
+        "pooled": base.round,
+        "monitor": name,
+        "before": first,
+        "after": metric,
+        "partners": used,
+        "origin": None if base.origin is None else dict(base.origin),
+    }
+    return dataclasses.replace(base, trained=weights, origin=origin)
+
+
+def _state(weights: Weights) -> dict[str, np.ndarray]:
+    return {f"weights/{path}": w for path, w in weights.items()}
+
+
+def _silent(line: str) -> None:
+    del line
