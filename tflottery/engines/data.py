@@ -172,8 +172,8 @@ def batches(data: Any, size: int | None, steps: int | None) -> Iterator[Any]:
         firsts = range(0, arrays_in(x)[0].shape[0], count)
         found = (map_arrays(lambda a, i=i: rows(a, i, i + count), x) for i in firsts)
     elif hasattr(data, "__getitem__"):  # A PyDataset or a Sequence.
-        count = steps if steps is not None else steps_per_epoch(data)
-        found = (data[index] for index in range(count or 0))
+        length = steps if steps is not None else steps_per_epoch(data)
+        found = (data[index] for index in range(length or 0))
     else:
         found = data
     for batch in itertools.islice(found, steps):

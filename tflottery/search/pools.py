@@ -5,7 +5,7 @@ Increasing Training or Inference Cost", section 3.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from tflottery import engines
 from tflottery.core import checks
 from tflottery.core import masks as masks_lib
 from tflottery.core.masks import Weights
-from tflottery.engines import batch_norm, joining, network
 from tflottery.engines import data as data_lib
-from tflottery.engines.engine import Engine
+from tflottery.engines import joining, network
 from tflottery.search import rounds
+from tflottery.search.judge import Judge
 from tflottery.search.progress import Progress
 from tflottery.search.trainer import engine_for
 from tflottery.ticket import Ticket
@@ -115,15 +115,15 @@ def pool(
     data_lib.check_labels(model, data["validation_data"], "validation_data")
     base, partners = rounds.of_search(run_dir_or_tickets, round, before)
     engine = engine_for(model, base.config.include)
-    engine.settings = settings
-    judge = _Judge(engine, data, monitor or base.monitor)
+    engine.settings, state = settings, engine.state()
+    judge = Judge(engine, data, monitor or base.monitor)
     try:
         engine.leave()  # Of masks that it holds: `base` may have others.
-        ticket = _pooled(base, partners, judge, progress.say if verbose else _silent)
-        engine.restore(_state(ticket.trained), parts=("weights",))
+        ticket = pooled(base, partners, judge, progress.say if verbose else _silent)
+        judge.give(ticket.trained)
         engines.hold(engine.model, ticket.masks)
     except BaseException:
-        engine.restore(_state(before), parts=("weights",))
+        engine.restore(state, parts=("weights", "seeds"))
         engine.leave()
         if engine.held:
             engines.hold(engine.model, engine.held)
@@ -146,58 +146,16 @@ def interpolated(ours: Weights, theirs: Weights, share: float) -> dict[str, np.n
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Judge:
-    """Judges weights by the metric `monitor` of the model of `engine`."""
-
-    engine: Engine
-    data: Mapping[str, Any]
-    monitor: str
-
-    @property
-    def name(self) -> str:
-        """The metric as `evaluate` calls it."""
-        return self.monitor.removeprefix("val_")
-
-    def metric(self, weights: Weights) -> float:
-        """Returns the metric of the model with `weights`, which it keeps."""
-        self.engine.restore(_state(weights), parts=("weights",))
-        return self._evaluate()
-
-    def anew(self, weights: Weights) -> tuple[Weights, float]:
-        """Returns the weights with new BatchNorm statistics, and their metric."""
-        model, settings = self.engine.model, self.engine.settings
-        if not batch_norm.layers_in(model):
-            return weights, self.metric(weights)
-        self.engine.restore(_state(weights), parts=("weights",))
-        data, steps = self.data.get("ds"), settings.steps_per_epoch
-        size = settings.batch_size
-        if data is None:
-            data, steps = self.data["validation_data"], settings.validation_steps
-            size = settings.validation_batch_size or size
-        batch_norm.estimate(model, data_lib.batches(data, size, steps))
-        return self.engine.weights(), self._evaluate()
-
-    def _evaluate(self) -> float:
-        logs = self.engine.evaluate(self.data["validation_data"])
-        if self.name not in logs:
-            listed = ", ".join(f"'val_{name}'" for name in logs)
-            raise ValueError(
-                f"`monitor` must be a metric that `model` is compiled with: {listed}. "
-                f"Received: monitor={self.monitor!r} (by default that of the search)"
-            )
-        return logs[self.name]
-
-
-def _pooled(
-    base: Ticket,
-    partners: Iterable[Ticket],
-    judge: _Judge,
-    say: Callable[[str], None],
+def pooled(
+    base: Ticket, partners: Iterable[Ticket], judge: Judge, say: Callable[[str], None]
 ) -> Ticket:
-    """Returns the ticket `base` with pooled weights."""
+    """Returns the ticket `base`, its weights pooled with those of `partners` in order.
+
+    `say` is told what each of them did.
+    """
     weights, name = base.trained, f"val_{judge.name}"
-    metric = first = judge.metric(weights)
+    judge.give(weights)
+    metric = first = judge.metric()
     better = judge.engine.better(name)  # Keras knows it once it has been computed.
     used = []
     say(f"Round {base.round}, {100 * base.density:.2f} % left: {name} {first:.4f}.")
@@ -205,7 +163,8 @@ def _pooled(
         best = None
         for share in _SHARES:
             mixed = interpolated(weights, partner.trained, share)
-            tried = judge.anew(masks_lib.apply(base.masks, mixed))
+            judge.give(masks_lib.apply(base.masks, mixed))
+            tried = judge.estimate_statistics(), judge.metric()
             if np.isfinite(tried[1]) and (best is None or better(tried[1], best[1])):
                 best = (*tried, share)
         if best is None or better(metric, best[1]):
@@ -231,10 +190,6 @@ def _pooled(
         "origin": None if base.origin is None else dict(base.origin),
     }
     return dataclasses.replace(base, trained=weights, origin=origin)
-
-
-def _state(weights: Weights) -> dict[str, np.ndarray]:
-    return {f"weights/{path}": w for path, w in weights.items()}
 
 
 def _silent(line: str) -> None:
