@@ -623,6 +623,10 @@ VERBS = {
         "`model` 'net' is not built, so it has no weights yet. Give it an `Input`, "
         "call `model.build(input_shape)`, or call it once on a batch."
     ),
+    "tflottery.pool(model, 'none', (X, Y))": (
+        "`run_dir_or_tickets` must be the run directory of a search, with its "
+        "run.json. Received: run_dir_or_tickets='none', which does not exist"
+    ),
     "tflottery.release(None)": (
         "`model` must be a Keras 3 or tf_keras model. Received: None of type "
         "builtins.NoneType"
