@@ -32,6 +32,8 @@ EXCEPTIONS = {
     # The batches of a search on arrays, whose order a resumed search must repeat. Users
     # pass the arrays to `find_ticket`; the lab also sets batch size and augmentation.
     "tflottery.lab.data.pipelines": "tflottery.engines.shuffling",
+    # Many networks at once, which no verb trains.
+    "tflottery.lab.experiment.stacked": "tflottery.engines.stack",
 }
 
 # Libraries that the core may import; those for file formats and URLs in files.py only.

@@ -15,7 +15,7 @@ from tflottery.lab.training import SGD
 
 pytestmark = pytest.mark.slow
 jax = pytest.importorskip("jax")
-stack_lib = pytest.importorskip("tflottery.lab.experiment.stack")
+stack_lib = pytest.importorskip("tflottery.engines.stack")
 stacked = pytest.importorskip("tflottery.lab.experiment.stacked")
 
 ON_JAX = keras.backend.backend() == "jax"

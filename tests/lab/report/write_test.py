@@ -84,6 +84,18 @@ def test_accuracy_is_drawn_over_cost_in_a_panel_for_each_density():
     assert figures.cost(setting) is None
 
 
+def test_a_method_far_below_the_others_is_an_arrow_that_stretches_no_axis():
+    found = [row | {"cost": 1 + row["source_round"]} for row in rows()]
+    for row in found:
+        if row["arm"] == "randomly_masked":
+            row["metric"] = 0.1
+    (setting,) = results_lib.settings(results_lib.read(found))
+    picture = figures.cost(setting)
+    assert picture is not None
+    arrows = picture.svg.count("<!-- ↓ 10 -->".encode())
+    assert arrows == picture.svg.count(b" left -->") > 0
+
+
 def header(**more):
     overlap = [
         [a, b, d, d] for d in DENSITIES for a, b in itertools.combinations(range(3), 2)

@@ -1,4 +1,4 @@
-"""Stacked: an experiment's searches and cells, side by side on JAX; see `stack`.
+"""Stacked: an experiment's searches and cells, side by side on JAX.
 
 The files are those of any other run, but for `stack.safetensors`: an interruption loses
 at most the last minute of what trains now, or the epoch if that takes longer.
@@ -7,9 +7,12 @@ at most the last minute of what trains now, or the epoch if that takes longer.
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import keras
 import numpy as np
 
 from tflottery import Ticket, controls, load_ticket
@@ -17,12 +20,12 @@ from tflottery.core import criteria, files, plan, pruning
 from tflottery.core import masks as masks_lib
 from tflottery.core.config import LotteryConfig, choose_monitor
 from tflottery.core.records import Round, library_versions
-from tflottery.engines import network
+from tflottery.engines.stack import Augment, End, Stack, Start, Variables
 from tflottery.lab import training
-from tflottery.lab.experiment import stack as stack_lib
+from tflottery.lab.data import pipelines
+from tflottery.lab.experiment.bench import EVALUATION_BATCH
 from tflottery.lab.experiment.design import Design, Search, Trial
-from tflottery.lab.experiment.stack import End, Stack, Start, Variables
-from tflottery.search import run_dir
+from tflottery.lab.training import Arrays, Recipe
 
 _SAVED = "stack.safetensors"
 
@@ -47,8 +50,18 @@ cost_accuracy. Leave it out.
             "retrain='learning_rate' or 'rewind', or leave it out. Received: "
             "retrain='fine_tune'"
         )
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise ValueError(
+            "`executor` 'stacked' needs Keras on JAX: set KERAS_BACKEND=jax, and "
+            f"install tflottery[jax]. Received: the backend {backend!r}"
+        )
     for recipe in (design.source, *design.targets):
-        stack_lib.check(recipe)
+        if recipe.augment not in (None, pipelines.flip_and_crop):
+            raise ValueError(
+                "`executor` 'stacked' takes images as they are, or augmented by "
+                f"`flip_and_crop`. Received: augment={recipe.augment!r}"
+            )
 
 
 def search(worker: Any, parts: Sequence[Search]) -> Iterator[Search]:
@@ -85,29 +98,21 @@ class _Source:
         self.settings = self.recipe.search_settings(len(arrays[seeds[0]].train[0]))
         self.build = functools.partial(self.recipe.build, images)
         model = training.compile_model(self.build(seed=seeds[0]), self.recipe)
-        prunable = network.prunable(model, network.keras_of(model))
-        skipped = self.recipe.skip, self.recipe.layer_fractions
-        sizes = {path: prunable[path] for path in plan.choose(prunable, *skipped)}
-        self.dense = masks_lib.ones(sizes)
-        self.stack = Stack(model, self.recipe, arrays)
+        self.stack = _stack(model, self.recipe, arrays)
+        sizes, skipped = self.stack.prunable, self.recipe.skip
+        paths = plan.choose(sizes, skipped, self.recipe.layer_fractions)
+        self.dense = masks_lib.ones({path: sizes[path] for path in paths})
         self.fit = functools.partial(
             self.stack.fit,
             epochs=self.settings["epochs"],
             saved=worker.folder / _SAVED,
         )
 
-    def load(self, path: Any) -> Ticket:
-        """Returns a ticket of the source task, with the paths of the model here."""
-        ticket = load_ticket(path)
-        return run_dir.with_paths(
-            ticket, dict(zip(ticket.trained, self.stack.paths, strict=True))
-        )
-
     def start(self, seed: int, order: int = 0) -> Start:
         """Returns the dense network of a seed before its first step."""
-        weights = controls.weights_of(self.build(seed=seed))
-        names = dict(zip(weights, self.stack.paths, strict=True))
-        weights = {names[path]: value for path, value in weights.items()}
+        # Keras may number the layers of the same network anew.
+        fresh = controls.weights_of(self.build(seed=seed)).values()
+        weights = dict(zip(self.stack.paths, fresh, strict=True))
         variables = self.stack.variables(self.dense, weights)
         return Start(f"seed {seed}", seed, variables, order)
 
@@ -153,7 +158,7 @@ class _Rounds:
         self._ticket: Any = None
         self._optimizer: Variables | None = None
         if self.number:
-            self._ticket = source.load(self._path(self.number - 1))
+            self._ticket = load_ticket(self._path(self.number - 1))
         if self.number and self._config.rewind_step:
             self._optimizer = _read(self._folder / "step_k.safetensors")
 
@@ -191,7 +196,8 @@ class _Rounds:
     def add(self, end: End, seconds: float) -> None:
         """Adds a trained round, and writes it."""
         stack, config, masks = self._source.stack, self._config, self._masks
-        trained = stack.weights(end.variables)
+        names = None if self._ticket is None else list(self._ticket.trained)
+        trained = stack.weights(end.variables, names)
         if self._ticket is None:
             initial = stack.weights(self._source.start(self.part.seed).variables)
             rewind = stack.weights(end.at_step) if end.at_step else initial
@@ -235,7 +241,7 @@ class _Rounds:
         """Writes the ticket that the search found: that of the last good round."""
         ticket = self._ticket
         if ticket.rounds[-1].failure is not None and ticket.round:
-            ticket = self._source.load(self._path(ticket.round - 1))
+            ticket = load_ticket(self._path(ticket.round - 1))
         ticket.save(self._folder / "ticket.safetensors")
 
     def _path(self, number: int) -> Any:
@@ -247,7 +253,7 @@ def _train_longer(source: _Source, seeds: Sequence[int]) -> None:
     worker, stack, epochs = source.worker, source.stack, source.settings["epochs"]
     prunings = worker.design.searches(seeds[0])[-1].prunings
     paths = {s: worker.folder / "searches" / worker.design.ticket(s, 0) for s in seeds}
-    dense = {seed: source.load(path) for seed, path in paths.items()}
+    dense = {seed: load_ticket(path) for seed, path in paths.items()}
     weights = {seed: ticket.trained for seed, ticket in dense.items()}
     count = stack.at_once(source.start(seeds[0]), len(seeds))
     for some in _cut(seeds, count):
@@ -256,13 +262,13 @@ def _train_longer(source: _Source, seeds: Sequence[int]) -> None:
                 Start(
                     f"seed {seed}, training {number} of the dense network",
                     seed,
-                    stack.variables(source.dense, weights[seed]),
+                    stack.variables(dense[seed].masks, weights[seed]),
                     number * epochs,
                 )
                 for seed in some
             ]
             for seed, end in zip(some, source.fit(starts), strict=True):
-                weights[seed] = stack.weights(end.variables)
+                weights[seed] = stack.weights(end.variables, weights[seed])
         for seed in some:
             ticket = dataclasses.replace(dense[seed], trained=weights[seed])
             ticket.save(worker.longer(seed))
@@ -283,7 +289,7 @@ def _trained(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
     seeds = sorted({trial.seed for trial in tickets})
     arrays = {seed: recipe.arrays(images, seed=seed) for seed in seeds}
     epochs = recipe.epochs(len(arrays[cell.seed].train[0]))
-    stack = Stack(bench.model, recipe, arrays)
+    stack = _stack(bench.model, recipe, arrays)
 
     def prepared(trial: Trial) -> tuple[Ticket, Start]:
         found = bench.ticket_of(trial, tickets[trial])
@@ -297,7 +303,7 @@ def _trained(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
         ends = stack.fit(
             starts,
             epochs=epochs,
-            keep_best=recipe.keep == "best",
+            best="val_accuracy" if recipe.keep == "best" else None,
             saved=worker.folder / _SAVED,
         )
         metrics = stack.evaluate(starts, ends)
@@ -306,6 +312,29 @@ def _trained(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
             steps = stack.steps_per_epoch
             result = bench.result(ticket, end.history, row, steps, seconds)
             yield worker.save(trial, result)
+
+
+def _stack(model: Any, recipe: Recipe, arrays: Mapping[int, Arrays]) -> Stack:
+    augment = Augment(pipelines.flips_and_crops, _flip_and_crop)
+    return Stack(
+        model,
+        {seed: vars(each) for seed, each in arrays.items()},
+        batch_size=recipe.batch_size,
+        evaluation_batch=EVALUATION_BATCH,
+        augment=augment if recipe.augment else None,
+    )
+
+
+def _flip_and_crop(images: Any, top: Any, left: Any, mirrored: Any) -> Any:
+    """Augments images [N, H, W, C] as `pipelines.flip_and_crop` does."""
+    pad, shape = pipelines.PAD, images.shape[1:]
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def one(image: Any, top: Any, left: Any, mirrored: Any) -> Any:
+        cut = jax.lax.dynamic_slice(image, (top, left, 0), shape)
+        return jnp.where(mirrored, cut[:, ::-1], cut)
+
+    return jax.vmap(one)(padded, top, left, mirrored)
 
 
 def _cut(parts: Sequence[Any], count: int) -> list[Sequence[Any]]:

@@ -30,6 +30,7 @@ _NAMES = {
     "ac_dc": "AC/DC",
 }
 _TICKET = drawing.STYLES["ticket initial"]
+_FAR = 20  # Points below the best method at which others need no axis of theirs.
 _T = (
     "Bars and the grey band: 95 % intervals by Student's t over the seeds, cut off at "
     "the frame."
@@ -78,16 +79,25 @@ def cost(setting: Setting) -> Picture | None:
     def plot(parts: Any) -> None:
         parts = parts if len(found) > 1 else [parts]
         for axes, (title, points) in zip(parts, found.items(), strict=False):
+            best = max(reached.mean for *_, reached in points)
+            shown = [reached for *_, reached in points if reached.mean > best - _FAR]
+            low, high = _limits(shown)
+            far = 0
             for index, (curve, spent, reached) in enumerate(points):
                 color, marker, _ = drawing.STYLES.get(curve.arm, _TICKET)
                 # Slightly apart, as several methods cost the same.
                 place = spent * 1.04 ** (index - (len(points) - 1) / 2)
                 look = color, marker, "none"
                 _bars(axes, [(place, reached)], look, label(curve, setting))
+                if reached not in shown:
+                    options = {"color": color, "textcoords": "offset points"}
+                    text, at, up = f"↓ {reached.mean:.0f}", (place, low), (-6, 12 * far)
+                    axes.annotate(text, at, up, va="bottom", **options)
+                    far += 1
             axes.set_title(title, fontsize=10)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_ylim(*_limits([reached for _, _, reached in points]))
+            axes.set_ylim(low, high)
         for axes in parts[-2:]:
             axes.set_xlabel("cost in trainings")
         for axes in parts[::2]:
@@ -106,7 +116,8 @@ def cost(setting: Setting) -> Picture | None:
         parts=len(found),
         alt=f"Test accuracy in percent over the cost in trainings. {listed}.",
         caption="Test accuracy over all steps spent to reach it, in trainings "
-        f"of the dense network; mean over the seeds. {_T}",
+        f"of the dense network; mean over the seeds. An arrow stands for what is more "
+        f"than {_FAR} points below the best. {_T}",
     )
 
 

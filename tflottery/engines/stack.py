@@ -10,28 +10,38 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 
-from tflottery.core import files, paths
+from tflottery.core import files
+from tflottery.core import paths as paths_lib
 from tflottery.core.masks import Masks, Weights
 from tflottery.engines import holding, network, shuffling
 from tflottery.engines.engine import as_numbers
 from tflottery.engines.keras3 import Keras3Engine
-from tflottery.lab.data import pipelines
-from tflottery.lab.experiment.bench import EVALUATION_BATCH
-from tflottery.lab.training import Arrays, Recipe
 
 Variables = list[list[np.ndarray]]
 """All variables of a training: the trainable ones, the others, the optimizer's."""
 
 _MEASURED = 10  # Steps that are timed to choose how many networks train at once.
 _SECONDS_BETWEEN_SAVES = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """How batches are augmented: drawn on the host, and done on the device.
+
+    Attributes:
+        draw: `(num_images, rng) -> arrays` [N, ...] that say what is done to each.
+        apply: `(images, *arrays) -> images`, in JAX.
+    """
+
+    draw: Callable[[int, np.random.Generator], Sequence[np.ndarray]]
+    apply: Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,36 +77,42 @@ class Stack:
     """Trains copies of a Keras model on JAX; the model itself only lends its layers.
 
     Args:
-        model: A compiled model that ends in a softmax.
-        recipe: How the copies are trained.
-        arrays: The data by seed, all of the same shapes.
+        model: A compiled Keras 3 model.
+        arrays: By seed, pairs `(x, y)` of NumPy arrays named `"train"`, `"validation"`
+            and `"test"`, of the same shapes for all seeds.
+        batch_size: Examples per batch; the last of an epoch may be smaller.
+        evaluation_batch: Examples per batch of the other arrays.
+        augment: How `x` is augmented in training, if it is.
 
     Attributes:
-        paths: The paths of the model's weights, in order.
+        paths: The paths of the weights, in order.
+        prunable: The variables that can be pruned, by path.
         steps_per_epoch: How many batches an epoch has.
-
-    Raises:
-        ValueError: If Keras runs on another backend, or the recipe augments images in a
-            way that is not known here.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, arrays: Mapping[int, Arrays]):
-        check(recipe)
-        self._model, self._recipe, self._seeds = model, recipe, list(arrays)
-        self._data = {
-            part: tuple(
-                jnp.stack([getattr(a, part)[i] for a in arrays.values()])
-                for i in (0, 1)
-            )
-            for part in ("train", "validation", "test")
-        }
+    def __init__(
+        self,
+        model: Any,
+        arrays: Mapping[int, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+        *,
+        batch_size: int,
+        evaluation_batch: int,
+        augment: Augment | None = None,
+    ):
+        self._model, self._seeds, self._augment = model, list(arrays), augment
+        self._size, self._evaluation_batch = batch_size, evaluation_batch
+        self._data = {}
+        for part in ("train", "validation", "test"):
+            pairs = [each[part] for each in arrays.values()]
+            self._data[part] = tuple(map(jnp.stack, zip(*pairs, strict=True)))
         self._count = self._data["train"][0].shape[1]
-        self.steps_per_epoch = -(-self._count // recipe.batch_size)
+        self.steps_per_epoch = -(-self._count // batch_size)
         holding.release(model, Keras3Engine.kind)
         self._engine = Keras3Engine(model)
+        self.prunable = self._engine.prunable
+        self.paths = list(network.variables(model))
         holding.build_optimizer(model)
         self._fresh = self._engine.state()  # Without masks.
-        self.paths = list(network.variables(model))
         first = (a[0, :1] for a in self._data["train"])
         model.evaluate(*map(np.asarray, first), verbose=0)  # It makes the metrics.
         model.reset_metrics()
@@ -112,7 +128,7 @@ class Stack:
         The optimizer is new, or the one of other variables with the same masks' paths.
         """
         own = network.variables(self._model)
-        names = paths.align(weights, network.read(own))
+        names = paths_lib.align(weights, network.read(own))
         self._engine.restore(self._fresh, parts=("optimizer", "seeds"))
         self._engine.hold({names[path]: mask for path, mask in masks.items()})
         for path, value in weights.items():
@@ -120,18 +136,22 @@ class Stack:
         found = [[np.array(v) for v in part] for part in self._parts()]
         if optimizer is not None:
             held = {id(own[names[path]].constraint.mask) for path in masks}
-            found[2] = [
-                mine if id(v) in held else given
-                for v, mine, given in zip(
-                    self._parts()[2], found[2], optimizer[2], strict=True
-                )
-            ]
+            both = zip(self._parts()[2], found[2], optimizer[2], strict=True)
+            found[2] = [own if id(v) in held else given for v, own, given in both]
         return found
 
-    def weights(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Returns all weights among the variables by path."""
-        self._assign(variables)
-        return network.read(network.variables(self._model))
+    def weights(
+        self, variables: Variables, paths: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns all weights among the variables by path.
+
+        `paths` names them in order if Keras numbered the layers otherwise before.
+        """
+        for part, values in zip(self._parts(), variables, strict=True):
+            for variable, value in zip(part, values, strict=True):
+                variable.assign(value)
+        found = network.read(network.variables(self._model))
+        return dict(zip(paths or found, found.values(), strict=True))
 
     def fit(
         self,
@@ -139,10 +159,9 @@ class Stack:
         *,
         epochs: int,
         first: int = 0,
-        keep_best: bool = False,
+        best: str | None = None,
         at_step: int | None = None,
         saved: Any = None,
-        on_epoch: Callable[[], None] = lambda: None,
     ) -> list[End]:
         """Trains networks side by side, each for the epochs from `first` on.
 
@@ -152,12 +171,11 @@ class Stack:
             starts: Where each training starts.
             epochs: Number of epochs, at least 1.
             first: Number of the first one.
-            keep_best: Whether to return the weights of the first epoch with the best
-                validation accuracy, not the last ones.
+            best: A metric on validation data, such as `"val_accuracy"`: the weights of
+                the first epoch with most of it are returned. `None` is the last epoch.
             at_step: If given, the step whose variables to return as well.
             saved: A file that keeps what an interrupted call has done. The same call
                 goes on from there.
-            on_epoch: Called after each epoch.
 
         Returns:
             The networks in the order of `starts`.
@@ -165,7 +183,7 @@ class Stack:
         place = self._places(starts)
         now = _stacked([start.variables for start in starts])
         state: dict[str, Any] = {"now": now}
-        state["best"] = _copied(now[:2]) if keep_best else []
+        state["best"] = _copied(now[:2]) if best else []
         state["at_step"] = _copied(now) if at_step else []
         logs: list[dict[str, list[float]]] = [{} for _ in starts]
         done, names = first, [start.name for start in starts]
@@ -194,20 +212,15 @@ class Stack:
             better = []
             for log, mine, found in zip(logs, self._read(metrics), judged, strict=True):
                 goes_on = np.isfinite(log.get("loss", [0.0])[-1])
-                best = max(log.get("val_accuracy", [-np.inf]))
-                better.append(goes_on and found["accuracy"] > best)
-                if goes_on:
-                    more = {f"val_{name}": value for name, value in found.items()}
-                    for name, value in (mine | more).items():
-                        log.setdefault(name, []).append(value)
-            if keep_best:
+                mine |= {f"val_{name}": value for name, value in found.items()}
+                most = max(log.get(best or "", [-np.inf]))
+                better.append(goes_on and mine.get(best or "", 0) > most)
+                for name, value in mine.items() if goes_on else ():
+                    log.setdefault(name, []).append(value)
+            if best:
                 state["best"] = _where(better, state["now"][:2], state["best"])
-            on_epoch()
-            if (
-                saved is not None
-                and epoch + 1 < epochs
-                and time.monotonic() - written > _SECONDS_BETWEEN_SAVES
-            ):
+            due = time.monotonic() - written > _SECONDS_BETWEEN_SAVES
+            if saved is not None and due and epoch + 1 < epochs:
                 leaves = enumerate(jax.tree.leaves(state))
                 arrays = {f"{i:05d}": np.asarray(leaf) for i, leaf in leaves}
                 header = {"names": names, "epoch": epoch + 1, "logs": logs}
@@ -231,7 +244,7 @@ class Stack:
         the device has not the memory.
         """
         found, fastest, count, began = 1, np.inf, 1, 0.0
-        batches = min(_MEASURED, self._count // self._recipe.batch_size)
+        batches = min(_MEASURED, self._count // self._size)
         while count <= most:
             starts = [start] * count
             place = self._places(starts)
@@ -261,7 +274,7 @@ class Stack:
         images [T, R, B] and how each is augmented.
         """
         orders = [shuffling.order(self._count, s.seed, s.order + epoch) for s in starts]
-        size, pieces = self._recipe.batch_size, []
+        size, pieces = self._size, []
         full = min(end, self._count // size)
         for first, last, length in (
             (start, full, size),
@@ -273,9 +286,9 @@ class Stack:
             for batch in range(first, last):
                 at = slice(batch * size, batch * size + length)
                 indices.append([order[at] for order in orders])
-                if self._recipe.augment is not None:
+                if self._augment is not None:
                     draws = [
-                        pipelines.flips_and_crops(
+                        self._augment.draw(
                             length, shuffling.generator(s.seed, s.order + epoch, batch)
                         )
                         for s in starts
@@ -293,8 +306,8 @@ class Stack:
         def step(training: Any, batch: Any) -> Any:
             indices, drawn = batch
             images, labels = (a[place[:, None], indices] for a in (x, y))
-            if drawn:
-                images = jax.vmap(_flipped_and_cropped)(images, *drawn)
+            if self._augment is not None:
+                images = jax.vmap(self._augment.apply)(images, *drawn)
             return train(training, (images, labels))[1], None
 
         for piece in pieces:
@@ -304,7 +317,7 @@ class Stack:
     def _evaluate(self, state: Any, data: Any, place: Any) -> Any:
         """Returns the metrics' variables after a pass over the data."""
         test, count = _over(self._model.test_step, len(place)), data[0].shape[1]
-        size = min(EVALUATION_BATCH, count)
+        size = min(self._evaluation_batch, count)
 
         def step(state: Any, first: Any, length: int = size) -> Any:
             batch = tuple(
@@ -340,11 +353,6 @@ class Stack:
         optimizer = model.optimizer.variables
         return model.trainable_variables, model.non_trainable_variables, optimizer
 
-    def _assign(self, variables: Variables) -> None:
-        for part, values in zip(self._parts(), variables, strict=True):
-            for variable, value in zip(part, values, strict=True):
-                variable.assign(value)
-
     def _logs(self, count: int) -> list[Any]:
         """Returns the metrics' variables of so many networks before an epoch."""
         return [jnp.stack([value] * count) for value in self._no_logs]
@@ -352,33 +360,6 @@ class Stack:
     def _places(self, starts: Sequence[Start]) -> Any:
         """Returns where the data of each training are among those of all seeds."""
         return jnp.asarray([self._seeds.index(start.seed) for start in starts])
-
-
-def check(recipe: Recipe) -> None:
-    """Raises ValueError if a recipe cannot be trained side by side."""
-    backend = keras.backend.backend()
-    if backend != "jax":
-        raise ValueError(
-            "`executor` 'stacked' needs Keras on JAX: set KERAS_BACKEND=jax, and "
-            f"install tflottery[jax]. Received: the backend {backend!r}"
-        )
-    if recipe.augment not in (None, pipelines.flip_and_crop):
-        raise ValueError(
-            "`executor` 'stacked' takes images as they are, or augmented by "
-            f"`flip_and_crop`. Received: augment={recipe.augment!r}"
-        )
-
-
-def _flipped_and_cropped(images: Any, top: Any, left: Any, mirrored: Any) -> Any:
-    """Augments images [N, H, W, C] as `pipelines.flip_and_crop` does."""
-    pad, shape = pipelines.PAD, images.shape[1:]
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-
-    def one(image: Any, top: Any, left: Any, mirrored: Any) -> Any:
-        cut = jax.lax.dynamic_slice(image, (top, left, 0), shape)
-        return jnp.where(mirrored, cut[:, ::-1], cut)
-
-    return jax.vmap(one)(padded, top, left, mirrored)
 
 
 def _over(function: Callable, count: int) -> Callable:
