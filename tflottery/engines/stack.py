@@ -7,7 +7,6 @@ images stay on the device, `jax.lax.scan` goes through an epoch's batches there,
 """
 
 import dataclasses
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tflottery.core import files
 from tflottery.core import paths as paths_lib
 from tflottery.core.masks import Masks, Weights
-from tflottery.engines import holding, network, shuffling
+from tflottery.engines import holding, network, shuffling, trees
 from tflottery.engines.engine import as_numbers
 from tflottery.engines.keras3 import Keras3Engine
 
@@ -88,6 +86,9 @@ class Stack:
         paths: The paths of the weights, in order.
         prunable: The variables that can be pruned, by path.
         steps_per_epoch: How many batches an epoch has.
+
+    Raises:
+        ValueError: If a layer draws random numbers, as dropout does.
     """
 
     def __init__(
@@ -99,12 +100,20 @@ class Stack:
         evaluation_batch: int,
         augment: Augment | None = None,
     ):
+        random = [v.path for v in model.variables if "seed_generator" in v.path]
+        if random:
+            raise ValueError(
+                "Networks with dropout or other random layers cannot train side by "
+                f"side: each would draw other numbers than alone ({random[0]}). Leave "
+                "out `executor`."
+            )
         self._model, self._seeds, self._augment = model, list(arrays), augment
         self._size, self._evaluation_batch = batch_size, evaluation_batch
         self._data = {}
         for part in ("train", "validation", "test"):
             pairs = [each[part] for each in arrays.values()]
-            self._data[part] = tuple(map(jnp.stack, zip(*pairs, strict=True)))
+            arrays_of = (np.stack(a) for a in zip(*pairs, strict=True))
+            self._data[part] = tuple(map(jnp.asarray, arrays_of))
         self._count = self._data["train"][0].shape[1]
         self.steps_per_epoch = -(-self._count // batch_size)
         holding.release(model, Keras3Engine.kind)
@@ -181,23 +190,17 @@ class Stack:
             The networks in the order of `starts`.
         """
         place = self._places(starts)
-        now = _stacked([start.variables for start in starts])
+        now = trees.stacked([start.variables for start in starts])
         state: dict[str, Any] = {"now": now}
-        state["best"] = _copied(now[:2]) if best else []
-        state["at_step"] = _copied(now) if at_step else []
+        state["best"] = trees.copied(now[:2]) if best else []
+        state["at_step"] = trees.copied(now) if at_step else []
         logs: list[dict[str, list[float]]] = [{} for _ in starts]
         done, names = first, [start.name for start in starts]
-        if saved is not None and saved.exists():
-            arrays, header = files.read_arrays(saved)
-            if header["names"] == names:
-                leaves, shape = jax.tree.flatten(state)
-                found = [arrays[f"{i:05d}"] for i in range(len(leaves))]
-                state = jax.tree.unflatten(shape, found)
-                logs, done = header["logs"], header["epoch"]
-        written = time.monotonic()
+        if saved is not None and (found := trees.load(saved, state, names)):
+            state, logs, done = found
+        written, pause_of_saves = time.monotonic(), _SECONDS_BETWEEN_SAVES
         for epoch in range(done, epochs):
-            began = epoch * self.steps_per_epoch
-            pause = at_step and at_step - began
+            pause = at_step and at_step - epoch * self.steps_per_epoch
             cuts = [0, self.steps_per_epoch]
             if pause and 0 < pause < self.steps_per_epoch:
                 cuts.insert(1, pause)
@@ -206,7 +209,7 @@ class Stack:
                 batches = self._batches(starts, epoch, start, end)
                 training = self._run(training, self._data["train"], place, batches)
                 if end == pause:
-                    state["at_step"] = _copied(list(training[:3]))
+                    state["at_step"] = trees.copied(list(training[:3]))
             *state["now"], metrics = training
             judged = self._judged(state["now"], place, "validation")
             better = []
@@ -218,16 +221,17 @@ class Stack:
                 for name, value in mine.items() if goes_on else ():
                     log.setdefault(name, []).append(value)
             if best:
-                state["best"] = _where(better, state["now"][:2], state["best"])
-            due = time.monotonic() - written > _SECONDS_BETWEEN_SAVES
+                state["best"] = trees.where(better, state["now"][:2], state["best"])
+            due = time.monotonic() - written > pause_of_saves
             if saved is not None and due and epoch + 1 < epochs:
-                leaves = enumerate(jax.tree.leaves(state))
-                arrays = {f"{i:05d}": np.asarray(leaf) for i, leaf in leaves}
-                header = {"names": names, "epoch": epoch + 1, "logs": logs}
-                files.write_arrays(saved, arrays, header)
+                began = time.monotonic()
+                trees.save(saved, state, names, {"epoch": epoch + 1, "logs": logs})
                 written = time.monotonic()
+                pause_of_saves = max(pause_of_saves, 10 * (written - began))
         last = [*state["best"], *state["now"][len(state["best"]) :]]
-        ends, kept = (_apart(tree, len(starts)) for tree in (last, state["at_step"]))
+        ends, kept = (
+            trees.apart(tree, len(starts)) for tree in (last, state["at_step"])
+        )
         return [End(*end) for end in zip(ends, logs, kept, strict=True)]
 
     def evaluate(
@@ -235,7 +239,7 @@ class Stack:
     ) -> list[dict[str, float]]:
         """Returns the loss and the metrics on the test images by name."""
         place = self._places(starts)
-        return self._judged(_stacked([e.variables for e in ends]), place, "test")
+        return self._judged(trees.stacked([e.variables for e in ends]), place, "test")
 
     def at_once(self, start: Start, most: int) -> int:
         """Returns how many trainings are fastest side by side, up to `most`.
@@ -243,26 +247,30 @@ class Stack:
         It times a few steps with twice as many each time, until that is no faster, or
         the device has not the memory.
         """
-        found, fastest, count, began = 1, np.inf, 1, 0.0
-        batches = min(_MEASURED, self._count // self._size)
-        while count <= most:
+        found, fastest, count = 1, np.inf, 1
+        batches = min(_MEASURED, max(1, self._count // self._size))
+        while count > found or count == 1:
             starts = [start] * count
-            place = self._places(starts)
+            place, times = self._places(starts), []
             given = self._data["train"], place, self._batches(starts, 0, 0, batches)
             try:
-                for _ in range(2):  # The first time it compiles.
-                    state = _stacked([start.variables] * count)
-                    state = (*state, self._logs(count))
+                state = trees.stacked([start.variables] * count)
+                kept = trees.copied(state)  # As `fit` keeps the best epoch's.
+                for _ in range(4):  # The first time it compiles.
+                    training = jax.block_until_ready((*state, self._logs(count)))
                     began = time.monotonic()
-                    jax.block_until_ready(self._run(state, *given))
+                    training = jax.block_until_ready(self._run(training, *given))
+                    times.append((time.monotonic() - began) / count)
+                    state = training[:3]
+                self._judged(state, place, "validation")
+                del kept
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 break
-            each = (time.monotonic() - began) / count
-            if each >= fastest:
+            if min(times[1:]) >= fastest:
                 break
-            found, fastest, count = count, each, 2 * count
+            found, fastest, count = count, min(times[1:]), min(2 * count, most)
         return found
 
     def _batches(
@@ -273,7 +281,9 @@ class Stack:
         That is, for the full batches and for a smaller last one, the indices of the
         images [T, R, B] and how each is augmented.
         """
-        orders = [shuffling.order(self._count, s.seed, s.order + epoch) for s in starts]
+        kinds = list(dict.fromkeys((s.seed, s.order + epoch) for s in starts))
+        rows = [kinds.index((s.seed, s.order + epoch)) for s in starts]
+        orders = [shuffling.order(self._count, *kind) for kind in kinds]
         size, pieces = self._size, []
         full = min(end, self._count // size)
         for first, last, length in (
@@ -287,21 +297,17 @@ class Stack:
                 at = slice(batch * size, batch * size + length)
                 indices.append([order[at] for order in orders])
                 if self._augment is not None:
-                    draws = [
-                        self._augment.draw(
-                            length, shuffling.generator(s.seed, s.order + epoch, batch)
-                        )
-                        for s in starts
-                    ]
+                    generators = (shuffling.generator(*k, batch) for k in kinds)
+                    draws = [self._augment.draw(length, g) for g in generators]
                     drawn.append([np.stack(d) for d in zip(*draws, strict=True)])
-            drawn = [np.stack(d) for d in zip(*drawn, strict=True)]
-            pieces.append((np.asarray(indices, np.int32), drawn))
+            drawn = [np.stack(d)[:, rows] for d in zip(*drawn, strict=True)]
+            pieces.append((np.asarray(indices, np.int32)[:, rows], drawn))
         return pieces
 
     def _steps(self, training: Any, data: Any, place: Any, pieces: Any) -> Any:
         """Takes the steps of some batches for all networks."""
         x, y = data
-        train = _over(self._model.train_step, len(place))
+        train = trees.over(self._model.train_step, len(place))
 
         def step(training: Any, batch: Any) -> Any:
             indices, drawn = batch
@@ -316,7 +322,7 @@ class Stack:
 
     def _evaluate(self, state: Any, data: Any, place: Any) -> Any:
         """Returns the metrics' variables after a pass over the data."""
-        test, count = _over(self._model.test_step, len(place)), data[0].shape[1]
+        test, count = trees.over(self._model.test_step, len(place)), data[0].shape[1]
         size = min(self._evaluation_batch, count)
 
         def step(state: Any, first: Any, length: int = size) -> Any:
@@ -339,7 +345,7 @@ class Stack:
     def _read(self, metrics: Any) -> list[dict[str, float]]:
         """Returns the loss and the metrics of each network by name."""
         found = []
-        for values in _apart(metrics, len(metrics[0])):
+        for values in trees.apart(metrics, len(metrics[0])):
             for variable, value in zip(
                 self._model.metrics_variables, values, strict=True
             ):
@@ -360,40 +366,3 @@ class Stack:
     def _places(self, starts: Sequence[Start]) -> Any:
         """Returns where the data of each training are among those of all seeds."""
         return jnp.asarray([self._seeds.index(start.seed) for start in starts])
-
-
-def _over(function: Callable, count: int) -> Callable:
-    """Returns a function over the first axis; a single network is not vectorized."""
-    if count > 1:
-        return jax.vmap(function)
-
-    def alone(*given: Any) -> Any:
-        given = jax.tree.map(lambda a: a[0], given)
-        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*given))
-
-    return alone
-
-
-def _copied(tree: Any) -> Any:
-    """Returns copies, of which a step that is given the originals leaves alone."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _apart(tree: Any, count: int) -> list[Any]:
-    """Returns the trees that were stacked, in NumPy."""
-    tree = jax.tree.map(np.asarray, tree)
-    return [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(count)]
-
-
-@functools.partial(jax.jit, donate_argnums=2)
-def _where(chosen: Any, tree: Any, other: Any) -> Any:
-    chosen = jnp.asarray(chosen)
-
-    def either(a: Any, b: Any) -> Any:
-        return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(either, tree, other)

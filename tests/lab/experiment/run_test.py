@@ -321,12 +321,21 @@ def test_every_method_reaches_the_searchs_densities_for_the_steps_that_it_says(
     ("options", "message"),
     [
         ({"seeds": 0}, "`seeds` must be a whole number of at least 1"),
-        ({"executor": "slurm"}, "`executor` must be one of local, ray"),
+        ({"executor": "slurm"}, "`executor` must be one of local, ray, stacked"),
+        ({"executor": "stacked"}, "set KERAS_BACKEND=jax, and install tflottery.jax."),
     ],
 )
 def test_bad_arguments_are_errors_that_name_them(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run_lib.run(TINY, run_dir=tmp_path, **options)
+
+
+def test_side_by_side_no_round_can_go_on_at_the_last_rate(tmp_path):
+    source = dataclasses.replace(TINY.source, retrain="fine_tune", rewind_step=0)
+    design = dataclasses.replace(TINY, source=source)
+    with pytest.raises(ValueError, match="Set retrain='learning_rate' or 'rewind'"):
+        run_lib.run(design, run_dir=tmp_path / "run", executor="stacked")
+    assert not (tmp_path / "run").exists()
 
 
 def test_lines_of_the_log_say_what_is_done_and_how_long_it_takes(one_ticket):

@@ -1,6 +1,7 @@
 """Trained side by side on JAX, networks are what each is alone, seed by seed."""
 
 import dataclasses
+import shutil
 
 import keras
 import numpy as np
@@ -13,13 +14,13 @@ from tflottery.lab.experiment import designs
 from tflottery.lab.experiment import run as run_lib
 from tflottery.lab.training import SGD
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.without_tensorflow]
+if keras.backend.backend() != "jax":
+    pytest.skip("needs KERAS_BACKEND=jax", allow_module_level=True)
+
 jax = pytest.importorskip("jax")
 stack_lib = pytest.importorskip("tflottery.engines.stack")
 stacked = pytest.importorskip("tflottery.lab.experiment.stacked")
-
-ON_JAX = keras.backend.backend() == "jax"
-on_jax = pytest.mark.skipif(not ON_JAX, reason="needs KERAS_BACKEND=jax")
 
 SMOKE = designs.design("sparse_transfer", "smoke")
 QUICK = {"steps": 24, "optimizer": SGD(learning_rate=0.05, warmup=0.2)}
@@ -92,8 +93,6 @@ def rewound(tmp_path_factory):
     return folder, run(REWOUND, folder)
 
 
-@on_jax
-@pytest.mark.without_tensorflow
 @pytest.mark.parametrize("design", [REWOUND, CONVOLUTIONS])
 def test_each_network_is_what_it_is_alone(design, rewound, tmp_path):
     alone, (side_by_side, rows) = tmp_path / "alone", rewound
@@ -119,8 +118,6 @@ def test_each_network_is_what_it_is_alone(design, rewound, tmp_path):
                     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@on_jax
-@pytest.mark.without_tensorflow
 def test_what_is_interrupted_goes_on_from_its_last_epoch(
     rewound, tmp_path, monkeypatch
 ):
@@ -138,6 +135,24 @@ def test_what_is_interrupted_goes_on_from_its_last_epoch(
     assert len(epochs) == (2 + 1 + 2) + 2
     results = files.read_json(tmp_path / "stopped/results.json")
     assert results["header"]["finished"]
+
+
+def test_a_longer_training_that_is_interrupted_goes_on(tmp_path, monkeypatch):
+    design = dataclasses.replace(CONVOLUTIONS, prunings=2, rounds=(2,), seeds=1)
+    fit, names = stack_lib.Stack.fit, []
+
+    def fitting(self, starts, **options):
+        names.extend(start.name for start in starts)
+        if names.count("seed 0, training 1 of the dense network") == 1:
+            raise KeyboardInterrupt
+        return fit(self, starts, **options)
+
+    monkeypatch.setattr(stack_lib.Stack, "fit", fitting)
+    with pytest.raises(KeyboardInterrupt):
+        run(design, tmp_path)
+    before = len(names)
+    run(design, tmp_path)
+    assert names[before] == "seed 0, training 1 of the dense network"
 
 
 def count_epochs(monkeypatch):
@@ -168,8 +183,6 @@ def source(tmp_path):
     return stacked._Source(worker, [0, 1])
 
 
-@on_jax
-@pytest.mark.without_tensorflow
 def test_a_network_that_diverges_leaves_the_others_alone(source):
     good, bad = source.start(0), source.start(1)
     bad.variables[0][0][:] = np.nan
@@ -181,8 +194,6 @@ def test_a_network_that_diverges_leaves_the_others_alone(source):
     assert np.isnan(lost.history["loss"][0])
 
 
-@on_jax
-@pytest.mark.without_tensorflow
 def test_so_many_train_at_once_as_the_device_can_hold(source, monkeypatch):
     stack, run_steps = source.stack, source.stack._run
     clock = iter(range(1000))
@@ -195,12 +206,34 @@ def test_so_many_train_at_once_as_the_device_can_hold(source, monkeypatch):
         return run_steps(training, data, place, batches)
 
     stack._run = small
-    assert stack.at_once(source.start(0), 3) == 2
+    assert stack.at_once(source.start(0), 3) == 3
     assert stack.at_once(source.start(0), 100) == 4
 
 
-@on_jax
-@pytest.mark.without_tensorflow
+def test_networks_that_draw_random_numbers_are_refused(tmp_path):
+    def dropping(input_shape, num_classes):
+        *inside, output = convolutions(input_shape, num_classes).layers
+        given = keras.layers.Input(input_shape)
+        return keras.Sequential([given, *inside, keras.layers.Dropout(0.5), output])
+
+    source = dataclasses.replace(CONVOLUTIONS.source, model=dropping)
+    with pytest.raises(ValueError, match="random layers cannot train side by side"):
+        run(dataclasses.replace(CONVOLUTIONS, source=source), tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["ticket.safetensors", "rounds/001.json"])
+def test_a_search_goes_on_beside_one_that_is_ahead(lost, rewound, tmp_path):
+    folder = shutil.copytree(rewound[0], tmp_path / "again")
+    search = folder / "searches" / "seed1"
+    whole = (search / "ticket.safetensors").read_bytes()
+    for name in {"ticket.safetensors", lost}:
+        (search / name).unlink()
+    (folder / "stack.safetensors").write_bytes(b"damaged")
+    same(rewound[1], run(REWOUND, folder))
+    assert (search / "ticket.safetensors").read_bytes() == whole
+    assert not (folder / "stack.safetensors").exists()
+
+
 def test_the_policy_of_a_recipe_is_that_of_its_network_alone():
     recipe = dataclasses.replace(REWOUND.source, precision="mixed_bfloat16")
     model = recipe.build(datasets.load("digits"), seed=0)
@@ -210,25 +243,7 @@ def test_the_policy_of_a_recipe_is_that_of_its_network_alone():
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"retrain": "fine_tune"}, "Set retrain='learning_rate' or 'rewind'"),
-        pytest.param(
-            {"augment": lambda x, rng: x},
-            "or augmented by `flip_and_crop`",
-            marks=on_jax,
-        ),
-        pytest.param(
-            {},
-            "set KERAS_BACKEND=jax",
-            marks=pytest.mark.skipif(ON_JAX, reason="It is."),
-        ),
-    ],
-)
-def test_what_cannot_train_side_by_side_is_an_error_that_says_so(
-    changes, message, tmp_path
-):
-    source = dataclasses.replace(REWOUND.source, **changes)
-    with pytest.raises(ValueError, match=message):
+def test_another_augmentation_is_an_error_that_names_it(tmp_path):
+    source = dataclasses.replace(REWOUND.source, augment=lambda x, rng: x)
+    with pytest.raises(ValueError, match="or augmented by `flip_and_crop`"):
         run(dataclasses.replace(REWOUND, source=source), tmp_path)

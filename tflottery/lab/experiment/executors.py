@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tflottery.core import extras
+from tflottery.lab.data import pipelines
+from tflottery.lab.experiment.design import Design
 
 Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
@@ -38,6 +40,40 @@ def ray(run: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
     finally:
         for reference in waiting:
             library.cancel(reference, force=True)
+
+
+def check_stacked(design: Design) -> None:
+    """Raises ValueError if a design cannot be run side by side.
+
+    >>> from tflottery.lab.experiment import designs
+    >>> check_stacked(designs.design("cost_accuracy", "smoke"))
+    Traceback (most recent call last):
+    ValueError: `executor` 'stacked' trains tickets and controls, not the methods of \
+cost_accuracy. Leave it out.
+    """
+    if design.methods:
+        raise ValueError(
+            "`executor` 'stacked' trains tickets and controls, not the methods of "
+            f"{design.name}. Leave it out."
+        )
+    if design.source.retrain == "fine_tune":
+        raise ValueError(
+            "`executor` 'stacked' begins the schedule of each round anew. Set "
+            "retrain='learning_rate' or 'rewind', or leave it out. Received: "
+            "retrain='fine_tune'"
+        )
+    backend = importlib.import_module("keras").backend.backend()
+    if backend != "jax":
+        raise ValueError(
+            "`executor` 'stacked' needs Keras on JAX: set KERAS_BACKEND=jax, and "
+            f"install tflottery[jax]. Received: the backend {backend!r}"
+        )
+    for recipe in (design.source, *design.targets):
+        if recipe.augment not in (None, pipelines.flip_and_crop):
+            raise ValueError(
+                "`executor` 'stacked' takes images as they are, or augmented by "
+                f"`flip_and_crop`. Received: augment={recipe.augment!r}"
+            )
 
 
 EXECUTORS: dict[str, Executor] = {"local": local, "ray": ray}

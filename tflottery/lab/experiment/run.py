@@ -24,6 +24,7 @@ from tflottery.core import files, masks
 from tflottery.core.checks import whole
 from tflottery.core.records import library_versions
 from tflottery.lab.data import datasets
+from tflottery.lab.experiment import executors
 from tflottery.lab.experiment.design import Design, Search, Trial
 from tflottery.lab.experiment.executors import EXECUTORS, Executor, local
 from tflottery.lab.experiment.progress import Progress
@@ -68,7 +69,9 @@ def run(
     """
     count = whole("seeds", design.seeds if seeds is None else seeds, at_least=1)
     executor = executor or ("stacked" if design.preset == "gpu" else "local")
-    if isinstance(executor, str) and executor != "stacked":
+    if executor == "stacked":
+        executors.check_stacked(design)
+    elif isinstance(executor, str):
         if executor not in EXECUTORS:
             raise ValueError(unknown("executor", executor, (*EXECUTORS, "stacked")))
         executor = EXECUTORS[executor]
@@ -95,7 +98,6 @@ def run(
     if executor == "stacked":
         from tflottery.lab.experiment import stacked
 
-        stacked.check(design)
         search = functools.partial(stacked.search, worker)
         train = functools.partial(stacked.train, worker)
     else:
@@ -176,13 +178,19 @@ class Worker:
 
     def ticket(self, trial: Trial) -> Any:
         """Returns the ticket of a cell's round; `None` if training diverged before."""
-        path = self.folder / "searches" / self.design.ticket(trial.seed, trial.round)
-        if not path.exists():
+        if not self.has_ticket(trial):
             return None
-        ticket = load_ticket(path)
+        ticket = load_ticket(self._path(trial))
         if trial.weights == "longer":
             return self._trained_longer(ticket, trial.seed)
         return ticket
+
+    def has_ticket(self, trial: Trial) -> bool:
+        """Returns whether the search got as far as a cell's round."""
+        return self._path(trial).exists()
+
+    def _path(self, trial: Trial) -> Any:
+        return self.folder / "searches" / self.design.ticket(trial.seed, trial.round)
 
     def save(self, trial: Trial, found: Any) -> Trial:
         """Writes what a cell `found`; `None` if it has no ticket."""
@@ -289,8 +297,11 @@ def plain_design(design: Design) -> dict[str, Any]:
         source=without_arrays(design.source),
         targets=tuple(map(without_arrays, design.targets)),
     )
-    plain = json.dumps(dataclasses.asdict(design), default=named)
-    return json.loads(plain) | {"seeds": None}
+    plain = json.loads(json.dumps(dataclasses.asdict(design), default=named))
+    for recipe in (plain["source"], *plain["targets"]):
+        if recipe["precision"] == "float32":
+            del recipe["precision"]  # Run directories of before have none.
+    return plain | {"seeds": None}
 
 
 class _Results:

@@ -6,13 +6,16 @@ at most the last minute of what trains now, or the epoch if that takes longer.
 
 import dataclasses
 import functools
+import gc
+import itertools
+import pathlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 
 from tflottery import Ticket, controls, load_ticket
@@ -24,58 +27,26 @@ from tflottery.engines.stack import Augment, End, Stack, Start, Variables
 from tflottery.lab import training
 from tflottery.lab.data import pipelines
 from tflottery.lab.experiment.bench import EVALUATION_BATCH
-from tflottery.lab.experiment.design import Design, Search, Trial
+from tflottery.lab.experiment.design import Search, Trial
 from tflottery.lab.training import Arrays, Recipe
 
 _SAVED = "stack.safetensors"
-
-
-def check(design: Design) -> None:
-    """Raises ValueError if a design cannot be run side by side.
-
-    >>> from tflottery.lab.experiment import designs
-    >>> check(designs.design("cost_accuracy", "smoke"))
-    Traceback (most recent call last):
-    ValueError: `executor` 'stacked' trains tickets and controls, not the methods of \
-cost_accuracy. Leave it out.
-    """
-    if design.methods:
-        raise ValueError(
-            "`executor` 'stacked' trains tickets and controls, not the methods of "
-            f"{design.name}. Leave it out."
-        )
-    if design.source.retrain == "fine_tune":
-        raise ValueError(
-            "`executor` 'stacked' begins the schedule of each round anew. Set "
-            "retrain='learning_rate' or 'rewind', or leave it out. Received: "
-            "retrain='fine_tune'"
-        )
-    backend = keras.backend.backend()
-    if backend != "jax":
-        raise ValueError(
-            "`executor` 'stacked' needs Keras on JAX: set KERAS_BACKEND=jax, and "
-            f"install tflottery[jax]. Received: the backend {backend!r}"
-        )
-    for recipe in (design.source, *design.targets):
-        if recipe.augment not in (None, pipelines.flip_and_crop):
-            raise ValueError(
-                "`executor` 'stacked' takes images as they are, or augmented by "
-                f"`flip_and_crop`. Received: augment={recipe.augment!r}"
-            )
 
 
 def search(worker: Any, parts: Sequence[Search]) -> Iterator[Search]:
     """Runs searches side by side, round by round, and yields each when it is done."""
     if not parts:
         return
+    _prepare(worker.folder)
     source = _Source(worker, [part.seed for part in parts])
-    count = source.stack.at_once(source.start(parts[0].seed), len(parts))
-    for some in _cut(parts, count):
+    for some in _cut(parts, source.at_once(len(parts))):
         yield from _searched(source, some)
+    (worker.folder / _SAVED).unlink(missing_ok=True)
 
 
 def train(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
     """Trains cells side by side, and yields each when it is done."""
+    _prepare(worker.folder)
     longer = {trial.seed for trial in trials if trial.weights == "longer"}
     longer = [seed for seed in sorted(longer) if not worker.longer(seed).exists()]
     if longer:
@@ -86,13 +57,22 @@ def train(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
         kinds.setdefault(kind, []).append(trial)
     for some in kinds.values():
         yield from _trained(worker, some)
+    (worker.folder / _SAVED).unlink(missing_ok=True)
+
+
+def _prepare(folder: Any) -> None:
+    """Removes what a killed run was writing, and keeps compiled steps for the next."""
+    files.remove_scratch(folder, re.escape(_SAVED))
+    name = "jax_compilation_cache_dir"
+    if isinstance(folder, pathlib.Path) and not getattr(jax.config, name, None):
+        jax.config.update(name, str(folder / "compiled"))
 
 
 class _Source:
     """The source task on the device, for some seeds."""
 
     def __init__(self, worker: Any, seeds: Sequence[int]):
-        self.worker, self.recipe = worker, worker.design.source
+        self.worker, self.recipe, self.seeds = worker, worker.design.source, seeds
         images = worker.images(None)
         arrays = {s: self.recipe.arrays(images, seed=s) for s in sorted(set(seeds))}
         self.settings = self.recipe.search_settings(len(arrays[seeds[0]].train[0]))
@@ -108,6 +88,11 @@ class _Source:
             saved=worker.folder / _SAVED,
         )
 
+    def at_once(self, most: int) -> int:
+        """Returns how many of so many networks to train at once."""
+        seed = next(iter(self.seeds))
+        return _at_once(self.worker, "source", self.stack, self.start(seed), most)
+
     def start(self, seed: int, order: int = 0) -> Start:
         """Returns the dense network of a seed before its first step."""
         # Keras may number the layers of the same network anew.
@@ -118,25 +103,27 @@ class _Source:
 
 
 def _searched(source: _Source, parts: Sequence[Search]) -> Iterator[Search]:
-    found = {part.name: _Rounds(source, part) for part in parts}
-    while waiting := [f for f in found.values() if not f.done]:
+    found = [_Rounds(source, part) for part in parts]
+    while found:
+        for search in [search for search in found if search.done]:
+            found.remove(search)
+            search.finish()
+            yield search.part
+        if not found:
+            return
         # After an interruption, some may be a round ahead of the others.
-        number = min(f.number for f in waiting)
-        now = [f for f in waiting if f.number == number]
+        number = min(search.number for search in found)
+        now = [search for search in found if search.number == number]
         began = time.monotonic()
-        starts = [f.next_start() for f in now]
+        starts = [search.next_start() for search in now]
         k, first = source.recipe.rewind_step, 0
         if number and source.recipe.retrain == "rewind":
             first = k // source.stack.steps_per_epoch
         ends = source.fit(starts, first=first, at_step=k if number == 0 and k else None)
         seconds = (time.monotonic() - began) / len(now)
-        for f, end in zip(now, ends, strict=True):
-            f.add(end, seconds)
-            source.worker.on_round(f.part.name)
-        for f in now:
-            if f.done:
-                f.finish()
-                yield f.part
+        for search, end in zip(now, ends, strict=True):
+            search.add(end, seconds)
+            source.worker.on_round(search.part.name)
 
 
 class _Rounds:
@@ -249,55 +236,64 @@ class _Rounds:
 
 
 def _train_longer(source: _Source, seeds: Sequence[int]) -> None:
-    """Trains dense networks for as many more rounds as their searches had."""
+    """Trains dense networks for as many more rounds as their searches had.
+
+    Each training is a ticket in a folder of its seed, so that it need not run again.
+    """
     worker, stack, epochs = source.worker, source.stack, source.settings["epochs"]
     prunings = worker.design.searches(seeds[0])[-1].prunings
-    paths = {s: worker.folder / "searches" / worker.design.ticket(s, 0) for s in seeds}
-    dense = {seed: load_ticket(path) for seed, path in paths.items()}
-    weights = {seed: ticket.trained for seed, ticket in dense.items()}
-    count = stack.at_once(source.start(seeds[0]), len(seeds))
-    for some in _cut(seeds, count):
+    searches = worker.folder / "searches"
+    for some in _cut(seeds, source.at_once(len(seeds))):
+        tickets = {s: load_ticket(searches / worker.design.ticket(s, 0)) for s in some}
         for number in range(prunings):
+            paths = {
+                s: searches / f"seed{s}-longer" / f"{number:03d}.ticket" for s in some
+            }
+            left = [seed for seed in some if not paths[seed].exists()]
             starts = [
                 Start(
                     f"seed {seed}, training {number} of the dense network",
                     seed,
-                    stack.variables(dense[seed].masks, weights[seed]),
+                    stack.variables(tickets[seed].masks, tickets[seed].trained),
                     number * epochs,
                 )
-                for seed in some
+                for seed in left
             ]
-            for seed, end in zip(some, source.fit(starts), strict=True):
-                weights[seed] = stack.weights(end.variables, weights[seed])
-        for seed in some:
-            ticket = dataclasses.replace(dense[seed], trained=weights[seed])
+            ends = source.fit(starts) if left else []
+            for seed, end in zip(left, ends, strict=True):
+                weights = stack.weights(end.variables, tickets[seed].trained)
+                files.make_folder(paths[seed].parent)
+                dataclasses.replace(tickets[seed], trained=weights).save(paths[seed])
+            tickets = {seed: load_ticket(path) for seed, path in paths.items()}
+        for seed, ticket in tickets.items():
             ticket.save(worker.longer(seed))
 
 
 def _trained(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
     """Trains cells of one target, regime and head."""
-    tickets = {trial: worker.ticket(trial) for trial in trials}
-    for trial in [trial for trial, ticket in tickets.items() if ticket is None]:
-        del tickets[trial]
-        yield worker.save(trial, None)
-    if not tickets:
+    able = [trial for trial in trials if worker.has_ticket(trial)]
+    for trial in trials:
+        if trial not in able:
+            yield worker.save(trial, None)
+    if not able:
         return
-    cell, ticket = next(iter(tickets.items()))
-    bench = worker.bench(cell, ticket)
+    cell = able[0]
+    bench = worker.bench(cell, worker.ticket(cell))
     target = worker.design.target(cell.target)
     recipe, images = target or worker.design.source, worker.images(target)
-    seeds = sorted({trial.seed for trial in tickets})
+    seeds = sorted({trial.seed for trial in able})
     arrays = {seed: recipe.arrays(images, seed=seed) for seed in seeds}
     epochs = recipe.epochs(len(arrays[cell.seed].train[0]))
     stack = _stack(bench.model, recipe, arrays)
 
     def prepared(trial: Trial) -> tuple[Ticket, Start]:
-        found = bench.ticket_of(trial, tickets[trial])
+        found = bench.ticket_of(trial, worker.ticket(trial))
         weights = getattr(found, trial.start)
         variables = stack.variables(found.masks, weights)
         return found, Start(trial.name, trial.seed, variables)
 
-    for some in _cut(list(tickets), stack.at_once(prepared(cell)[1], len(tickets))):
+    kind = f"{cell.target}, {cell.regime}, {cell.head}"
+    for some in _cut(able, _at_once(worker, kind, stack, prepared(cell)[1], len(able))):
         began = time.monotonic()
         found, starts = zip(*map(prepared, some), strict=True)
         ends = stack.fit(
@@ -314,7 +310,22 @@ def _trained(worker: Any, trials: Sequence[Trial]) -> Iterator[Trial]:
             yield worker.save(trial, result)
 
 
+def _at_once(worker: Any, kind: str, stack: Stack, start: Start, most: int) -> int:
+    """Returns how many networks of a kind to train at once, measured the first time.
+
+    What was measured is kept, so that a resumed run cuts its networks alike.
+    """
+    path = worker.folder / "at_once.json"
+    known = files.read_json(path) if path.exists() else {}
+    kind = f"{kind}, up to {most}, {jax.devices()[0].device_kind}"
+    if kind not in known:
+        known[kind] = stack.at_once(start, most)
+        files.write_json(path, known)
+    return known[kind]
+
+
 def _stack(model: Any, recipe: Recipe, arrays: Mapping[int, Arrays]) -> Stack:
+    gc.collect()  # The last one's images are still on the device.
     augment = Augment(pipelines.flips_and_crops, _flip_and_crop)
     return Stack(
         model,
@@ -338,12 +349,14 @@ def _flip_and_crop(images: Any, top: Any, left: Any, mirrored: Any) -> Any:
 
 
 def _cut(parts: Sequence[Any], count: int) -> list[Sequence[Any]]:
-    """Returns the parts, so many at a time.
+    """Returns the parts, so many at a time or evenly less.
 
-    >>> _cut([1, 2, 3], 2)
-    [[1, 2], [3]]
+    >>> _cut([1, 2, 3, 4], 3)
+    [[1, 2], [3, 4]]
     """
-    return [parts[i : i + count] for i in range(0, len(parts), count)]
+    pieces = -(-len(parts) // count)
+    ends = [len(parts) * piece // pieces for piece in range(pieces + 1)]
+    return [parts[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def _write(path: Any, variables: Variables) -> None:
