@@ -123,9 +123,7 @@ class Ticket:
         engines.hold(model, {mapping[path]: mask for path, mask in self.masks.items()})
         for path, value in getattr(self, weights).items():
             variables[mapping[path]].assign(value)
-        for layer in network.all_layers(model):
-            if layer.weights and hasattr(layer, "finalize_state"):
-                layer.finalize_state()  # Normalization uses what it makes of them.
+        network.finalize(model)
         model.ticket = self
         return model
 

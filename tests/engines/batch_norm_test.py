@@ -42,7 +42,7 @@ def test_statistics_are_the_mean_and_variance_over_all_batches(name):
     library = importlib.import_module(name)
     model = layered(library)
     before, momentum = read(model), model.layers[0].momentum
-    batch_norm.estimate(model, BATCHES)
+    batch_norm.estimate(model, batch_norm.layers_in(model), BATCHES)
     after = read(model)
     np.testing.assert_allclose(after["one/moving_mean"], X.mean(0), rtol=1e-5)
     np.testing.assert_allclose(after["one/moving_variance"], X.var(0), rtol=1e-4)
@@ -59,7 +59,7 @@ def test_statistics_are_the_mean_and_variance_over_all_batches(name):
     }
     assert model.layers[0].momentum == momentum
     assert "call" not in vars(model.layers[0])
-    batch_norm.estimate(model, BATCHES)
+    batch_norm.estimate(model, batch_norm.layers_in(model), BATCHES)
     assert all(np.array_equal(after[path], w) for path, w in read(model).items())
 
 
@@ -83,7 +83,7 @@ class Shares(keras.Model):
 def test_a_layer_counts_whatever_it_is_called_on():
     model = Shares()
     model(X)
-    batch_norm.estimate(model, BATCHES)
+    batch_norm.estimate(model, batch_norm.layers_in(model), BATCHES)
     both = np.concatenate([X, 2 * X])
     mean, variance = model.norm.moving_mean, model.norm.moving_variance
     np.testing.assert_allclose(network.value_of(mean), both.mean(0), rtol=1e-5)
@@ -101,7 +101,7 @@ def test_an_error_leaves_the_layers_as_they_were():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        batch_norm.estimate(model, broken())
+        batch_norm.estimate(model, batch_norm.layers_in(model), broken())
     assert "call" not in vars(model.layers[0])
     assert model.layers[0].momentum == 0.99
     assert before.keys() == read(model).keys()
@@ -121,7 +121,7 @@ def test_what_runs_as_a_graph_is_estimated_too():
 
     model = Graph()
     model(X)  # Traced before.
-    batch_norm.estimate(model, BATCHES)
+    batch_norm.estimate(model, batch_norm.layers_in(model), BATCHES)
     mean = network.value_of(model.norm.moving_mean)
     np.testing.assert_allclose(mean, X.mean(0), rtol=1e-5)
     assert not tf.config.functions_run_eagerly()

@@ -56,9 +56,9 @@ class Judge:
 
     name = "accuracy"
 
-    def __init__(self, metric):
+    def __init__(self, metric, layers=()):
         self.engine, self.function = self, metric
-        self.tried = []
+        self.tried, self.layers = [], layers
 
     def better(self, monitor):
         return lambda a, b: a > b
@@ -68,6 +68,8 @@ class Judge:
         self.tried.append(weights["w"].tolist())
 
     def estimate_statistics(self):
+        if self.layers:
+            self.weights = self.weights | {"w": self.weights["w"] + 1}
         return self.weights
 
     def metric(self):
@@ -94,6 +96,15 @@ def test_eleven_shares_are_tried_under_the_masks_of_the_round_and_the_best_is_ke
     assert lines[-1] == (
         "Pooled round 1 with 0: val_accuracy -42.0000 -> -1.0000 (+41.0000)."
     )
+
+
+def test_no_partner_gets_what_new_statistics_gain():
+    base, other = ticket(1, [10]), ticket(0, [10])
+    judge = Judge(lambda w: w[0], layers=["norm"])  # An estimate adds 1.
+    found = pools.pooled(base, [other], judge, lambda line: None)
+    assert (found.origin["before"], found.origin["statistics"]) == (10, 11)
+    (partner,) = found.origin["partners"]
+    assert (partner["before"], partner["share"]) == (11, 0.05)
 
 
 def test_each_partner_is_mixed_into_what_was_kept_before():
@@ -273,6 +284,49 @@ def test_without_ds_the_inputs_of_the_validation_data_give_the_statistics(run):
 
 
 @pytest.mark.slow
+def test_a_fresh_model_gets_its_normalization_and_statistics_of_inference_stay(
+    tmp_path,
+):
+    class InInference(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="inside")
+            self.norm = keras.layers.BatchNormalization(name="norm")
+
+        def call(self, x):
+            return self.norm(x, training=False)
+
+    def build():
+        layers = keras.layers
+        x = given = keras.Input((6,))
+        x = layers.Normalization(name="adapted")(x)
+        x = layers.Dense(8, activation="relu", name="hidden")(x)
+        x = InInference()(x)
+        x = layers.Dense(3, activation="softmax", name="output")(x)
+        return compiled(keras, keras.Model(given, x))
+
+    model, shifted = build(), (X[:64] * 50 + 7, Y[:64])
+    model.get_layer("adapted").adapt(shifted[0])
+    tflottery.find_ticket(
+        model,
+        *shifted,
+        validation_data=shifted,
+        epochs=2,
+        rounds=1,
+        target_sparsity=0.5,
+        select="last",
+        run_dir=tmp_path,
+        verbose=0,
+    )
+    fresh = tflottery.pool(build(), tmp_path, shifted, verbose=0)
+    assert fresh.ticket.origin["statistics"] is None
+    again = fresh.ticket.apply(build())
+    assert fresh.evaluate(*shifted, verbose=0) == again.evaluate(*shifted, verbose=0)
+    np.testing.assert_array_equal(
+        fresh.get_layer("inside").norm.moving_mean, np.zeros(8)
+    )
+
+
+@pytest.mark.slow
 def test_a_half_written_round_and_an_unfinished_search_are_read_no_further(run):
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     try:
@@ -348,6 +402,7 @@ BAD = {
     "pool(model, run / 'none')": "must be the run directory of a .*does not exist",
     "pool(model, run / 'rounds')": "must be the run directory of a search.*holds none",
     "pool(model, 5)": "`run_dir_or_tickets` must be a local path, or a URL",
+    "pool(model, run, validation_data=X)": "`validation_data` has no labels",
     "pool(model, [])": "must hold two or more finished rounds.* Its rounds: none.",
     "pool(model, tickets[1])": "must hold two or more finished rounds.* Its rounds: 1.",
     "pool(model, tickets[1:2] * 2)": "one ticket per round.* of the rounds 1, 1.",

@@ -1,8 +1,9 @@
 """Batch normalization: its moving statistics, estimated anew after weights changed."""
 
 import contextlib
+import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def layers_in(model: Any) -> list[Any]:
     ]
 
 
-def estimate(model: Any, batches: Iterable[Any]) -> None:
+def estimate(model: Any, layers: Sequence[Any], batches: Iterable[Any]) -> None:
     """Sets the moving statistics to the mean and variance over all `batches`.
 
     Each batch passes through the model as in inference, except that these layers
@@ -34,16 +35,17 @@ def estimate(model: Any, batches: Iterable[Any]) -> None:
 
     Args:
         model: A built model.
+        layers: Those of `layers_in(model)` to estimate.
         batches: Inputs of `model`.
     """
-    found = {id(layer): [] for layer in layers_in(model)}
+    found = {id(layer): [] for layer in layers}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_eager(model))
-        for layer in layers_in(model):
+        for layer in layers:
             stack.enter_context(_watched(layer, found[id(layer)]))
         for x in batches:
             model(x, training=False)
-    for layer in layers_in(model):
+    for layer in layers:
         if not (of_batches := found[id(layer)]):
             continue  # Inference does not use it.
         counts, means, variances = map(np.array, zip(*of_batches, strict=True))
@@ -62,9 +64,11 @@ def _watched(layer: Any, found: list[Any]) -> Iterator[None]:
     call, momentum = layer.call, layer.momentum
     given = vars(layer).get("call")
 
-    def in_training(inputs: Any, training: Any = None, *args: Any, **kwargs: Any):
-        del training
-        outputs = call(inputs, True, *args, **kwargs)
+    names = list(inspect.signature(call).parameters)
+
+    def in_training(inputs: Any, *args: Any, **kwargs: Any):
+        given = dict(zip(names[1:], args, strict=False)) | kwargs
+        outputs = call(inputs, **given | {"training": True})
         statistics = (layer.moving_mean, layer.moving_variance)
         values = (network.value_of(v).astype("float64") for v in statistics)
         found.append((math.prod(inputs.shape), *values))

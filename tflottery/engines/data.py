@@ -170,7 +170,8 @@ def batches(data: Any, size: int | None, steps: int | None) -> Iterator[Any]:
     if isinstance(data, (tuple, list)):
         x, count = data[0], size or 32
         firsts = range(0, arrays_in(x)[0].shape[0], count)
-        found = (map_arrays(lambda a, i=i: rows(a, i, i + count), x) for i in firsts)
+        parts = (map_arrays(lambda a, i=i: rows(a, i, i + count), x) for i in firsts)
+        found = (p.toarray() if hasattr(p, "toarray") else p for p in parts)  # CSR.
     elif hasattr(data, "__getitem__"):  # A PyDataset or a Sequence.
         length = steps if steps is not None else steps_per_epoch(data)
         found = (data[index] for index in range(length or 0))

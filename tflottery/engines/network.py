@@ -116,6 +116,13 @@ def is_compiled(model: Any) -> bool:
     return bool(getattr(model, "compiled", getattr(model, "_is_compiled", False)))
 
 
+def finalize(model: Any) -> None:
+    """Lets layers that use a copy of their weights (Normalization) read them."""
+    for layer in all_layers(model):
+        if layer.weights and hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
 def on_tensorflow(keras: Any) -> bool:
     """Returns whether TensorFlow runs the models of the module `keras`."""
     return keras.__name__ == "tf_keras" or keras.backend.backend() == "tensorflow"

@@ -1,11 +1,11 @@
 """Judge: what other weights of a trained network are worth on validation data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tflottery.core.masks import Weights
-from tflottery.engines import batch_norm
+from tflottery.engines import batch_norm, network
 from tflottery.engines import data as data_lib
 from tflottery.engines.engine import Engine
 
@@ -18,11 +18,13 @@ class Judge:
         engine: The engine of the model.
         data: The `validation_data`, and perhaps the `ds` to estimate statistics on.
         monitor: The metric; `"val_..."` or without.
+        layers: The layers of batch normalization whose statistics are estimated.
     """
 
     engine: Engine
     data: Mapping[str, Any]
     monitor: str
+    layers: Sequence[Any] = ()
 
     @property
     def name(self) -> str:
@@ -33,17 +35,19 @@ class Judge:
         """Gives the model these weights."""
         state = {f"weights/{path}": w for path, w in weights.items()}
         self.engine.restore(state, parts=("weights",))
+        network.finalize(self.engine.model)
 
     def estimate_statistics(self) -> Weights:
         """Estimates the model's BatchNorm statistics anew, and returns its weights."""
         model, settings = self.engine.model, self.engine.settings
-        if batch_norm.layers_in(model):
+        if self.layers:
             data, steps = self.data.get("ds"), settings.steps_per_epoch
             size = settings.batch_size
             if data is None:
                 data, steps = self.data["validation_data"], settings.validation_steps
                 size = settings.validation_batch_size or size
-            batch_norm.estimate(model, data_lib.batches(data, size, steps))
+            batches = data_lib.batches(data, size, steps)
+            batch_norm.estimate(model, self.layers, batches)
         return self.engine.weights()
 
     def metric(self) -> float:
