@@ -95,7 +95,7 @@ class Engine(abc.ABC):
             holding.release(model, self.kind)
         if getattr(model, "_initial_epoch", None):
             model._initial_epoch = None  # BackupAndRestore leaves it after a `fit`.
-        if not network.is_compiled(model):
+        if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
             told.append(data_lib.compile_default(model, self.keras, data))
         data_lib.check_labels(model, data, "ds")
         if validation_data is not None:

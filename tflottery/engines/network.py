@@ -111,11 +111,6 @@ def walk(model: Any) -> tuple[dict[str, Any], list[Any]]:
     return found, list(layers.values())
 
 
-def is_compiled(model: Any) -> bool:
-    """Returns whether `model` has been compiled."""
-    return bool(getattr(model, "compiled", getattr(model, "_is_compiled", False)))
-
-
 def finalize(model: Any) -> None:
     """Lets layers that use a copy of their weights (Normalization) read them."""
     for layer in all_layers(model):

@@ -101,7 +101,7 @@ def pool(
     progress = Progress(verbose)
     network.keras_of(model)  # Raises if it is not a Keras model.
     before = network.read(network.variables(model))
-    if not network.is_compiled(model):
+    if not getattr(model, "compiled", getattr(model, "_is_compiled", False)):
         raise ValueError(
             f"`model` {model.name!r} is not compiled, so it has no loss and no metrics "
             "to judge by. Compile it as it was for the search."
