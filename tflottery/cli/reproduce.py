@@ -19,15 +19,15 @@ def define(parser: argparse.ArgumentParser) -> None:
         "lenet_transfer, cost_accuracy or cost_accuracy_conv; with the preset paper "
         "also sparse_transfer_norb and sparse_transfer_vgg19",
     )
-    text = "minutes, hours on a few cores (the default) or on a GPU, or as published"
-    flag("--preset", choices=["smoke", "cpu", "gpu", "paper"], default="cpu", help=text)
+    text = "smoke (minutes), cpu (hours, the default), gpu or paper (as published)"
+    known = ["smoke", "cpu", "gpu", "paper"]
+    flag("--preset", choices=known, metavar="NAME", default="cpu", help=text)
     flag("--seeds", type=flags.at_least(1), metavar="N", help="number of seeds")
     flag("--data_dir", metavar="DIR", help="folder of the datasets, unless smoke")
     flag("--run_dir", metavar="DIR", help="folder to use; default: runs/NAME-PRESET")
     text = "print the searches, cells, steps and time it takes"
     flag("--dry_run", action="store_true", help=text)
-    text = "local (the default), ray with one task per cell, or stacked: side by side "
-    text += "on one GPU with KERAS_BACKEND=jax (the default of the preset gpu)"
+    text = "local, ray (a task per cell) or stacked (side by side on JAX; as for gpu)"
     flag("--executor", metavar="NAME", help=text)
 
 
