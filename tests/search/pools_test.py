@@ -317,6 +317,11 @@ def test_a_fresh_model_gets_its_normalization_and_statistics_of_inference_stay(
         run_dir=tmp_path,
         verbose=0,
     )
+    untouched = build()
+    before = np.array(untouched(shifted[0]))
+    with pytest.raises(ValueError, match="`monitor` must be a metric"):
+        tflottery.pool(untouched, tmp_path, shifted, monitor="val_auc", verbose=0)
+    np.testing.assert_array_equal(np.array(untouched(shifted[0])), before)
     fresh = tflottery.pool(build(), tmp_path, shifted, verbose=0)
     assert fresh.ticket.origin["statistics"] is None
     again = fresh.ticket.apply(build())

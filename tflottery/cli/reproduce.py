@@ -27,7 +27,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     flag("--run_dir", metavar="DIR", help="folder to use; default: runs/NAME-PRESET")
     text = "print the searches, cells, steps and time it takes"
     flag("--dry_run", action="store_true", help=text)
-    text = "local, ray (a task per cell) or stacked (side by side on JAX; as for gpu)"
+    text = "local (the default), ray, or stacked: side by side on JAX (that of gpu)"
     flag("--executor", metavar="NAME", help=text)
 
 

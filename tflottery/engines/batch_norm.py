@@ -12,7 +12,7 @@ from tflottery.engines import network
 
 
 def layers_in(model: Any) -> list[Any]:
-    """Returns the BatchNormalization layers whose statistics training would update."""
+    """Returns the BatchNormalization layers that are built and trainable."""
     keras = network.keras_of(model).__name__
     return [
         layer
@@ -63,12 +63,11 @@ def _watched(layer: Any, found: list[Any]) -> Iterator[None]:
     """Adds the size, mean and variance of each batch that `layer` gets to `found`."""
     call, momentum = layer.call, layer.momentum
     given = vars(layer).get("call")
-
     names = list(inspect.signature(call).parameters)
 
     def in_training(inputs: Any, *args: Any, **kwargs: Any):
-        given = dict(zip(names[1:], args, strict=False)) | kwargs
-        outputs = call(inputs, **given | {"training": True})
+        kwargs = dict(zip(names[1:], args, strict=False)) | kwargs
+        outputs = call(inputs, **kwargs | {"training": True})
         statistics = (layer.moving_mean, layer.moving_variance)
         values = (network.value_of(v).astype("float64") for v in statistics)
         found.append((math.prod(inputs.shape), *values))

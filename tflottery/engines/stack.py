@@ -146,7 +146,7 @@ class Stack:
         if optimizer is not None:
             held = {id(own[names[path]].constraint.mask) for path in masks}
             both = zip(self._parts()[2], found[2], optimizer[2], strict=True)
-            found[2] = [own if id(v) in held else given for v, own, given in both]
+            found[2] = [new if id(v) in held else old for v, new, old in both]
         return found
 
     def weights(
@@ -216,8 +216,9 @@ class Stack:
             for log, mine, found in zip(logs, self._read(metrics), judged, strict=True):
                 goes_on = np.isfinite(log.get("loss", [0.0])[-1])
                 mine |= {f"val_{name}": value for name, value in found.items()}
-                most = max(log.get(best or "", [-np.inf]))
-                better.append(goes_on and mine.get(best or "", 0) > most)
+                if best:
+                    before = max(log.get(best, [-np.inf]))
+                    better.append(goes_on and mine[best] > before)
                 for name, value in mine.items() if goes_on else ():
                     log.setdefault(name, []).append(value)
             if best:
@@ -247,9 +248,9 @@ class Stack:
         It times a few steps with twice as many each time, until that is no faster, or
         the device has not the memory.
         """
-        found, fastest, count = 1, np.inf, 1
+        found, fastest, count = 0, np.inf, 1
         batches = min(_MEASURED, max(1, self._count // self._size))
-        while count > found or count == 1:
+        while count > found and most > 1:
             starts = [start] * count
             place, times = self._places(starts), []
             given = self._data["train"], place, self._batches(starts, 0, 0, batches)
@@ -271,7 +272,7 @@ class Stack:
             if min(times[1:]) >= fastest:
                 break
             found, fastest, count = count, min(times[1:]), min(2 * count, most)
-        return found
+        return max(1, found)
 
     def _batches(
         self, starts: Sequence[Start], epoch: int, start: int, end: int

@@ -131,6 +131,7 @@ def pool(
         engines.hold(engine.model, ticket.masks)
     except BaseException:
         engine.restore(state, parts=("weights", "seeds"))
+        network.finalize(engine.model)
         engine.leave()
         if engine.held:
             engines.hold(engine.model, engine.held)

@@ -24,9 +24,13 @@ from tflottery.core import files, masks
 from tflottery.core.checks import whole
 from tflottery.core.records import library_versions
 from tflottery.lab.data import datasets
-from tflottery.lab.experiment import executors
 from tflottery.lab.experiment.design import Design, Search, Trial
-from tflottery.lab.experiment.executors import EXECUTORS, Executor, local
+from tflottery.lab.experiment.executors import (
+    EXECUTORS,
+    Executor,
+    check_stacked,
+    local,
+)
 from tflottery.lab.experiment.progress import Progress
 from tflottery.lab.models import unknown
 from tflottery.lab.training import Recipe
@@ -70,7 +74,7 @@ def run(
     count = whole("seeds", design.seeds if seeds is None else seeds, at_least=1)
     executor = executor or ("stacked" if design.preset == "gpu" else "local")
     if executor == "stacked":
-        executors.check_stacked(design)
+        check_stacked(design)
     elif isinstance(executor, str):
         if executor not in EXECUTORS:
             raise ValueError(unknown("executor", executor, (*EXECUTORS, "stacked")))

@@ -90,8 +90,8 @@ class _Source:
 
     def at_once(self, most: int) -> int:
         """Returns how many of so many networks to train at once."""
-        seed = next(iter(self.seeds))
-        return _at_once(self.worker, "source", self.stack, self.start(seed), most)
+        start = self.start(self.seeds[0])
+        return _at_once(self.worker, "source", self.stack, start, most)
 
     def start(self, seed: int, order: int = 0) -> Start:
         """Returns the dense network of a seed before its first step."""
